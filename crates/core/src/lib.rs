@@ -1,0 +1,12 @@
+//! What every part of Weft shares and none of them decides: ids, limits, back-off, drain, configuration
+//! layering, telemetry, TLS material, files. This crate knows no policy and depends on nothing of ours.
+
+pub mod backoff;
+pub mod config;
+pub mod drain;
+pub mod fsio;
+pub mod id;
+pub mod limits;
+pub mod metrics;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,13 @@
+//! Membership by SWIM gossip, and the service instances that members carry: the AP half of Weft.
+//!
+//! - [`member`]: who is in the pool, and in which state.
+//! - [`instance`]: service instances, each owned by one member, versioned by `(incarnation, seq)`.
+//! - [`catalog`]: the pure merge of what members say about their instances.
+//! - [`driver`]: the one task that owns the sockets and timers, and its [`driver::GossipHandle`].
+//!
+//! Gossip is a hint about liveness. It never changes Raft voters or lock owners.
+
+pub mod catalog;
+pub mod driver;
+pub mod instance;
+pub mod member;

@@ -1,0 +1,114 @@
+//! Why a command changed nothing or a read has no answer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{LeaseId, Revision};
+
+/// A refusal. The state is as it was before. Every replica refuses alike.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum StoreError {
+    /// A key was empty.
+    #[error("key is not provided")]
+    EmptyKey,
+    /// A key was too long.
+    #[error("key of {seen} bytes exceeds the limit of {limit} bytes")]
+    KeyTooLong {
+        /// Bytes given.
+        seen: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The revision's history is gone.
+    #[error("required revision {requested} has been compacted; the oldest readable one is {oldest}")]
+    Compacted {
+        /// Asked for.
+        requested: Revision,
+        /// Oldest revision that can be read.
+        oldest: Revision,
+    },
+    /// The revision does not exist yet.
+    #[error("required revision {requested} is a future revision; the current one is {current}")]
+    FutureRevision {
+        /// Asked for.
+        requested: Revision,
+        /// Current.
+        current: Revision,
+    },
+    /// `ignore_value` or `ignore_lease` on a key that does not exist.
+    #[error("key not found")]
+    KeyNotFound,
+    /// `ignore_value` with a value.
+    #[error("value is provided")]
+    ValueProvided,
+    /// `ignore_lease` with a lease.
+    #[error("lease is provided")]
+    LeaseProvided,
+    /// A transaction puts one key twice, or puts into a range that it deletes.
+    #[error("duplicate key given in txn request")]
+    DuplicateKey,
+    /// A transaction has too many operations.
+    #[error("{seen} operations in one transaction exceed the limit of {limit}")]
+    TooManyOps {
+        /// Operations given.
+        seen: u64,
+        /// Operations allowed.
+        limit: u64,
+    },
+    /// No such lease.
+    #[error("lease {id:x} not found")]
+    LeaseNotFound {
+        /// Asked for.
+        id: LeaseId,
+    },
+    /// A lease of that id exists.
+    #[error("lease {id:x} already exists")]
+    LeaseExists {
+        /// Asked for.
+        id: LeaseId,
+    },
+    /// A time to live out of range.
+    #[error("lease TTL of {seen} s is out of range: 1 to {limit} s")]
+    LeaseTtlOutOfRange {
+        /// Given.
+        seen: i64,
+        /// Largest allowed.
+        limit: i64,
+    },
+    /// A client tried to write keys that Weft's own APIs write.
+    #[error("keys under weft/ are written by Weft's own APIs only")]
+    ReservedKey,
+    /// More permits than the semaphore has.
+    #[error("{seen} permits asked of semaphore {name}, which has {limit}")]
+    PermitsOverLimit {
+        /// Semaphore.
+        name: String,
+        /// Permits asked for.
+        seen: u32,
+        /// Permits there are.
+        limit: u32,
+    },
+    /// A name that is empty or too long.
+    #[error("name of {seen} bytes is out of range: 1 to {limit} bytes")]
+    NameOutOfRange {
+        /// Bytes given.
+        seen: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// A fencing token that is not the present holder's.
+    #[error("fencing token {seen} is stale; the current one is {current}")]
+    StaleToken {
+        /// Given.
+        seen: Revision,
+        /// Present holder's, 0 if there is none.
+        current: Revision,
+    },
+    /// A queue or table is full.
+    #[error("{what} is full: limit {limit}")]
+    Full {
+        /// What is full.
+        what: String,
+        /// Its limit.
+        limit: u64,
+    },
+}
