@@ -1,1 +1,32 @@
-//! placeholder
+//! The control plane: one `weft server`. Three or five of them form one Raft group.
+//!
+//! What it keeps, it keeps in one replicated state machine ([`weft_state`]); what it knows of liveness,
+//! it hears by gossip ([`weft_gossip`]); what proxies need, it derives from both.
+//!
+//! - [`app`]: starts and stops everything, in order. Knows everyone; nobody knows it.
+//! - [`config`], [`error`]: what a server is told at start, and why it would not start.
+//! - [`raft`]: the one place that names openraft. [`raft::Coordinator`] proposes, reads, and tells who leads.
+//! - [`wal`]: the log on disk: segments, checksums, group commit, recovery.
+//! - [`lease_driver`]: the leader's clock for leases.
+//! - [`watch_driver`]: hands the watch hub's events to the tasks that wait for them.
+//! - [`catalog`]: registry and gossip merged with provenance.
+//! - [`api`]: etcd v3 and `weft.v1` over gRPC; registry, probes and metrics over HTTP.
+//! - [`dns`]: A, AAAA and SRV answers from the catalogue.
+//! - [`xds`]: what proxies subscribe to.
+//! - [`telemetry`]: the numbers on `/metrics`.
+//!
+//! Three flows start here, each described where it starts: *write* ([`api`] → [`raft`] → `apply` →
+//! [`watch_driver`]), *linearizable read* ([`raft::Coordinator`]) and *config push* ([`catalog`] → [`xds`]).
+
+pub mod api;
+pub mod app;
+pub mod catalog;
+pub mod config;
+pub mod dns;
+pub mod error;
+pub mod lease_driver;
+pub mod raft;
+pub mod telemetry;
+pub mod wal;
+pub mod watch_driver;
+pub mod xds;

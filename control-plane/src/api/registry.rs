@@ -1,0 +1,1 @@
+//! The registry API: register, heartbeat, deregister, discover.

@@ -1,0 +1,1 @@
+//! The one mapping from our errors to gRPC and HTTP statuses.

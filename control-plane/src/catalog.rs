@@ -1,0 +1,1 @@
+//! Registry and gossip merged with provenance.

@@ -1,0 +1,1 @@
+//! Why a server would not start.
