@@ -1,1 +1,91 @@
+//! Log output: one line per event on stderr, as text or JSON.
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// Why a log level was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{seen:?} is not a log level: {reason}; write error, warn, info, debug or trace, or per module such as info,weft_gossip=debug"
+)]
+pub struct LevelError {
+    /// What was given.
+    pub seen: String,
+    /// From the parser.
+    pub reason: String,
+}
+
+/// Checks a level before [`init`], for `--log-level` and the configuration file.
+///
+/// # Errors
+/// If [`init`] would not understand it.
+pub fn check_level(level: &str) -> Result<(), LevelError> {
+    filter(level).map(drop)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LevelError> {
+    let error = |reason: String| LevelError { seen: level.to_owned(), reason };
+    if level.trim().is_empty() {
+        return Err(error("is empty".to_owned()));
+    }
+    // A bare word that is no level would be taken for the name of a module and silence everything else.
+    let bare = level.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !is_level(part));
+    if let Some(part) = bare {
+        return Err(error(format!("{part:?} is unknown")));
+    }
+    EnvFilter::try_new(level).map_err(|e| error(e.to_string()))
+}
+
+fn is_level(word: &str) -> bool {
+    ["error", "warn", "info", "debug", "trace", "off"].iter().any(|level| level.eq_ignore_ascii_case(word))
+}
+
+/// Sends log events to stderr. The first call in a process wins; later ones do nothing, so tests and `weft dev` may
+/// call it as often as they start something. A level that [`check_level`] refuses is reported and read as `info`.
+pub fn init(level: &str, json: bool) {
+    let (filter, refused) = match filter(level) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(std::io::stderr));
+    let first = if json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(is_terminal()).try_init()
+    };
+    if let (Ok(()), Some(error)) = (first, refused) {
+        tracing::warn!("{error}; using info");
+    }
+}
+
+fn is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_module_filters_are_accepted() {
+        for level in ["info", "WARN", "off", "info,weft_gossip=debug", "weft=trace"] {
+            check_level(level).unwrap();
+        }
+    }
+
+    #[test]
+    fn other_words_are_refused_with_what_is_allowed() {
+        for level in ["", "verbose", "info,loud", "weft=loud"] {
+            let error = check_level(level).unwrap_err();
+            assert_eq!(error.seen, level);
+            assert!(error.to_string().contains("info"));
+        }
+    }
+
+    #[test]
+    fn init_twice_is_safe() {
+        init("error", true);
+        init("nonsense", false);
+    }
+}

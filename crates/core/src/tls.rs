@@ -1,1 +1,265 @@
+//! TLS from PEM files, with one crypto provider for the whole process.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why TLS material was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// From the file system.
+        source: std::io::Error,
+    },
+    /// The file is no PEM file.
+    #[error("{path} is not valid PEM: {reason}", path = path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// From the parser.
+        reason: String,
+    },
+    /// It holds no certificate.
+    #[error("{path} holds no certificate (no `-----BEGIN CERTIFICATE-----` section)", path = path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It holds no private key.
+    #[error("{path} holds no private key (no PKCS#8, PKCS#1 or SEC1 section)", path = path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate in it is unusable.
+    #[error("{path}: certificate {number}: {reason}", path = path.display())]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Its place in the file, from 1.
+        number: usize,
+        /// From the parser.
+        reason: rustls::Error,
+    },
+    /// The key does not belong to the certificate.
+    #[error("private key in {key} does not match the certificate in {cert}", key = key.display(), cert = cert.display())]
+    KeyMismatch {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// Certificate and key cannot be used together for another reason, such as an unsupported key.
+    #[error("cannot use the key in {key} with the certificate in {cert}: {reason}", key = key.display(), cert = cert.display())]
+    Unusable {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// From rustls.
+        reason: rustls::Error,
+    },
+    /// No system trust store where one is looked for.
+    #[error("no system certificate bundle found (looked at SSL_CERT_FILE and {looked_at}); name a CA file")]
+    NoSystemRoots {
+        /// The paths, comma separated.
+        looked_at: String,
+    },
+}
+
+/// Makes aws-lc-rs the provider of this process. Call it before any TLS; again does nothing.
+pub fn install_provider() {
+    // An error means that one is installed already, and it can only be this one: no other is built in.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Server side: the certificate chain in `cert_pem` (leaf first) with the key in `key_pem`, which may be one file.
+/// No client certificate is asked for. `alpn` in order of preference.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn server_config(cert_pem: &Path, key_pem: &Path, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
+    install_provider();
+    let chain = certificates(cert_pem)?;
+    let key = private_key(key_pem)?;
+    let mut config =
+        ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|reason| {
+            match reason {
+                rustls::Error::InconsistentKeys(_) => {
+                    TlsError::KeyMismatch { cert: cert_pem.to_path_buf(), key: key_pem.to_path_buf() }
+                }
+                reason @ rustls::Error::InvalidCertificate(_) => {
+                    TlsError::BadCertificate { path: cert_pem.to_path_buf(), number: 1, reason }
+                }
+                reason => {
+                    TlsError::Unusable { cert: cert_pem.to_path_buf(), key: key_pem.to_path_buf(), reason }
+                }
+            }
+        })?;
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Client side: trusts the certificates in `ca_pem`, or those of the system if it is `None`. Sends no certificate.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn client_config(ca_pem: Option<&Path>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+    install_provider();
+    let roots = match ca_pem {
+        Some(path) => strict_roots(path)?,
+        None => system_roots()?,
+    };
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// All certificates of a PEM file, in order.
+///
+/// # Errors
+/// If there is none, or the file cannot be read or parsed.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| bad_pem(path, &e))?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { path: path.to_path_buf() });
+    }
+    Ok(chain)
+}
+
+/// The first private key of a PEM file.
+///
+/// # Errors
+/// If there is none, or the file cannot be read or parsed.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey { path: path.to_path_buf() },
+        error => bad_pem(path, &error),
+    })
+}
+
+fn strict_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in certificates(path)?.into_iter().enumerate() {
+        roots.add(certificate).map_err(|reason| TlsError::BadCertificate {
+            path: path.to_path_buf(),
+            number: index + 1,
+            reason,
+        })?;
+    }
+    Ok(roots)
+}
+
+/// Where distributions keep the bundle.
+const SYSTEM_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let found = named.or_else(|| SYSTEM_BUNDLES.iter().map(PathBuf::from).find(|p| p.exists()));
+    let Some(path) = found else {
+        return Err(TlsError::NoSystemRoots { looked_at: SYSTEM_BUNDLES.join(", ") });
+    };
+    let mut roots = RootCertStore::empty();
+    // System bundles carry some that rustls does not take; they are not ours to refuse.
+    roots.add_parsable_certificates(certificates(&path)?);
+    Ok(roots)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_path_buf(), source })
+}
+
+fn bad_pem(path: &Path, error: &pem::Error) -> TlsError {
+    TlsError::Pem { path: path.to_path_buf(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Files {
+        _dir: tempfile::TempDir,
+        cert: PathBuf,
+        key: PathBuf,
+        other_key: PathBuf,
+        text: PathBuf,
+    }
+
+    fn files() -> Files {
+        let dir = tempfile::tempdir().unwrap();
+        let one = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let two = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let at = |name: &str, content: String| {
+            let path = dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        Files {
+            cert: at("cert.pem", one.cert.pem()),
+            key: at("key.pem", one.signing_key.serialize_pem()),
+            other_key: at("other.pem", two.signing_key.serialize_pem()),
+            text: at("text.pem", "hello\n".to_owned()),
+            _dir: dir,
+        }
+    }
+
+    #[test]
+    fn a_matching_pair_is_accepted_with_its_protocols() {
+        let f = files();
+        let server = server_config(&f.cert, &f.key, &[b"h2", b"http/1.1"]).unwrap();
+        assert_eq!(server.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        let client = client_config(Some(&f.cert), &[b"h2"]).unwrap();
+        assert_eq!(client.alpn_protocols, [b"h2".to_vec()]);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let f = files();
+        let error = server_config(&f.cert, &f.other_key, &[]).unwrap_err();
+        assert!(matches!(error, TlsError::KeyMismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_it_lacks() {
+        let f = files();
+        for (error, file) in [
+            (server_config(&f.text, &f.key, &[]).unwrap_err(), &f.text),
+            (server_config(&f.key, &f.key, &[]).unwrap_err(), &f.key),
+            (client_config(Some(&f.key), &[]).unwrap_err(), &f.key),
+        ] {
+            assert!(matches!(error, TlsError::NoCertificate { .. }), "{error}");
+            assert!(error.to_string().contains(&file.display().to_string()));
+        }
+        let error = server_config(&f.cert, &f.cert, &[]).unwrap_err();
+        assert!(matches!(error, TlsError::NoKey { .. }), "{error}");
+        let error = server_config(Path::new("/nonexistent"), &f.key, &[]).unwrap_err();
+        assert!(error.to_string().starts_with("cannot read /nonexistent"));
+    }
+
+    #[test]
+    fn damaged_sections_are_refused() {
+        let f = files();
+        fs::write(&f.text, "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n").unwrap();
+        let error = server_config(&f.text, &f.key, &[]).unwrap_err();
+        assert!(matches!(error, TlsError::Pem { .. }), "{error}");
+        fs::write(&f.text, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        let error = client_config(Some(&f.text), &[]).unwrap_err();
+        assert!(matches!(error, TlsError::BadCertificate { number: 1, .. }), "{error}");
+    }
+}
