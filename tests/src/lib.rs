@@ -1,1 +1,15 @@
-//! placeholder
+//! Harness for tests that cross crates: real `weft` processes on free ports, real sockets, real disk.
+//!
+//! - [`process`]: one `weft` process with its ready line, captured log and guaranteed stop.
+//! - [`mesh`]: servers and proxies that find each other, and what tests ask of them.
+//! - [`fake_upstream`]: a small HTTP service that says who it is, and can be stopped and started.
+//! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
+//! - [`wait`]: waiting for a condition with a deadline and a reason.
+//!
+//! The binary under test is `WEFT_BIN`, or the `weft` that lies beside the test's own target folder.
+
+pub mod fake_upstream;
+pub mod http_client;
+pub mod mesh;
+pub mod process;
+pub mod wait;

@@ -1,0 +1,138 @@
+//! The stock `etcdctl` against Weft: what it prints is what it prints against etcd.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use weft_tests::mesh::Mesh;
+use weft_tests::process::{Finished, run_program};
+
+const ENV: [(&str, &str); 1] = [("ETCDCTL_API", "3")];
+
+async fn etcdctl(endpoint: SocketAddr, args: &[&str]) -> Finished {
+    etcdctl_with_input(endpoint, args, "").await
+}
+
+async fn etcdctl_with_input(endpoint: SocketAddr, args: &[&str], stdin: &str) -> Finished {
+    let flag = format!("--endpoints={endpoint}");
+    let mut all = vec![flag.as_str()];
+    all.extend(args);
+    run_program("etcdctl", &all, &ENV, stdin).await
+}
+
+async fn ok(endpoint: SocketAddr, args: &[&str]) -> String {
+    let done = etcdctl(endpoint, args).await;
+    assert_eq!(done.code, 0, "{args:?}: {done:?}");
+    done.stdout
+}
+
+/// put, get by key, prefix and revision, del: output and revisions as etcd's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn put_get_and_del_print_what_they_print_against_etcd() {
+    let mesh = Mesh::with_servers(1).await;
+    let at = mesh.servers[0].grpc();
+    assert_eq!(ok(at, &["put", "a", "1"]).await, "OK\n");
+    assert_eq!(ok(at, &["put", "a", "2"]).await, "OK\n");
+    assert_eq!(ok(at, &["put", "b", "3"]).await, "OK\n");
+    assert_eq!(ok(at, &["get", "a"]).await, "a\n2\n");
+    assert_eq!(ok(at, &["get", "--prefix", ""]).await, "a\n2\nb\n3\n");
+    assert_eq!(ok(at, &["get", "a", "--rev=2"]).await, "a\n1\n");
+    assert_eq!(ok(at, &["get", "a", "b\u{0}", "--order=DESCEND", "--keys-only"]).await, "b\n\na\n\n");
+    assert_eq!(ok(at, &["get", "missing"]).await, "");
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(at, &["get", "a", "-w", "json"]).await).expect("JSON");
+    assert_eq!(json["header"]["revision"], 4, "revision 1 is the empty store, each write adds one: {json}");
+    assert_eq!((&json["kvs"][0]["create_revision"], &json["kvs"][0]["mod_revision"]), (&2.into(), &3.into()));
+    assert_eq!(json["kvs"][0]["version"], 2);
+    assert!(json["header"]["cluster_id"].as_u64().is_some_and(|id| id > 0), "{json}");
+    assert_eq!(ok(at, &["del", "a"]).await, "1\n");
+    assert_eq!(ok(at, &["del", "a"]).await, "0\n");
+    let future = etcdctl(at, &["get", "b", "--rev=99"]).await;
+    assert!(future.stderr.contains("required revision is a future revision"), "{future:?}");
+}
+
+/// `txn -i` reads compares, success and failure from standard input.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interactive_txn_runs_the_branch_that_the_compares_choose() {
+    let mesh = Mesh::with_servers(1).await;
+    let at = mesh.servers[0].grpc();
+    ok(at, &["put", "a", "1"]).await;
+    let input = "value(\"a\") = \"1\"\n\nput a 2\nget a\n\nput a wrong\n\n";
+    let done = etcdctl_with_input(at, &["txn", "-i"], input).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.contains("SUCCESS"), "{done:?}");
+    let done = etcdctl_with_input(at, &["txn", "-i"], input).await;
+    assert!(done.stdout.contains("FAILURE"), "the value is 2 now: {done:?}");
+    assert_eq!(ok(at, &["get", "a"]).await, "a\nwrong\n");
+}
+
+/// W01, W03, W06, W08: a watch from revision 1 replays everything in order, deletes too, then goes on live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watch_from_revision_one_replays_history_and_goes_on() {
+    let mesh = Mesh::with_servers(1).await;
+    let at = mesh.servers[0].grpc();
+    ok(at, &["put", "a", "1"]).await;
+    ok(at, &["put", "a", "2"]).await;
+    ok(at, &["del", "a"]).await;
+    let mut child = Command::new("etcdctl")
+        .args([&format!("--endpoints={at}"), "watch", "a", "--rev=1"])
+        .envs(ENV)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("etcdctl is installed");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut seen = Vec::new();
+    for expected in ["PUT", "a", "1", "PUT", "a", "2", "DELETE", "a", ""] {
+        let line = tokio::time::timeout(Duration::from_secs(15), lines.next_line()).await;
+        seen.push(line.expect("an event in time").expect("readable").expect("the watch goes on"));
+        assert_eq!(seen.last().map(String::as_str), Some(expected), "{seen:?}");
+    }
+    ok(at, &["put", "a", "live"]).await;
+    for expected in ["PUT", "a", "live"] {
+        let line = tokio::time::timeout(Duration::from_secs(15), lines.next_line()).await;
+        assert_eq!(line.expect("in time").expect("readable").as_deref(), Some(expected));
+    }
+}
+
+/// Leases: keys vanish on revoke and on expiry (S04), unknown leases answer as etcd's do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_takes_its_keys_with_it() {
+    let mesh = Mesh::with_servers(1).await;
+    let at = mesh.servers[0].grpc();
+    let lease = |granted: &str| granted.split_whitespace().nth(1).expect("lease ID granted").to_owned();
+    let revoked = lease(&ok(at, &["lease", "grant", "60"]).await);
+    ok(at, &["put", "r", "1", &format!("--lease={revoked}")]).await;
+    assert!(ok(at, &["lease", "timetolive", &revoked, "--keys"]).await.contains("attached keys([r])"));
+    assert!(ok(at, &["lease", "keep-alive", "--once", &revoked]).await.contains("keepalived with TTL(60)"));
+    ok(at, &["lease", "revoke", &revoked]).await;
+    assert_eq!(ok(at, &["get", "r"]).await, "");
+    let expired = lease(&ok(at, &["lease", "grant", "2"]).await);
+    ok(at, &["put", "e", "1", &format!("--lease={expired}")]).await;
+    assert_eq!(ok(at, &["get", "e"]).await, "e\n1\n");
+    weft_tests::wait::until("the lease expires", Duration::from_secs(15), || async {
+        let got = ok(at, &["get", "e"]).await;
+        if got.is_empty() { Ok(()) } else { Err(got) }
+    })
+    .await;
+    assert!(ok(at, &["lease", "timetolive", &expired]).await.contains("already expired"));
+}
+
+/// Any server answers for the group: a write through one is read through another at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_through_another_server_sees_the_write_at_once() {
+    let mesh = Mesh::with_servers(3).await;
+    for round in 0..10 {
+        let (from, to) = (&mesh.servers[round % 3], &mesh.servers[(round + 1) % 3]);
+        let value = round.to_string();
+        ok(from.grpc(), &["put", "k", &value]).await;
+        assert_eq!(ok(to.grpc(), &["get", "k"]).await, format!("k\n{value}\n"));
+    }
+    let members = ok(mesh.servers[0].grpc(), &["member", "list"]).await;
+    assert_eq!(members.lines().count(), 3, "{members}");
+    let health = etcdctl(mesh.servers[0].grpc(), &["endpoint", "health"]).await;
+    assert!(health.stderr.contains("is healthy") || health.stdout.contains("is healthy"), "{health:?}");
+}
