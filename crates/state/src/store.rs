@@ -1,1 +1,3 @@
+//! The MVCC key-value store.
 
+pub mod image;
