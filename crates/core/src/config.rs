@@ -174,7 +174,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
 pub fn format_duration(d: Duration) -> String {
     let millis = d.as_millis();
     match millis {
-        _ if d.subsec_nanos() % 1_000_000 != 0 => format!("{}us", d.as_micros()),
+        _ if !d.subsec_nanos().is_multiple_of(1_000_000) => format!("{}us", d.as_micros()),
         0 => "0s".to_owned(),
         m if m % 3_600_000 == 0 => format!("{}h", m / 3_600_000),
         m if m % 60_000 == 0 => format!("{}m", m / 60_000),

@@ -11,3 +11,10 @@ pub mod catalog;
 pub mod driver;
 pub mod instance;
 pub mod member;
+pub mod timing;
+
+pub use catalog::{CatalogInstance, CatalogView};
+pub use driver::{BoundGossip, GossipConfig, GossipError, GossipHandle};
+pub use instance::{Advertisement, InstanceHealth, InstanceRecord, RecordVersion};
+pub use member::{Member, MemberState, MemberView, Role};
+pub use timing::GossipTiming;
