@@ -1,1 +1,29 @@
-//! placeholder
+//! The sidecar's data path: listeners, routing, balancing, forwarding, and the control loop that feeds them.
+//!
+//! - [`app`]: starts and drains a proxy from a [`config::ProxyConfig`]; knows everyone, nobody knows it.
+//! - [`config_snapshot`], [`discovery`], [`xds`]: what the mesh says. They only *produce* snapshots.
+//! - [`cluster`]: endpoints with their health, and the choice among them; [`mesh_view`] is what a request reads.
+//! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: host
+//!   and path to cluster; [`upstream`]: connections to endpoints, one pool a worker.
+//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`drain`]: operation.
+//!
+//! The request path never waits for the control plane, except for the first request to a service that it has not
+//! asked for yet, and then with a deadline.
+
+pub mod admin;
+pub mod app;
+pub mod cluster;
+pub mod config;
+pub mod config_snapshot;
+pub mod discovery;
+pub mod drain;
+pub mod error;
+pub mod health;
+pub mod http;
+pub mod limits;
+pub mod listener;
+pub mod mesh_view;
+pub mod route;
+pub mod telemetry;
+pub mod upstream;
+pub mod xds;

@@ -1,0 +1,1 @@
+//! A cluster: its endpoints, their health, and the choice among them.

@@ -1,0 +1,1 @@
+//! What a proxy is told at start.

@@ -1,0 +1,1 @@
+//! What the mesh says about the clusters this proxy uses, as one immutable value.

@@ -1,0 +1,1 @@
+//! Merges xDS, gossip and static clusters into config snapshots.

@@ -1,0 +1,1 @@
+//! Why a proxy does not start.

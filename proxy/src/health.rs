@@ -1,0 +1,1 @@
+//! Checks of the services beside this sidecar, and what it advertises of them.

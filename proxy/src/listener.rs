@@ -1,0 +1,1 @@
+//! Sockets that accept, and what stands in front of the HTTP parser.

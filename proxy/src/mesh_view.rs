@@ -1,0 +1,1 @@
+//! What one request reads: routes, clusters, endpoints and health of one moment.
