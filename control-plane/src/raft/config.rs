@@ -1,0 +1,60 @@
+//! What the Raft part of a server is told at start.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tokio::net::TcpListener;
+use weft_core::id::NodeId;
+
+/// Applied entries between two snapshots, unless told otherwise: replaying this many at a start takes
+/// well under a second, and writing the image this seldom costs little.
+pub const SNAPSHOT_EVERY: u64 = 50_000;
+
+/// What [`super::Coordinator::start`] needs.
+#[derive(Debug)]
+pub struct RaftConfig {
+    /// This server, from its data folder.
+    pub id: NodeId,
+    /// A label for people.
+    pub name: String,
+    /// Holds `wal/`, `snapshots/` and `cluster`; created if absent.
+    pub data_dir: PathBuf,
+    /// Bound already, so that its port is known before it is announced.
+    pub peer_listener: TcpListener,
+    /// Where the other servers reach `peer_listener`.
+    pub peer_advertise: SocketAddr,
+    /// Form a new group of one if the data folder holds no state. Without it, an empty server waits to
+    /// be taken into a group by [`super::Coordinator::join_group`]. With state it means nothing.
+    pub bootstrap: bool,
+    /// Clocks.
+    pub timing: RaftTiming,
+    /// Log entries between two snapshots; at least 1.
+    pub snapshot_every: u64,
+}
+
+/// The clocks of the Raft group. All servers should have the same.
+#[derive(Debug, Clone)]
+pub struct RaftTiming {
+    /// How often a leader shows itself. Default 100 ms. Lower finds a lost leader sooner and costs
+    /// processor time; it must be well under `election_timeout_min`.
+    pub heartbeat_interval: Duration,
+    /// A follower that hears nothing for a random time between this and `election_timeout_max` asks for
+    /// an election. Default 500 ms: five lost heartbeats, above the pauses of a busy two-core machine.
+    pub election_timeout_min: Duration,
+    /// Default 1 s. Also the leader's lease: followers refuse another candidate for this long after
+    /// they heard of the leader, and a leader without a majority for this long answers no renewals.
+    pub election_timeout_max: Duration,
+    /// How long a proposal, read or renewal may take before it fails. Default 5 s: longer than an
+    /// election, shorter than a client's own patience.
+    pub deadline: Duration,
+}
+
+impl Default for RaftTiming {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_millis(1000),
+            deadline: Duration::from_secs(5),
+        }
+    }
+}
