@@ -1,0 +1,321 @@
+//! The connection to a control plane: endpoints, fail-over, and what is repeated after a failure.
+//!
+//! A request goes to the endpoint that answered last. When that one fails, the next is tried, in a
+//! ring, with a growing pause after each full round. Reads and requests that are idempotent by their
+//! ids are repeated after any failure; other writes only when no byte of them can have been sent, so
+//! that nothing is ever done twice. What is then left is told to the caller as
+//! [`Error::OutcomeUnknown`].
+
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::endpoint::{Endpoint, Failure};
+use crate::error::{Attempt, Error};
+
+/// Longest pause between two rounds over the endpoints.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Pause after the first round; doubles with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// How patient a client is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// One attempt at one endpoint is given up after this. Default 10 s: longer than a server's own
+    /// wait for a new leader would be, so that the server's clearer answer comes first.
+    pub attempt_timeout: Duration,
+    /// A request that may be repeated is repeated for this long. Default 5 s: a change of leader takes
+    /// about one.
+    pub retry_for: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { attempt_timeout: Duration::from_secs(10), retry_for: Duration::from_secs(5) }
+    }
+}
+
+/// What may be done after a failure that leaves the outcome open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Doing it twice has the effect of doing it once.
+    Safe,
+    /// Only if it cannot have been sent.
+    IfNotSent,
+}
+
+/// How long one call may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Limit of one attempt; none for calls that wait in the server.
+    pub(crate) attempt: Option<Duration>,
+    /// No new attempt after this long; none: for ever (the caller has a limit of its own).
+    pub(crate) total: Option<Duration>,
+}
+
+/// A control plane. Cheap to clone; clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    /// Index of the endpoint that answered last.
+    current: AtomicUsize,
+    options: Options,
+}
+
+impl Client {
+    /// Prepares connections to `endpoints` (`HOST:PORT` of servers' gRPC ports) and makes none yet, so
+    /// that a client can be made before its servers run. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `NoEndpoints`, `BadEndpoint`.
+    pub fn connect<S: AsRef<str>>(endpoints: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        Self::connect_with(endpoints, Options::default())
+    }
+
+    /// As [`Client::connect`], with other limits.
+    ///
+    /// # Errors
+    /// `NoEndpoints`, `BadEndpoint`.
+    pub fn connect_with<S: AsRef<str>>(
+        endpoints: impl IntoIterator<Item = S>,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let mut parsed: Vec<Endpoint> = Vec::new();
+        for given in endpoints {
+            let endpoint = Endpoint::parse(given.as_ref())?;
+            if !parsed.iter().any(|known| known.name == endpoint.name) {
+                parsed.push(endpoint);
+            }
+        }
+        if parsed.is_empty() {
+            return Err(Error::NoEndpoints);
+        }
+        let inner = Inner { endpoints: parsed, current: AtomicUsize::new(0), options };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The endpoints, as `HOST:PORT`.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.inner.endpoints.iter().map(|endpoint| endpoint.name.as_str())
+    }
+
+    /// A client for one endpoint of this one, by its place in [`Client::endpoints`], over the same
+    /// connection: to ask each server for its own view.
+    pub fn only(&self, index: usize) -> Option<Self> {
+        let endpoint = self.inner.endpoints.get(index)?.clone();
+        let inner = Inner {
+            endpoints: vec![endpoint],
+            current: AtomicUsize::new(0),
+            options: self.inner.options.clone(),
+        };
+        Some(Self { inner: Arc::new(inner) })
+    }
+
+    /// Limits of an ordinary request.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            attempt: Some(self.inner.options.attempt_timeout),
+            total: Some(self.inner.options.retry_for),
+        }
+    }
+
+    /// An ordinary request.
+    pub(crate) async fn call<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        request: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.call_with(operation, repeat, self.patience(), request).await.map(|(answer, _)| answer)
+    }
+
+    /// Runs `request` against the endpoints until one answers; also tells which one did.
+    pub(crate) async fn call_with<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        patience: Patience,
+        request: F,
+    ) -> Result<(T, String), Error>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let inner = &*self.inner;
+        let started = Instant::now();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let mut failures: Vec<(usize, Failure)> = Vec::new();
+            let first = inner.current.load(Ordering::Relaxed);
+            for step in 0..inner.endpoints.len() {
+                let index = (first + step) % inner.endpoints.len();
+                let endpoint = &inner.endpoints[index];
+                let failure = match attempt(patience.attempt, request(endpoint.channel.clone())).await {
+                    Ok(answer) => {
+                        inner.current.store(index, Ordering::Relaxed);
+                        return Ok((answer, endpoint.name.clone()));
+                    }
+                    Err(failure) => failure,
+                };
+                tracing::debug!(operation, endpoint = endpoint.name, why = failure.why(), "attempt failed");
+                match (&failure, repeat) {
+                    (Failure::Refused(code, message), _) => {
+                        inner.current.store(index, Ordering::Relaxed);
+                        return Err(Error::Refused {
+                            endpoint: endpoint.name.clone(),
+                            code: *code,
+                            message: message.clone(),
+                        });
+                    }
+                    (Failure::Interrupted(why), Repeat::IfNotSent) => {
+                        return Err(Error::OutcomeUnknown {
+                            operation,
+                            endpoint: endpoint.name.clone(),
+                            why: why.clone(),
+                        });
+                    }
+                    // A server that answers "unavailable" may have taken the write before it lost its
+                    // quorum, so a write that is not idempotent is not sent to another one.
+                    (Failure::Unavailable(_), Repeat::IfNotSent) => {
+                        return Err(self.give_up(vec![(index, failure)]));
+                    }
+                    (Failure::NotSent(_) | Failure::Interrupted(_) | Failure::Unavailable(_), _) => {
+                        failures.push((index, failure));
+                    }
+                }
+            }
+            let jittered = pause.mul_f64(0.5 + unit() / 2.0);
+            if patience.total.is_some_and(|total| started.elapsed() + jittered >= total) {
+                return Err(self.give_up(failures));
+            }
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn give_up(&self, failures: Vec<(usize, Failure)>) -> Error {
+        let answered = failures.iter().any(|(_, failure)| matches!(failure, Failure::Unavailable(_)));
+        let attempts = failures
+            .into_iter()
+            .map(|(index, failure)| Attempt {
+                endpoint: self.inner.endpoints[index].name.clone(),
+                why: failure.why().to_owned(),
+            })
+            .collect();
+        if answered { Error::Unavailable { attempts } } else { Error::Unreachable { attempts } }
+    }
+}
+
+async fn attempt<T>(
+    limit: Option<Duration>,
+    request: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Failure> {
+    let answer = match limit {
+        Some(limit) => tokio::time::timeout(limit, request)
+            .await
+            .map_err(|_| Failure::Interrupted(format!("no answer within {} s", limit.as_secs_f64())))?,
+        None => request.await,
+    };
+    answer.map_err(|status| Failure::of(&status))
+}
+
+/// A random number from the keys that the standard library takes from the system for its hash maps.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Uniform in `[0, 1)`.
+fn unit() -> f64 {
+    (random() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn client(endpoints: &[&str]) -> Client {
+        Client::connect(endpoints).unwrap()
+    }
+
+    /// Calls with a scripted outcome per attempt; says how many attempts were made.
+    async fn scripted(repeat: Repeat, script: Vec<Result<u32, Status>>) -> (Result<u32, Error>, usize) {
+        let client = client(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let script = Mutex::new(script.into_iter());
+        let attempts = AtomicUsize::new(0);
+        let answer = client
+            .call("test", repeat, |_| {
+                attempts.fetch_add(1, Ordering::Relaxed);
+                let next = script.lock().unwrap().next().expect("no more attempts than scripted");
+                async move { next }
+            })
+            .await;
+        (answer, attempts.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idempotent_request_moves_to_the_next_endpoint() {
+        let (answer, attempts) =
+            scripted(Repeat::Safe, vec![Err(Status::unavailable("no leader")), Ok(7)]).await;
+        assert_eq!((answer.unwrap(), attempts), (7, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_may_have_been_done_is_not_repeated() {
+        let (answer, attempts) =
+            scripted(Repeat::IfNotSent, vec![Err(Status::deadline_exceeded("late"))]).await;
+        assert!(matches!(answer, Err(Error::OutcomeUnknown { .. })), "{answer:?}");
+        assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_final() {
+        let (answer, attempts) =
+            scripted(Repeat::Safe, vec![Err(Status::invalid_argument("key is not provided"))]).await;
+        assert_eq!(answer.unwrap_err().code(), Some(tonic::Code::InvalidArgument));
+        assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_given_up_after_retry_for_and_names_every_endpoint() {
+        let client = client(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let started = Instant::now();
+        let answer: Result<u32, Error> =
+            client.call("test", Repeat::Safe, |_| async { Err(Status::unavailable("no quorum")) }).await;
+        let text = answer.unwrap_err().to_string();
+        assert!(text.contains("127.0.0.1:1: no quorum") && text.contains("127.0.0.1:2: no quorum"), "{text}");
+        assert!(started.elapsed() <= Options::default().retry_for);
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_told_apart_from_an_unknown_outcome() {
+        // A port that was free a moment ago: bound, noted and closed again.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let options = Options { retry_for: Duration::ZERO, ..Options::default() };
+        let client = Client::connect_with([format!("127.0.0.1:{port}")], options).unwrap();
+        let error = client.kv().put("a", "1").await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("connection refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn no_endpoints_is_an_error() {
+        assert!(matches!(Client::connect(Vec::<String>::new()), Err(Error::NoEndpoints)));
+    }
+}

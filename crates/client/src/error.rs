@@ -1,0 +1,116 @@
+//! Why a request has no answer: one variant for each thing that a caller does differently.
+
+use std::fmt;
+
+use tonic::Code;
+
+use crate::session::Lost;
+
+/// One endpoint that was tried, and what happened there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// As given to `connect`.
+    pub endpoint: String,
+    /// What happened, in words.
+    pub why: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.endpoint, self.why)
+    }
+}
+
+/// Why a request was not carried out, or may not have been.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// `connect` was given nothing.
+    #[error("no endpoints given; expected one or more HOST:PORT of a server's gRPC port")]
+    NoEndpoints,
+    /// An endpoint that is not an address.
+    #[error("endpoint {endpoint:?} is not usable: {why}; expected HOST:PORT or http://HOST:PORT")]
+    BadEndpoint {
+        /// As given.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Nobody took the request: nothing was changed, and it is safe to repeat.
+    #[error("no server could be reached: {}; check that one runs there (`weft server` or `weft dev`) and that the endpoints name its gRPC port", list(.attempts))]
+    Unreachable {
+        /// The last failure of each endpoint.
+        attempts: Vec<Attempt>,
+    },
+    /// Servers were reached and say that they cannot serve now, for example without a quorum. Whether
+    /// a write was done is unknown only if the message says so.
+    #[error("the control plane is unavailable: {}; try again, and see `weft status` for which servers are missing", list(.attempts))]
+    Unavailable {
+        /// The last answer of each endpoint.
+        attempts: Vec<Attempt>,
+    },
+    /// The request was sent and the answer never came. It may have been carried out.
+    #[error(
+        "{operation}: {endpoint} did not answer ({why}), so it may or may not have been done; read before you repeat it"
+    )]
+    OutcomeUnknown {
+        /// What was asked.
+        operation: &'static str,
+        /// Who was asked.
+        endpoint: String,
+        /// What happened.
+        why: String,
+    },
+    /// A server answered that it will not do it. Nothing was changed; repeating it does not help.
+    #[error("{message} (answered by {endpoint})")]
+    Refused {
+        /// Who answered.
+        endpoint: String,
+        /// The class of the refusal.
+        code: Code,
+        /// Its words.
+        message: String,
+    },
+    /// The history that a watch or a read needs is gone.
+    #[error(
+        "revision {requested} has been compacted; the oldest that can be read is {oldest}: read the keys again and watch from the revision of that answer"
+    )]
+    Compacted {
+        /// Asked for.
+        requested: i64,
+        /// Oldest readable.
+        oldest: i64,
+    },
+    /// The session that the request belongs to has ended.
+    #[error("session lost: {0}")]
+    SessionLost(Lost),
+    /// A parameter that no server would take.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A server answered something that this client does not understand.
+    #[error("unexpected answer from {endpoint}: {what}; are client and server of compatible versions?")]
+    Protocol {
+        /// Who answered.
+        endpoint: String,
+        /// What was odd.
+        what: String,
+    },
+}
+
+impl Error {
+    /// The refusal's class, if a server refused.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// A server says that the named thing does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(Code::NotFound)
+    }
+}
+
+fn list(attempts: &[Attempt]) -> String {
+    attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join("; ")
+}
