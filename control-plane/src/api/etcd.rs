@@ -1,1 +1,164 @@
-//! etcd v3 over gRPC.
+//! etcd v3 over gRPC, for `etcdctl` and etcd's client libraries.
+//!
+//! A request is checked and turned into a [`Command`](weft_state::command::Command) or a read
+//! ([`convert`]), carried out through the [`Coordinator`], and answered with etcd's header; refusals get
+//! etcd's codes and texts ([`status`]). Consistency, per call:
+//!
+//! - Writes: linearizable; the answer comes after the change was applied on this server.
+//! - `Range`, read-only `Txn`, lease queries: linearizable through a read barrier, unless `serializable`,
+//!   which reads what this server has.
+//! - `Watch`: ordered and gap-free from the start revision, at this server's pace.
+//! - `Maintenance`, `Cluster`: what this server knows.
+
+mod auth;
+mod cluster;
+pub mod convert;
+mod kv;
+mod lease;
+pub mod limits;
+mod maintenance;
+mod pager;
+mod read_txn;
+pub mod status;
+mod stream_end;
+mod txn_keys;
+mod watch;
+
+use std::sync::Arc;
+
+use tonic::metadata::MetadataMap;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::{Response, Status};
+use weft_core::drain::DrainWatch;
+use weft_core::id::NodeId;
+use weft_state::command::Revision;
+use weft_state::machine::Machine;
+use weft_xds_proto::etcdserverpb as pb;
+
+use crate::raft::{Coordinator, Proposed};
+use crate::watch_driver::Watches;
+use limits::{Limits, MESSAGE_BYTES_MAX};
+
+/// The etcd API version that is answered to clients, which switch features by it (Kubernetes asks for
+/// progress requests only from 3.5.8 on).
+pub const API_VERSION: &str = "3.6.0";
+
+/// URLs at which clients reach a member, by its id; empty if not known.
+pub type ClientUrls = Arc<dyn Fn(NodeId) -> Vec<String> + Send + Sync>;
+
+/// What the etcd API needs to know beyond the group itself.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// For `MemberList`, which client libraries use to find further endpoints.
+    pub client_urls: ClientUrls,
+    /// Ends watches and keep-alive streams when the server drains; they would never end by themselves.
+    pub drain: Option<DrainWatch>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Default for EtcdOptions {
+    fn default() -> Self {
+        EtcdOptions { client_urls: Arc::new(|_| Vec::new()), drain: None, limits: Limits::default() }
+    }
+}
+
+/// All services of the etcd API as routes of their own.
+pub fn services(coordinator: Coordinator, watches: Arc<Watches>, options: EtcdOptions) -> Routes {
+    let mut builder = Routes::builder();
+    add_services(&mut builder, coordinator, watches, options);
+    builder.routes()
+}
+
+/// Adds all services of the etcd API to a gRPC server that is being built.
+pub fn add_services(
+    routes: &mut RoutesBuilder,
+    coordinator: Coordinator,
+    watches: Arc<Watches>,
+    options: EtcdOptions,
+) {
+    let id = coordinator.status().id;
+    let api = Arc::new(Api { coordinator, watches, options, id });
+    // Answers are as large as what was asked for, as in etcd; requests are bounded.
+    macro_rules! add {
+        ($module:ident :: $server:ident) => {
+            routes.add_service(
+                pb::$module::$server::from_arc(api.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(usize::MAX),
+            )
+        };
+    }
+    add!(kv_server::KvServer);
+    add!(watch_server::WatchServer);
+    add!(lease_server::LeaseServer);
+    add!(cluster_server::ClusterServer);
+    add!(maintenance_server::MaintenanceServer);
+    add!(auth_server::AuthServer);
+}
+
+/// What all services share. One service is one `impl` in its own file.
+#[derive(Clone)]
+struct Api {
+    coordinator: Coordinator,
+    watches: Arc<Watches>,
+    options: EtcdOptions,
+    id: NodeId,
+}
+
+impl Api {
+    fn header(&self, revision: Revision, term: u64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.coordinator.cluster_id().map_or(0, |id| id.0),
+            member_id: self.id.0,
+            revision,
+            raft_term: term,
+        }
+    }
+
+    /// For an answer that was read here rather than proposed.
+    fn header_at(&self, revision: Revision) -> pb::ResponseHeader {
+        self.header(revision, self.coordinator.status().term)
+    }
+
+    fn header_now(&self) -> pb::ResponseHeader {
+        self.header_at(self.coordinator.read(Machine::revision))
+    }
+
+    /// Before anything else: a request may say that it needs a leader (`hasleader`), and a server that is
+    /// not in a group yet has nothing to answer from.
+    fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let lacks_leader = requires_leader(metadata) && !self.coordinator.has_leader();
+        if lacks_leader || self.coordinator.cluster_id().is_none() {
+            return Err(status::no_leader());
+        }
+        Ok(())
+    }
+
+    async fn propose(
+        &self,
+        command: weft_state::command::Command,
+    ) -> Result<(Proposed, pb::ResponseHeader), Status> {
+        let proposed = self.coordinator.propose(command).await.map_err(|error| status::propose(&error))?;
+        let header = self.header(proposed.revision, proposed.term);
+        Ok((proposed, header))
+    }
+
+    /// After it, reads of this server's state are linearizable.
+    async fn read_barrier(&self) -> Result<(), Status> {
+        self.coordinator.read_barrier().await.map_err(|error| status::propose(&error))
+    }
+}
+
+/// `clientv3.WithRequireLeader`.
+fn requires_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value == "true")
+}
+
+/// An answer that the state machine cannot give to the command that was proposed.
+fn unexpected(response: &weft_state::command::Response) -> Status {
+    debug_assert!(false, "answer of another command: {response:?}");
+    Status::internal("weft: the state machine answered another command; please report this")
+}
+
+type Answer<T> = Result<Response<T>, Status>;

@@ -1,0 +1,55 @@
+//! `Cluster`: who the members are. Changing them is Weft's own business.
+
+use tonic::Request;
+use weft_xds_proto::etcdserverpb as pb;
+
+use super::{Answer, Api, status};
+
+#[tonic::async_trait]
+impl pb::cluster_server::Cluster for Api {
+    async fn member_list(&self, request: Request<pb::MemberListRequest>) -> Answer<pb::MemberListResponse> {
+        self.admit(request.metadata())?;
+        if request.into_inner().linearizable {
+            self.read_barrier().await?;
+        }
+        let members = self
+            .coordinator
+            .status()
+            .peers
+            .into_iter()
+            .map(|peer| pb::Member {
+                id: peer.id.0,
+                name: peer.name,
+                peer_ur_ls: vec![format!("http://{}", peer.addr)],
+                client_ur_ls: (self.options.client_urls)(peer.id),
+                is_learner: !peer.voter,
+            })
+            .collect();
+        Ok(pb::MemberListResponse { header: Some(self.header_now()), members }.into())
+    }
+
+    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+        Err(status::not_offered("adding a member", "start `weft server --join HOST:PORT` on the new machine"))
+    }
+
+    async fn member_remove(&self, _: Request<pb::MemberRemoveRequest>) -> Answer<pb::MemberRemoveResponse> {
+        Err(status::not_offered("removing a member", "membership is changed with weft; see `weft status`"))
+    }
+
+    async fn member_update(&self, _: Request<pb::MemberUpdateRequest>) -> Answer<pb::MemberUpdateResponse> {
+        Err(status::not_offered(
+            "updating a member",
+            "restart it with weft; its new addresses spread by gossip",
+        ))
+    }
+
+    async fn member_promote(
+        &self,
+        _: Request<pb::MemberPromoteRequest>,
+    ) -> Answer<pb::MemberPromoteResponse> {
+        Err(status::not_offered(
+            "promoting a learner",
+            "weft does it by itself when the learner has caught up",
+        ))
+    }
+}

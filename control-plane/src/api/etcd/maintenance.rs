@@ -1,0 +1,123 @@
+//! `Maintenance`: how this server is doing.
+
+use futures::stream::Empty;
+use tonic::{Request, Status};
+use weft_state::command::{KeyValue, Range, Revision};
+use weft_state::error::StoreError;
+use weft_state::machine::Machine;
+use weft_xds_proto::etcdserverpb as pb;
+use weft_xds_proto::etcdserverpb::alarm_request::AlarmAction;
+
+use super::pager::Pager;
+use super::{API_VERSION, Answer, Api, status};
+
+#[tonic::async_trait]
+impl pb::maintenance_server::Maintenance for Api {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        let raft = self.coordinator.status();
+        let bytes = i64::try_from(raft.wal_bytes).unwrap_or(i64::MAX);
+        let voter = raft.peers.iter().any(|peer| peer.id == raft.id && peer.voter);
+        let no_leader = raft.leader.is_none().then(|| status::NO_LEADER.to_owned());
+        Ok(pb::StatusResponse {
+            header: Some(self.header_now()),
+            version: API_VERSION.to_owned(),
+            // The state is in memory; what grows on disk is the log.
+            db_size: bytes,
+            db_size_in_use: bytes,
+            leader: raft.leader.map_or(0, |id| id.0),
+            raft_index: raft.committed,
+            raft_term: raft.term,
+            raft_applied_index: raft.applied,
+            errors: no_leader.into_iter().collect(),
+            is_learner: !voter,
+            ..Default::default()
+        }
+        .into())
+    }
+
+    /// Weft raises no alarms: what etcd raises them for, it refuses at the write.
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
+        self.admit(request.metadata())?;
+        let action = request.into_inner().action;
+        match AlarmAction::try_from(action) {
+            Ok(AlarmAction::Get | AlarmAction::Deactivate) => {
+                Ok(pb::AlarmResponse { header: Some(self.header_now()), alarms: Vec::new() }.into())
+            }
+            Ok(AlarmAction::Activate) => {
+                Err(status::not_offered("raising an alarm", "limits are enforced at each write"))
+            }
+            Err(_) => Err(status::request(&status::RequestError::UnknownValue {
+                field: "alarm action",
+                seen: action,
+                allowed: "0 GET, 1 ACTIVATE, 2 DEACTIVATE",
+            })),
+        }
+    }
+
+    /// Nothing to do: the log drops whole segments, and the state is in memory.
+    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
+        Ok(pb::DefragmentResponse { header: Some(self.header_now()) }.into())
+    }
+
+    /// Of everything that is replicated: equal on servers that have applied the same index.
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+        let (revision, hash) = self.coordinator.read(|machine| (machine.revision(), machine.hash()));
+        let header = Some(self.header_at(revision));
+        Ok(pb::HashResponse { header, hash: (hash ^ (hash >> 32)) as u32 }.into())
+    }
+
+    /// Of the keys as of one revision: equal on all servers that have reached it (A09).
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
+        let hashed = self.hash_keys(request.into_inner().revision);
+        let (hash, hash_revision) = hashed.map_err(|error| status::store(&error))?;
+        let (revision, compact_revision) =
+            self.coordinator.read(|machine| (machine.revision(), machine.compacted()));
+        let header = Some(self.header_at(revision));
+        Ok(pb::HashKvResponse { header, hash, compact_revision, hash_revision }.into())
+    }
+
+    type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        Err(status::not_offered(
+            "a snapshot in etcd's file format",
+            "stop one server and copy its data folder, or read the keys with a range at one revision",
+        ))
+    }
+
+    async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
+        Err(status::not_offered("moving the leader", "stop or restart the leading weft server"))
+    }
+
+    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
+        Err(status::not_offered("a downgrade of etcd", "run the weft version that you want"))
+    }
+}
+
+impl Api {
+    /// Page by page, so that the state is never locked for long.
+    fn hash_keys(&self, revision: Revision) -> Result<(u32, Revision), StoreError> {
+        let everything = Range {
+            key: bytes::Bytes::from_static(b"\0"),
+            range_end: bytes::Bytes::from_static(b"\0"),
+            revision,
+            ..Range::default()
+        };
+        let mut pager = Pager::new(everything, self.options.limits.range_page_keys);
+        let mut hasher = crc32fast::Hasher::new();
+        while let Some(kvs) = self.coordinator.read(|machine: &Machine| pager.page(machine))? {
+            kvs.iter().for_each(|kv| hash_key(&mut hasher, kv));
+        }
+        Ok((hasher.finalize(), pager.summary().map_or(revision, |summary| summary.revision)))
+    }
+}
+
+fn hash_key(hasher: &mut crc32fast::Hasher, kv: &KeyValue) {
+    for bytes in [&kv.key, &kv.value] {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    }
+    for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
+        hasher.update(&number.to_le_bytes());
+    }
+}
