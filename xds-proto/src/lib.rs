@@ -32,6 +32,10 @@ pub mod generated {
     }
 }
 
+pub mod nonce;
+pub mod resource;
+pub mod type_url;
+
 pub use envoy_types;
 pub use generated::weft::peer::v1 as peer;
 pub use generated::weft::v1 as weft;

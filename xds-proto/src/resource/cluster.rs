@@ -1,0 +1,456 @@
+//! CDS: how to reach a service, apart from where its instances are.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3 as pb;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options};
+use envoy_types::util::pack_any;
+use prost::Message;
+use serde::Serialize;
+
+use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
+
+/// A service as proxies see it. Its endpoints come by EDS under the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// Service name.
+    pub name: String,
+    /// How an endpoint is chosen.
+    pub lb_policy: LbPolicy,
+    /// Longest wait for a connection; 1 ms to 1 h.
+    pub connect_timeout: Duration,
+    /// Active check of each endpoint; none: only what traffic shows.
+    pub health_check: Option<HealthCheck>,
+    /// When failing endpoints are left out for a while.
+    pub outlier_detection: OutlierDetection,
+    /// What endpoints speak.
+    pub protocol: Protocol,
+}
+
+impl Cluster {
+    /// A service with default values: what a proxy uses for one that it knows from gossip alone.
+    pub fn with_defaults(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            lb_policy: LbPolicy::default(),
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            health_check: Some(HealthCheck::default()),
+            outlier_detection: OutlierDetection::default(),
+            protocol: Protocol::default(),
+        }
+    }
+}
+
+/// How an endpoint is chosen among the usable ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
+pub enum LbPolicy {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// Any, with equal chance.
+    Random,
+    /// The one with the fewest requests in flight among all (Envoy's `LEAST_REQUEST`, with a full scan).
+    LeastConnections,
+}
+
+impl LbPolicy {
+    /// All, in the order in which people are told them.
+    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::LeastConnections];
+
+    /// As written by people: `round-robin`, `random`, `least-connections`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::LeastConnections => "least-connections",
+        }
+    }
+}
+
+impl fmt::Display for LbPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is no balancing policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown load balancing policy {seen:?}, allowed: round-robin, random, least-connections")]
+pub struct UnknownLbPolicy {
+    /// The word.
+    pub seen: String,
+}
+
+impl FromStr for LbPolicy {
+    type Err = UnknownLbPolicy;
+    fn from_str(s: &str) -> Result<Self, UnknownLbPolicy> {
+        Self::ALL
+            .into_iter()
+            .find(|p| p.as_str() == s)
+            .ok_or_else(|| UnknownLbPolicy { seen: s.chars().take(64).collect() })
+    }
+}
+
+/// What endpoints speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, without TLS by prior knowledge.
+    Http2,
+}
+
+/// Active check of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthCheck {
+    /// GET this path and expect 200; none: a TCP connection is enough.
+    pub path: Option<String>,
+    /// Between the starts of two checks; 10 ms to 1 h.
+    pub interval: Duration,
+    /// Longest wait for an answer; 1 ms to 1 h.
+    pub timeout: Duration,
+    /// Failures in a row that take a healthy endpoint out; 1 to 100.
+    pub unhealthy_threshold: u32,
+    /// Successes in a row that bring it back; 1 to 100.
+    pub healthy_threshold: u32,
+}
+
+impl Default for HealthCheck {
+    /// TCP, each 2 s, 1 s for an answer, out after 2 failures, back after 1 success: an endpoint that vanishes
+    /// silently is out within 5 s, at half a connection per second and endpoint.
+    fn default() -> Self {
+        Self {
+            path: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            unhealthy_threshold: 2,
+            healthy_threshold: 1,
+        }
+    }
+}
+
+/// When failing endpoints are left out for a while (passive checks).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutlierDetection {
+    /// Failures in a row (5xx answers, failed connections, time-outs) that eject an endpoint; 0: never.
+    pub consecutive_failures: u32,
+    /// First ejection; the n-th in close succession takes n times as long.
+    pub base_ejection_time: Duration,
+    /// Longest ejection; at least `base_ejection_time`.
+    pub max_ejection_time: Duration,
+    /// Largest share of the endpoints that may be ejected, counted after the ejection; 0 to 100. One may
+    /// always be.
+    pub max_ejection_percent: u32,
+}
+
+impl OutlierDetection {
+    /// Never ejects.
+    pub fn disabled() -> Self {
+        Self { consecutive_failures: 0, ..Self::default() }
+    }
+}
+
+impl Default for OutlierDetection {
+    /// Five in a row, 5 s up to 5 min, at most half: a single bad request ejects nobody, and a service that fails
+    /// as a whole keeps at least half of its endpoints (P40, P41).
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            base_ejection_time: Duration::from_secs(5),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// Envoy's default too; loopback and data-centre connections take milliseconds.
+const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_secs(3600);
+const CONNECT_TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(1), HOUR);
+const CHECK_INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(10), HOUR);
+const CHECK_TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(1), HOUR);
+const CHECK_THRESHOLD_RANGE: (u32, u32) = (1, 100);
+const EJECTION_TIME_RANGE: (Duration, Duration) = (Duration::from_millis(1), HOUR);
+const HEALTH_PATH_BYTES_MAX: usize = 1024;
+const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+impl TryFrom<pb::Cluster> for Cluster {
+    type Error = InvalidResource;
+
+    fn try_from(p: pb::Cluster) -> Result<Self, InvalidResource> {
+        let v = Validator { kind: "Cluster", name: &p.name };
+        let name = v.name("name")?;
+        check_endpoints_come_by_eds(&v, &p)?;
+        // What we cannot honour is refused rather than ignored: dropping TLS silently would send plain text.
+        if p.transport_socket.is_some() || !p.transport_socket_matches.is_empty() {
+            return Err(v.error("transport_socket", "set", "unset"));
+        }
+        if p.load_balancing_policy.is_some() {
+            return Err(v.error("load_balancing_policy", "set", "unset; use lb_policy"));
+        }
+        Ok(Self {
+            lb_policy: lb_policy(&v, p.lb_policy)?,
+            connect_timeout: v.duration(
+                "connect_timeout",
+                p.connect_timeout.as_ref(),
+                CONNECT_TIMEOUT_DEFAULT,
+                CONNECT_TIMEOUT_RANGE,
+            )?,
+            health_check: health_check(&v, &p.health_checks)?,
+            outlier_detection: outlier_detection(&v, p.outlier_detection.as_ref())?,
+            protocol: protocol(&v, &p)?,
+            name,
+        })
+    }
+}
+
+fn check_endpoints_come_by_eds(v: &Validator<'_>, p: &pb::Cluster) -> Result<(), InvalidResource> {
+    use core::config_source::ConfigSourceSpecifier as Source;
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
+    match &p.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(t)) if *t == DiscoveryType::Eds as i32 => {}
+        Some(ClusterDiscoveryType::Type(t)) => {
+            let seen =
+                DiscoveryType::try_from(*t).map_or_else(|_| t.to_string(), |t| t.as_str_name().to_owned());
+            return Err(v.error("type", seen, "EDS"));
+        }
+        Some(ClusterDiscoveryType::ClusterType(c)) => return Err(v.error("cluster_type", &c.name, "unset")),
+        None => return Err(v.error("type", "STATIC", "EDS")),
+    }
+    let Some(eds) = &p.eds_cluster_config else {
+        return Err(v.error("eds_cluster_config", "nothing", "eds_config with ads"));
+    };
+    match eds.eds_config.as_ref().and_then(|c| c.config_source_specifier.as_ref()) {
+        Some(Source::Ads(_) | Source::Self_(_)) => {}
+        _ => return Err(v.error("eds_cluster_config.eds_config", "another source", "ads or self")),
+    }
+    if !eds.service_name.is_empty() && eds.service_name != p.name {
+        return Err(v.error(
+            "eds_cluster_config.service_name",
+            format!("{:?}", eds.service_name),
+            "empty or the cluster's name",
+        ));
+    }
+    Ok(())
+}
+
+fn lb_policy(v: &Validator<'_>, policy: i32) -> Result<LbPolicy, InvalidResource> {
+    use pb::cluster::LbPolicy as P;
+    match P::try_from(policy) {
+        Ok(P::RoundRobin) => Ok(LbPolicy::RoundRobin),
+        Ok(P::Random) => Ok(LbPolicy::Random),
+        Ok(P::LeastRequest) => Ok(LbPolicy::LeastConnections),
+        other => {
+            let seen = other.map_or_else(|_| policy.to_string(), |p| p.as_str_name().to_owned());
+            Err(v.error("lb_policy", seen, "ROUND_ROBIN, RANDOM or LEAST_REQUEST"))
+        }
+    }
+}
+
+fn health_check(
+    v: &Validator<'_>,
+    checks: &[core::HealthCheck],
+) -> Result<Option<HealthCheck>, InvalidResource> {
+    use core::health_check::HealthChecker;
+    let check = match checks {
+        [] => return Ok(None),
+        [check] => check,
+        more => return Err(v.error("health_checks", format!("{} of them", more.len()), "at most 1")),
+    };
+    let path = match &check.health_checker {
+        Some(HealthChecker::HttpHealthCheck(http)) => {
+            let ok = http.path.starts_with('/')
+                && http.path.len() <= HEALTH_PATH_BYTES_MAX
+                && http.path.bytes().all(|b| b.is_ascii_graphic());
+            if !ok {
+                return Err(v.error(
+                    "health_checks[0].http_health_check.path",
+                    format!("{:?}", http.path.chars().take(64).collect::<String>()),
+                    "a path of 1 to 1024 visible ASCII characters that starts with /",
+                ));
+            }
+            Some(http.path.clone())
+        }
+        Some(HealthChecker::TcpHealthCheck(_)) => None,
+        Some(HealthChecker::GrpcHealthCheck(_)) => {
+            return Err(v.error("health_checks[0]", "grpc_health_check", CHECKERS));
+        }
+        Some(HealthChecker::CustomHealthCheck(_)) => {
+            return Err(v.error("health_checks[0]", "custom_health_check", CHECKERS));
+        }
+        None => return Err(v.error("health_checks[0]", "no checker", CHECKERS)),
+    };
+    let d = HealthCheck::default();
+    Ok(Some(HealthCheck {
+        path,
+        interval: v.duration(
+            "health_checks[0].interval",
+            check.interval.as_ref(),
+            d.interval,
+            CHECK_INTERVAL_RANGE,
+        )?,
+        timeout: v.duration(
+            "health_checks[0].timeout",
+            check.timeout.as_ref(),
+            d.timeout,
+            CHECK_TIMEOUT_RANGE,
+        )?,
+        unhealthy_threshold: v.number(
+            "health_checks[0].unhealthy_threshold",
+            check.unhealthy_threshold.as_ref(),
+            d.unhealthy_threshold,
+            CHECK_THRESHOLD_RANGE,
+        )?,
+        healthy_threshold: v.number(
+            "health_checks[0].healthy_threshold",
+            check.healthy_threshold.as_ref(),
+            d.healthy_threshold,
+            CHECK_THRESHOLD_RANGE,
+        )?,
+    }))
+}
+
+const CHECKERS: &str = "http_health_check or tcp_health_check";
+
+fn outlier_detection(
+    v: &Validator<'_>,
+    outlier: Option<&pb::OutlierDetection>,
+) -> Result<OutlierDetection, InvalidResource> {
+    // As Envoy has it: no message, no ejection.
+    let Some(o) = outlier else { return Ok(OutlierDetection::disabled()) };
+    let d = OutlierDetection::default();
+    let consecutive_failures = v.number(
+        "outlier_detection.consecutive_5xx",
+        o.consecutive_5xx.as_ref(),
+        d.consecutive_failures,
+        (0, 1_000_000),
+    )?;
+    if consecutive_failures == 0 || o.enforcing_consecutive_5xx.is_some_and(|e| e.value == 0) {
+        return Ok(OutlierDetection::disabled());
+    }
+    let base_ejection_time = v.duration(
+        "outlier_detection.base_ejection_time",
+        o.base_ejection_time.as_ref(),
+        d.base_ejection_time,
+        EJECTION_TIME_RANGE,
+    )?;
+    Ok(OutlierDetection {
+        consecutive_failures,
+        base_ejection_time,
+        max_ejection_time: v.duration(
+            "outlier_detection.max_ejection_time",
+            o.max_ejection_time.as_ref(),
+            d.max_ejection_time.max(base_ejection_time),
+            (base_ejection_time, EJECTION_TIME_RANGE.1),
+        )?,
+        max_ejection_percent: v.number(
+            "outlier_detection.max_ejection_percent",
+            o.max_ejection_percent.as_ref(),
+            d.max_ejection_percent,
+            (0, 100),
+        )?,
+    })
+}
+
+fn protocol(v: &Validator<'_>, p: &pb::Cluster) -> Result<Protocol, InvalidResource> {
+    use http_protocol_options::UpstreamProtocolOptions as Options;
+    use http_protocol_options::explicit_http_config::ProtocolConfig as Config;
+    let Some(any) = p.typed_extension_protocol_options.get(HTTP_OPTIONS_KEY) else {
+        // The older way to say it, which some control planes still use.
+        #[allow(deprecated)]
+        return Ok(if p.http2_protocol_options.is_some() { Protocol::Http2 } else { Protocol::Http1 });
+    };
+    let field = format!("typed_extension_protocol_options[{HTTP_OPTIONS_KEY}]");
+    let options = HttpProtocolOptions::decode(any.value.as_slice())
+        .map_err(|e| v.error(&field, format!("undecodable: {e}"), "an HttpProtocolOptions message"))?;
+    let seen = match options.upstream_protocol_options {
+        Some(Options::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
+            Some(Config::HttpProtocolOptions(_)) => return Ok(Protocol::Http1),
+            Some(Config::Http2ProtocolOptions(_)) => return Ok(Protocol::Http2),
+            Some(Config::Http3ProtocolOptions(_)) => "http3_protocol_options",
+            None => "an empty explicit_http_config",
+        },
+        Some(Options::UseDownstreamProtocolConfig(_)) => "use_downstream_protocol_config",
+        Some(Options::AutoConfig(_)) => "auto_config",
+        None => return Ok(Protocol::Http1),
+    };
+    Err(v.error(field, seen, "explicit_http_config with HTTP/1 or HTTP/2"))
+}
+
+impl From<&Cluster> for pb::Cluster {
+    fn from(c: &Cluster) -> Self {
+        use pb::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy as P};
+        Self {
+            name: c.name.clone(),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+            eds_cluster_config: Some(EdsClusterConfig {
+                eds_config: Some(super::over_ads()),
+                service_name: String::new(),
+            }),
+            connect_timeout: Some(duration_to_proto(c.connect_timeout)),
+            lb_policy: match c.lb_policy {
+                LbPolicy::RoundRobin => P::RoundRobin,
+                LbPolicy::Random => P::Random,
+                LbPolicy::LeastConnections => P::LeastRequest,
+            } as i32,
+            health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
+            outlier_detection: outlier_detection_to_proto(&c.outlier_detection),
+            typed_extension_protocol_options: match c.protocol {
+                Protocol::Http1 => Default::default(),
+                Protocol::Http2 => [(HTTP_OPTIONS_KEY.to_owned(), pack_any(http2_options()))].into(),
+            },
+            ..Self::default()
+        }
+    }
+}
+
+fn health_check_to_proto(h: &HealthCheck) -> core::HealthCheck {
+    use core::health_check::{HealthChecker, HttpHealthCheck, TcpHealthCheck};
+    core::HealthCheck {
+        timeout: Some(duration_to_proto(h.timeout)),
+        interval: Some(duration_to_proto(h.interval)),
+        unhealthy_threshold: Some(number_to_proto(h.unhealthy_threshold)),
+        healthy_threshold: Some(number_to_proto(h.healthy_threshold)),
+        health_checker: Some(match &h.path {
+            Some(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
+                path: path.clone(),
+                ..HttpHealthCheck::default()
+            }),
+            None => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+        }),
+        ..core::HealthCheck::default()
+    }
+}
+
+fn outlier_detection_to_proto(o: &OutlierDetection) -> Option<pb::OutlierDetection> {
+    (o.consecutive_failures > 0).then(|| pb::OutlierDetection {
+        consecutive_5xx: Some(number_to_proto(o.consecutive_failures)),
+        base_ejection_time: Some(duration_to_proto(o.base_ejection_time)),
+        max_ejection_time: Some(duration_to_proto(o.max_ejection_time)),
+        max_ejection_percent: Some(number_to_proto(o.max_ejection_percent)),
+        // Only what we mean: by default Envoy would also eject by success rate.
+        enforcing_success_rate: Some(number_to_proto(0)),
+        ..pb::OutlierDetection::default()
+    })
+}
+
+fn http2_options() -> HttpProtocolOptions {
+    use http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    };
+    HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
+                core::Http2ProtocolOptions::default(),
+            )),
+        })),
+        ..HttpProtocolOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

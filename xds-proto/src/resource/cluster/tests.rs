@@ -1,0 +1,167 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn proto() -> pb::Cluster {
+    (&Cluster::with_defaults("orders")).into()
+}
+
+fn refused(change: impl FnOnce(&mut pb::Cluster)) -> InvalidResource {
+    let mut p = proto();
+    change(&mut p);
+    Cluster::try_from(p).unwrap_err()
+}
+
+fn duration(max_ms: u64) -> impl Strategy<Value = Duration> {
+    (10..=max_ms).prop_map(Duration::from_millis)
+}
+
+prop_compose! {
+    fn health_check()(
+        path in proptest::option::of("/[a-z0-9/?=%._-]{0,40}"),
+        interval in duration(3_600_000),
+        timeout in duration(3_600_000),
+        unhealthy_threshold in 1u32..=100,
+        healthy_threshold in 1u32..=100,
+    ) -> HealthCheck {
+        HealthCheck { path, interval, timeout, unhealthy_threshold, healthy_threshold }
+    }
+}
+
+prop_compose! {
+    fn outlier()(
+        consecutive_failures in 1u32..1000,
+        base in 1u64..1_000_000,
+        more in 0u64..1_000_000,
+        max_ejection_percent in 0u32..=100,
+        off in any::<bool>(),
+    ) -> OutlierDetection {
+        if off {
+            return OutlierDetection::disabled();
+        }
+        OutlierDetection {
+            consecutive_failures,
+            base_ejection_time: Duration::from_millis(base),
+            max_ejection_time: Duration::from_millis(base + more),
+            max_ejection_percent,
+        }
+    }
+}
+
+prop_compose! {
+    fn cluster()(
+        name in "[a-z][a-z0-9-]{0,62}",
+        lb_policy in prop::sample::select(LbPolicy::ALL.to_vec()),
+        connect_timeout in duration(3_600_000),
+        health_check in proptest::option::of(health_check()),
+        outlier_detection in outlier(),
+        protocol in prop_oneof![Just(Protocol::Http1), Just(Protocol::Http2)],
+    ) -> Cluster {
+        Cluster { name, lb_policy, connect_timeout, health_check, outlier_detection, protocol }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_cluster_survives_the_wire(c in cluster()) {
+        let bytes = pb::Cluster::from(&c).encode_to_vec();
+        let back = Cluster::try_from(pb::Cluster::decode(bytes.as_slice()).unwrap()).unwrap();
+        prop_assert_eq!(back, c);
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_or_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(p) = pb::Cluster::decode(bytes.as_slice()) {
+            let _ = Cluster::try_from(p);
+        }
+    }
+}
+
+#[test]
+fn error_names_resource_field_seen_and_allowed() {
+    let e = refused(|p| p.lb_policy = pb::cluster::LbPolicy::Maglev as i32);
+    assert_eq!(
+        e.to_string(),
+        r#"Cluster "orders": lb_policy: seen MAGLEV, allowed ROUND_ROBIN, RANDOM or LEAST_REQUEST"#
+    );
+}
+
+#[test]
+fn empty_and_oversized_names_are_refused() {
+    assert_eq!(refused(|p| p.name.clear()).seen, "0 bytes");
+    assert_eq!(refused(|p| p.name = "x".repeat(254)).seen, "254 bytes");
+    assert_eq!(refused(|p| p.name = "a b".to_owned()).field, "name");
+}
+
+#[test]
+fn a_discovery_type_other_than_eds_is_refused() {
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let e = refused(|p| {
+        p.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
+    });
+    assert_eq!((e.field.as_str(), e.seen.as_str(), e.allowed.as_str()), ("type", "STRICT_DNS", "EDS"));
+    assert_eq!(refused(|p| p.cluster_discovery_type = None).seen, "STATIC");
+    assert_eq!(refused(|p| p.eds_cluster_config = None).field, "eds_cluster_config");
+}
+
+#[test]
+fn durations_out_of_range_are_refused() {
+    use envoy_types::pb::google::protobuf::Duration as D;
+    for (bad, seen) in [
+        (D { seconds: 0, nanos: 0 }, "0ns"),
+        (D { seconds: -1, nanos: 0 }, "-1 s and 0 ns"),
+        (D { seconds: 1, nanos: 1_000_000_000 }, "1 s and 1000000000 ns"),
+        (D { seconds: 3601, nanos: 0 }, "3601s"),
+        (D { seconds: i64::MAX, nanos: 0 }, "9223372036854775807s"),
+    ] {
+        let e = refused(|p| p.connect_timeout = Some(bad));
+        assert_eq!((e.field.as_str(), e.seen.as_str()), ("connect_timeout", seen));
+    }
+}
+
+#[test]
+fn a_relative_health_path_and_a_second_check_are_refused() {
+    let with_path = |path: &str| {
+        let mut c = Cluster::with_defaults("orders");
+        c.health_check = Some(HealthCheck { path: Some(path.to_owned()), ..HealthCheck::default() });
+        Cluster::try_from(pb::Cluster::from(&c))
+    };
+    assert!(with_path("/health").is_ok());
+    for bad in ["health", "", "/a b", "/a\r\nHost: x"] {
+        assert_eq!(with_path(bad).unwrap_err().field, "health_checks[0].http_health_check.path");
+    }
+    let e = refused(|p| p.health_checks.push(p.health_checks[0].clone()));
+    assert_eq!(e.seen, "2 of them");
+}
+
+/// Sending plain text where the control plane asked for TLS would be worse than refusing.
+#[test]
+fn a_transport_socket_is_refused_not_ignored() {
+    assert_eq!(refused(|p| p.transport_socket = Some(Default::default())).field, "transport_socket");
+}
+
+#[test]
+fn max_ejection_time_below_base_is_refused() {
+    let e = refused(|p| {
+        let o = p.outlier_detection.as_mut().unwrap();
+        o.max_ejection_time = Some(duration_to_proto(Duration::from_secs(1)));
+    });
+    assert_eq!(e.field, "outlier_detection.max_ejection_time");
+    assert_eq!(e.allowed, "5s to 3600s");
+}
+
+#[test]
+fn absent_outlier_detection_ejects_nobody() {
+    let mut p = proto();
+    p.outlier_detection = None;
+    assert_eq!(Cluster::try_from(p).unwrap().outlier_detection.consecutive_failures, 0);
+}
+
+#[test]
+fn policies_are_read_as_they_are_written() {
+    for p in LbPolicy::ALL {
+        assert_eq!(p.to_string().parse(), Ok(p));
+    }
+    let e = "round_robin".parse::<LbPolicy>().unwrap_err();
+    assert!(e.to_string().contains("allowed: round-robin, random, least-connections"));
+}

@@ -1,0 +1,307 @@
+//! EDS: where the instances of a service are, and who says so.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::endpoint::v3 as pb;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use serde::Serialize;
+
+use super::{InvalidResource, Validator, number_to_proto};
+
+/// All endpoints of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClusterLoadAssignment {
+    /// Service name.
+    pub cluster_name: String,
+    /// Sorted by address; addresses are unique. Empty: the service is known and has no instance.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// Where to send requests.
+    pub address: SocketAddr,
+    /// Unique within the service.
+    pub instance_id: String,
+    /// As its source says.
+    pub health: EndpointHealth,
+    /// Share of the traffic relative to other endpoints; at least 1.
+    pub weight: u32,
+    /// Who told of it.
+    pub source: EndpointSource,
+    /// Whose record it is: a gossip member's name, or a registry lease in hex.
+    pub owner: String,
+    /// Labels given at registration.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What its source says of an endpoint's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum EndpointHealth {
+    /// Gets traffic.
+    Healthy,
+    /// Gets traffic only as far as healthy ones do not suffice; its owner is suspected to be down.
+    Degraded,
+    /// Gets no traffic.
+    Unhealthy,
+}
+
+impl EndpointHealth {
+    /// Lower-case word for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+impl fmt::Display for EndpointHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who told of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum EndpointSource {
+    /// It was registered with the control plane.
+    Registry,
+    /// Its own sidecar advertises it by gossip.
+    Gossip,
+    /// It stands in a configuration file.
+    Static,
+}
+
+impl EndpointSource {
+    /// Lower-case word, as in endpoint metadata and for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Gossip => "gossip",
+            Self::Static => "static",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Registry, Self::Gossip, Self::Static].into_iter().find(|s| s.as_str() == word)
+    }
+}
+
+impl fmt::Display for EndpointSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Namespace of our own data in endpoint metadata.
+const NAMESPACE: &str = "weft";
+
+impl TryFrom<pb::ClusterLoadAssignment> for ClusterLoadAssignment {
+    type Error = InvalidResource;
+
+    fn try_from(p: pb::ClusterLoadAssignment) -> Result<Self, InvalidResource> {
+        let v = Validator { kind: "ClusterLoadAssignment", name: &p.cluster_name };
+        let cluster_name = v.name("cluster_name")?;
+        if p.policy.as_ref().is_some_and(|p| !p.drop_overloads.is_empty()) {
+            return Err(v.error("policy.drop_overloads", "set", "unset"));
+        }
+        let mut endpoints = Vec::with_capacity(p.endpoints.iter().map(|l| l.lb_endpoints.len()).sum());
+        let mut seen = HashSet::new();
+        for (i, locality) in p.endpoints.iter().enumerate() {
+            if locality.priority != 0 {
+                return Err(v.error(format!("endpoints[{i}].priority"), locality.priority.to_string(), "0"));
+            }
+            for (j, lb) in locality.lb_endpoints.iter().enumerate() {
+                let path = format!("endpoints[{i}].lb_endpoints[{j}]");
+                let endpoint = endpoint(&v, &path, lb)?;
+                if !seen.insert(endpoint.address) {
+                    return Err(v.error(
+                        path,
+                        format!("{} a second time", endpoint.address),
+                        "each address once",
+                    ));
+                }
+                endpoints.push(endpoint);
+            }
+        }
+        endpoints.sort_unstable_by_key(|e| e.address);
+        Ok(Self { cluster_name, endpoints })
+    }
+}
+
+fn endpoint(v: &Validator<'_>, path: &str, lb: &pb::LbEndpoint) -> Result<Endpoint, InvalidResource> {
+    let address = match &lb.host_identifier {
+        Some(pb::lb_endpoint::HostIdentifier::Endpoint(e)) => address(v, path, e.address.as_ref())?,
+        Some(pb::lb_endpoint::HostIdentifier::EndpointName(n)) => {
+            return Err(v.error(format!("{path}.endpoint_name"), format!("{n:?}"), "an inline endpoint"));
+        }
+        None => return Err(v.error(format!("{path}.endpoint"), "nothing", "an address")),
+    };
+    let health = match core::HealthStatus::try_from(lb.health_status) {
+        Ok(core::HealthStatus::Unknown | core::HealthStatus::Healthy) => EndpointHealth::Healthy,
+        Ok(core::HealthStatus::Degraded) => EndpointHealth::Degraded,
+        Ok(
+            core::HealthStatus::Unhealthy | core::HealthStatus::Draining | core::HealthStatus::Timeout,
+        ) => EndpointHealth::Unhealthy,
+        Err(_) => {
+            return Err(v.error(
+                format!("{path}.health_status"),
+                lb.health_status.to_string(),
+                "a HealthStatus, 0 to 5",
+            ));
+        }
+    };
+    let weight = v.number(
+        &format!("{path}.load_balancing_weight"),
+        lb.load_balancing_weight.as_ref(),
+        1,
+        (1, u32::MAX),
+    )?;
+    let mut endpoint = Endpoint {
+        address,
+        instance_id: address.to_string(),
+        health,
+        weight,
+        // Another control plane says nothing of provenance; what it sends is its registry.
+        source: EndpointSource::Registry,
+        owner: String::new(),
+        metadata: BTreeMap::new(),
+    };
+    if let Some(ours) = lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(NAMESPACE)) {
+        provenance(v, path, ours, &mut endpoint)?;
+    }
+    Ok(endpoint)
+}
+
+fn address(
+    v: &Validator<'_>,
+    path: &str,
+    address: Option<&core::Address>,
+) -> Result<SocketAddr, InvalidResource> {
+    use core::socket_address::{PortSpecifier, Protocol};
+    let path = format!("{path}.endpoint.address");
+    let socket = match address.and_then(|a| a.address.as_ref()) {
+        Some(core::address::Address::SocketAddress(s)) => s,
+        Some(core::address::Address::Pipe(p)) => {
+            return Err(v.error(path, format!("pipe {:?}", p.path), "a socket_address"));
+        }
+        Some(core::address::Address::EnvoyInternalAddress(_)) => {
+            return Err(v.error(path, "envoy_internal_address", "a socket_address"));
+        }
+        None => return Err(v.error(path, "nothing", "a socket_address")),
+    };
+    if socket.protocol != Protocol::Tcp as i32 {
+        return Err(v.error(format!("{path}.protocol"), "UDP", "TCP"));
+    }
+    let ip: IpAddr = socket.address.parse().map_err(|_| {
+        let seen: String = socket.address.chars().take(64).collect();
+        v.error(format!("{path}.address"), format!("{seen:?}"), "an IPv4 or IPv6 address")
+    })?;
+    let port = match &socket.port_specifier {
+        Some(PortSpecifier::PortValue(p)) => {
+            u16::try_from(*p).ok().filter(|p| *p != 0).ok_or_else(|| p.to_string())
+        }
+        Some(PortSpecifier::NamedPort(n)) => Err(format!("{n:?}")),
+        None => Err("nothing".to_owned()),
+    };
+    let port = port.map_err(|seen| v.error(format!("{path}.port_value"), seen, "1 to 65535"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn provenance(
+    v: &Validator<'_>,
+    path: &str,
+    ours: &Struct,
+    endpoint: &mut Endpoint,
+) -> Result<(), InvalidResource> {
+    let at = |key: &str| format!("{path}.metadata[{NAMESPACE}].{key}");
+    for (key, value) in &ours.fields {
+        match (key.as_str(), &value.kind) {
+            ("source", Some(Kind::StringValue(s))) => {
+                endpoint.source = EndpointSource::from_word(s)
+                    .ok_or_else(|| v.error(at(key), format!("{s:?}"), "registry, gossip or static"))?;
+            }
+            ("owner", Some(Kind::StringValue(s))) => endpoint.owner.clone_from(s),
+            ("instance_id", Some(Kind::StringValue(s))) => endpoint.instance_id.clone_from(s),
+            ("metadata", Some(Kind::StructValue(labels))) => {
+                for (label, value) in &labels.fields {
+                    let Some(Kind::StringValue(text)) = &value.kind else {
+                        return Err(v.error(format!("{}.{label}", at(key)), "no text", "text"));
+                    };
+                    endpoint.metadata.insert(label.clone(), text.clone());
+                }
+            }
+            ("source" | "owner" | "instance_id", _) => return Err(v.error(at(key), "no text", "text")),
+            ("metadata", _) => return Err(v.error(at(key), "no struct", "a struct of texts")),
+            // A later release may add keys; old proxies go on working.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl From<&ClusterLoadAssignment> for pb::ClusterLoadAssignment {
+    fn from(c: &ClusterLoadAssignment) -> Self {
+        let localities = if c.endpoints.is_empty() {
+            Vec::new()
+        } else {
+            vec![pb::LocalityLbEndpoints {
+                // gRPC skips a locality that is unset or has no weight (A27).
+                locality: Some(core::Locality::default()),
+                load_balancing_weight: Some(number_to_proto(1)),
+                lb_endpoints: c.endpoints.iter().map(endpoint_to_proto).collect(),
+                ..pb::LocalityLbEndpoints::default()
+            }]
+        };
+        Self { cluster_name: c.cluster_name.clone(), endpoints: localities, ..Self::default() }
+    }
+}
+
+fn endpoint_to_proto(e: &Endpoint) -> pb::LbEndpoint {
+    use core::socket_address::PortSpecifier;
+    pb::LbEndpoint {
+        host_identifier: Some(pb::lb_endpoint::HostIdentifier::Endpoint(pb::Endpoint {
+            address: Some(core::Address {
+                address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+                    address: e.address.ip().to_string(),
+                    port_specifier: Some(PortSpecifier::PortValue(e.address.port().into())),
+                    ..core::SocketAddress::default()
+                })),
+            }),
+            ..pb::Endpoint::default()
+        })),
+        health_status: match e.health {
+            EndpointHealth::Healthy => core::HealthStatus::Healthy,
+            EndpointHealth::Degraded => core::HealthStatus::Degraded,
+            EndpointHealth::Unhealthy => core::HealthStatus::Unhealthy,
+        } as i32,
+        load_balancing_weight: Some(number_to_proto(e.weight)),
+        metadata: Some(core::Metadata {
+            filter_metadata: [(NAMESPACE.to_owned(), provenance_to_proto(e))].into(),
+            ..core::Metadata::default()
+        }),
+    }
+}
+
+fn provenance_to_proto(e: &Endpoint) -> Struct {
+    let text = |s: &str| Value { kind: Some(Kind::StringValue(s.to_owned())) };
+    let labels = e.metadata.iter().map(|(k, v)| (k.clone(), text(v))).collect();
+    Struct {
+        fields: [
+            ("source".to_owned(), text(e.source.as_str())),
+            ("owner".to_owned(), text(&e.owner)),
+            ("instance_id".to_owned(), text(&e.instance_id)),
+            ("metadata".to_owned(), Value { kind: Some(Kind::StructValue(Struct { fields: labels })) }),
+        ]
+        .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
