@@ -90,11 +90,7 @@ impl Validator<'_> {
         let allowed = || format!("{min:?} to {max:?}");
         let parts = (u64::try_from(value.seconds), u32::try_from(value.nanos));
         let (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) = parts else {
-            return Err(self.error(
-                field,
-                format!("{} s and {} ns", value.seconds, value.nanos),
-                allowed(),
-            ));
+            return Err(self.error(field, format!("{} s and {} ns", value.seconds, value.nanos), allowed()));
         };
         let duration = Duration::new(seconds, nanos);
         if duration < min || duration > max {

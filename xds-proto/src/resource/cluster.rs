@@ -444,9 +444,9 @@ fn http2_options() -> HttpProtocolOptions {
     };
     HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
-                core::Http2ProtocolOptions::default(),
-            )),
+            protocol_config: Some(
+                ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default()),
+            ),
         })),
         ..HttpProtocolOptions::default()
     }

@@ -146,9 +146,9 @@ fn endpoint(v: &Validator<'_>, path: &str, lb: &pb::LbEndpoint) -> Result<Endpoi
     let health = match core::HealthStatus::try_from(lb.health_status) {
         Ok(core::HealthStatus::Unknown | core::HealthStatus::Healthy) => EndpointHealth::Healthy,
         Ok(core::HealthStatus::Degraded) => EndpointHealth::Degraded,
-        Ok(
-            core::HealthStatus::Unhealthy | core::HealthStatus::Draining | core::HealthStatus::Timeout,
-        ) => EndpointHealth::Unhealthy,
+        Ok(core::HealthStatus::Unhealthy | core::HealthStatus::Draining | core::HealthStatus::Timeout) => {
+            EndpointHealth::Unhealthy
+        }
         Err(_) => {
             return Err(v.error(
                 format!("{path}.health_status"),

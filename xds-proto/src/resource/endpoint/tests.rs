@@ -78,7 +78,8 @@ proptest! {
 
 #[test]
 fn endpoints_are_sorted_by_address() {
-    let c = ClusterLoadAssignment::try_from(assignment(&["10.0.0.2:80", "10.0.0.1:81", "10.0.0.1:80"])).unwrap();
+    let c =
+        ClusterLoadAssignment::try_from(assignment(&["10.0.0.2:80", "10.0.0.1:81", "10.0.0.1:80"])).unwrap();
     let order: Vec<_> = c.endpoints.iter().map(|e| e.address.to_string()).collect();
     assert_eq!(order, ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80"]);
 }
