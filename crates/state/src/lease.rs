@@ -1,12 +1,14 @@
 //! Leases: what is replicated about them, and the leader's clock.
 //!
 //! Which leases exist, with which time to live and which keys, is replicated state and changes only in
-//! `apply` ([`table`]). When one expires is known to the leader alone ([`Lessor`]): it proposes
+//! `apply` (`table`). When one expires is known to the leader alone ([`Lessor`]): it proposes
 //! `LeaseExpire`, so that every replica drops the keys at the same revision.
 
 mod lessor;
+pub(crate) mod table;
 mod timing_wheel;
 
+use crate::error::StoreError;
 pub use lessor::{LEASES_PER_EXPIRE_MAX, Lessor};
 
 /// Largest time to live of a lease, in seconds; etcd's limit.
@@ -15,3 +17,12 @@ pub const TTL_SECS_MAX: i64 = 9_000_000_000;
 /// A point on the caller's monotonic clock, in milliseconds from an origin of the caller's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub u64);
+
+/// Refuses a time to live that no lease can have.
+pub(crate) fn check_ttl(ttl_secs: i64) -> Result<(), StoreError> {
+    if (1..=TTL_SECS_MAX).contains(&ttl_secs) {
+        Ok(())
+    } else {
+        Err(StoreError::LeaseTtlOutOfRange { seen: ttl_secs, limit: TTL_SECS_MAX })
+    }
+}

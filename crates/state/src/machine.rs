@@ -1,11 +1,22 @@
 //! The state machine: the only place where replicated state changes.
+//!
+//! The write flow ends here: the API parses to one [`Command`], the log commits it, and every replica
+//! applies it to its own [`Machine`]. `apply` reads no clock, no randomness and no configuration, and
+//! either carries a command out whole or answers an error and has changed nothing.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::{
     command::{Applied, Command, Event, LeaseId, Range, RangeResponse, Response, Revision},
     error::StoreError,
-    recipes::Recipes,
+    lease,
+    recipes::{Recipes, registry},
+    store::{
+        HistoryChunk, HistoryQuery, KeyRange, Store, compaction::SCRUB_PER_COMMAND, image,
+        image::LogPosition, txn,
+    },
 };
 pub use crate::{
     recipes::{
@@ -19,7 +30,8 @@ pub use crate::{
 /// All replicated state.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
-    _recipes: Recipes,
+    store: Store,
+    recipes: Recipes,
     applied_index: u64,
     applied_term: u64,
 }
@@ -32,7 +44,7 @@ pub struct LeaseView {
     /// Granted time to live.
     pub ttl_secs: i64,
     /// Keys attached to it, sorted.
-    pub keys: Vec<bytes::Bytes>,
+    pub keys: Vec<Bytes>,
 }
 
 impl Machine {
@@ -40,98 +52,270 @@ impl Machine {
     pub fn new() -> Self {
         Self::default()
     }
-    /// Carry out one committed command. `index` must be above every earlier one.
-    pub fn apply(&mut self, index: u64, term: u64, _command: &Command) -> Applied {
+
+    /// Carries out one committed command; its index and term become the applied ones in the same step.
+    ///
+    /// # Panics
+    /// If `index` is not above every earlier one: applying a command twice would make replicas differ.
+    pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Applied {
+        assert!(
+            index > self.applied_index,
+            "log index {index} applied after {}: commands are applied once and in order",
+            self.applied_index
+        );
         self.applied_index = index;
         self.applied_term = term;
-        Applied { revision: self.revision(), response: Ok(Response::Noop), events: Vec::new() }
+        self.store.scrub(SCRUB_PER_COMMAND);
+        let before = self.store.revision();
+        let mut events = Vec::new();
+        let response = self.carry_out(term, command, &mut events);
+        let revision = self.store.revision();
+        assert!(
+            response.is_ok() || (events.is_empty() && revision == before),
+            "a refused command changes nothing"
+        );
+        Applied { revision, response, events }
     }
+
+    fn carry_out(
+        &mut self,
+        term: u64,
+        command: &Command,
+        events: &mut Vec<Event>,
+    ) -> Result<Response, StoreError> {
+        let Self { store, recipes, .. } = self;
+        match command {
+            Command::Put(put) => {
+                txn::check_put(put)?;
+                let prev_kv = store.write(events, |writer| writer.put(put))?;
+                Ok(Response::Put { prev_kv })
+            }
+            Command::DeleteRange(delete) => {
+                txn::check_delete(delete)?;
+                let (deleted, prev_kvs) = store.revise(events, |writer| writer.delete_range(delete));
+                Ok(Response::DeleteRange { deleted, prev_kvs })
+            }
+            Command::Txn(txn) => {
+                txn::check_txn(txn)?;
+                store.write(events, |writer| writer.txn(txn)).map(Response::Txn)
+            }
+            Command::Compact { revision } => store.compact(*revision).map(|()| Response::Compact),
+            Command::LeaseGrant { id, ttl_secs } => {
+                lease::check_ttl(*ttl_secs)?;
+                if *id == 0 {
+                    return Err(StoreError::LeaseNotFound { id: 0 });
+                }
+                if store.leases.contains(*id) {
+                    return Err(StoreError::LeaseExists { id: *id });
+                }
+                store.leases.set(*id, *ttl_secs);
+                Ok(Response::LeaseGrant { id: *id, ttl_secs: *ttl_secs })
+            }
+            Command::LeaseRevoke { id } => {
+                store.revoke(events, *id)?;
+                recipes.sessions_ended(store, events, 0);
+                Ok(Response::LeaseRevoke)
+            }
+            Command::LeaseExpire { term: seen_in, leases } => {
+                let mut expired = 0;
+                // An entry that a former leader's driver sent through the present leader carries the old
+                // term: what it saw may have been renewed since.
+                if *seen_in == term {
+                    for id in leases {
+                        expired += u64::from(store.revoke(events, *id).is_ok());
+                    }
+                    // After all of them, so that nothing is granted to a session that ends in this batch.
+                    recipes.sessions_ended(store, events, 0);
+                }
+                Ok(Response::LeaseExpire { expired })
+            }
+            Command::Acquire(acquire) => {
+                recipes.semaphores.acquire(store, events, acquire).map(Response::Acquire)
+            }
+            Command::Release(release) => {
+                let released = recipes.semaphores.release(store, events, release)?;
+                Ok(Response::Release { released })
+            }
+            Command::Campaign(campaign) => {
+                recipes.elections.campaign(store, events, campaign).map(Response::Campaign)
+            }
+            Command::Proclaim(proclaim) => {
+                recipes.elections.proclaim(store, events, proclaim).map(|()| Response::Proclaim)
+            }
+            Command::Resign(resign) => {
+                let resigned = recipes.elections.resign(store, events, resign)?;
+                Ok(Response::Resign { resigned })
+            }
+            Command::Register(register) => {
+                let lease = recipes.registry.register(store, events, register)?;
+                Ok(Response::Register { lease })
+            }
+            Command::Deregister { service, instance_id } => {
+                let Some(lease) = recipes.registry.get(service, instance_id).map(|found| found.lease) else {
+                    return Ok(Response::Deregister { removed: false });
+                };
+                store.revoke(events, lease)?;
+                recipes.sessions_ended(store, events, 0);
+                Ok(Response::Deregister { removed: true })
+            }
+            Command::SetLoadBalancing { service, policy } => {
+                registry::set_load_balancing(store, events, service, policy)?;
+                Ok(Response::SetLoadBalancing)
+            }
+            Command::Noop => Ok(Response::Noop),
+        }
+    }
+
     /// Index of the last applied log entry; 0 if none.
     pub fn applied_index(&self) -> u64 {
         self.applied_index
     }
+
     /// Term of the last applied log entry; 0 if none.
     pub fn applied_term(&self) -> u64 {
         self.applied_term
     }
-    /// Read keys.
-    pub fn range(&self, _r: &Range) -> Result<RangeResponse, StoreError> {
-        Ok(RangeResponse::default())
-    }
+
     /// Current revision; 1 when empty.
     pub fn revision(&self) -> Revision {
-        1
+        self.store.revision()
     }
-    /// Oldest readable revision; 0 if nothing was ever compacted.
+
+    /// Oldest readable revision; 0 if nothing was ever compacted. A watch may start at it.
     pub fn compacted(&self) -> Revision {
-        0
+        self.store.compacted()
     }
-    /// Keys that exist now, those under `weft/` included.
-    pub fn key_count(&self) -> u64 {
-        0
+
+    /// Reads keys, those under `weft/` too.
+    ///
+    /// # Errors
+    /// `EmptyKey`; `Compacted` and `FutureRevision` for a revision that cannot be read.
+    pub fn range(&self, r: &Range) -> Result<RangeResponse, StoreError> {
+        self.store.range(r)
     }
-    /// Bytes of all keys and values held, old versions included.
-    pub fn data_bytes(&self) -> u64 {
-        0
-    }
-    /// A lease.
-    pub fn lease(&self, _id: LeaseId) -> Option<LeaseView> {
-        None
-    }
-    /// A lease's granted time to live, without its keys.
-    pub fn lease_ttl_secs(&self, _id: LeaseId) -> Option<i64> {
-        None
-    }
-    /// All leases, by id.
-    pub fn leases(&self) -> Vec<LeaseId> {
-        Vec::new()
-    }
-    /// A semaphore; none if it has no holder, no waiter and no limit of its own.
-    pub fn semaphore(&self, _name: &str) -> Option<SemaphoreView> {
-        None
-    }
-    /// Names of all semaphores, sorted.
-    pub fn semaphores(&self) -> Vec<String> {
-        Vec::new()
-    }
-    /// An election; none if nobody leads or waits.
-    pub fn election(&self, _name: &str) -> Option<ElectionView> {
-        None
-    }
-    /// Names of all elections, sorted.
-    pub fn elections(&self) -> Vec<String> {
-        Vec::new()
-    }
-    /// Registered instances of one service or of all, sorted by service and instance id.
-    pub fn registered(&self, _service: Option<&str>) -> Vec<Registered> {
-        Vec::new()
-    }
-    /// The load-balancing policy set for a service.
-    pub fn load_balancing(&self, _service: &str) -> Option<String> {
-        None
-    }
-    /// A hash of the logical content; equal on equal replicas.
-    pub fn hash(&self) -> u64 {
-        0
-    }
-    /// The whole state as bytes.
-    pub fn image(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    /// Undoes [`Machine::image`].
-    pub fn from_image(bytes: &[u8]) -> Result<Machine, ImageError> {
-        Err(ImageError::Truncated { seen: bytes.len() as u64, expected: 20 })
-    }
-    /// What changed in a range of keys from revision `from` to `to_inclusive`, whole revisions, at most
-    /// about `max_events` (but at least one revision).
+
+    /// What changed in a range of keys (etcd's conventions) from revision `from` to `to_inclusive`, in
+    /// order, previous values included. Whole revisions: it stops after the one that reaches `max_events`.
+    ///
+    /// # Errors
+    /// `Compacted` if `from` is below [`Machine::compacted`].
     pub fn events(
         &self,
-        _key: &[u8],
-        _range_end: &[u8],
-        _from: Revision,
-        _to_inclusive: Revision,
-        _max_events: usize,
+        key: &[u8],
+        range_end: &[u8],
+        from: Revision,
+        to_inclusive: Revision,
+        max_events: usize,
     ) -> Result<Vec<Arc<Event>>, StoreError> {
-        Ok(Vec::new())
+        let query = HistoryQuery {
+            range: KeyRange::new(key, range_end),
+            from,
+            to: to_inclusive,
+            events_max: max_events.max(1),
+            bytes_max: usize::MAX,
+            prev_kv: true,
+            no_put: false,
+            no_delete: false,
+        };
+        self.history(&query).map(|chunk| chunk.events)
+    }
+
+    pub(crate) fn history(&self, query: &HistoryQuery<'_>) -> Result<HistoryChunk, StoreError> {
+        self.store.history(query)
+    }
+
+    /// Keys that exist now, those under `weft/` included.
+    pub fn key_count(&self) -> u64 {
+        self.store.key_count()
+    }
+
+    /// Bytes of all keys and values held, old versions included.
+    pub fn data_bytes(&self) -> u64 {
+        self.store.data_bytes()
+    }
+
+    /// A lease with its keys; none if there is no such lease.
+    pub fn lease(&self, id: LeaseId) -> Option<LeaseView> {
+        let lease = self.store.leases.get(id)?;
+        Some(LeaseView { id, ttl_secs: lease.ttl_secs, keys: lease.keys.iter().cloned().collect() })
+    }
+
+    /// A lease's granted time to live, without its keys.
+    pub fn lease_ttl_secs(&self, id: LeaseId) -> Option<i64> {
+        self.store.leases.get(id).map(|lease| lease.ttl_secs)
+    }
+
+    /// All leases, by id.
+    pub fn leases(&self) -> Vec<LeaseId> {
+        self.store.leases.iter().map(|(id, _)| id).collect()
+    }
+
+    /// All leases with their granted time to live in seconds, by id: what a new leader's clock starts from.
+    pub fn lease_ttls(&self) -> impl ExactSizeIterator<Item = (LeaseId, i64)> {
+        self.store.leases.iter().map(|(id, lease)| (id, lease.ttl_secs))
+    }
+
+    /// A semaphore; none if it has no holder, no waiter and no limit of its own.
+    pub fn semaphore(&self, name: &str) -> Option<SemaphoreView> {
+        self.recipes.semaphores.view(name)
+    }
+
+    /// Names of all semaphores, sorted.
+    pub fn semaphores(&self) -> Vec<String> {
+        self.recipes.semaphores.names().cloned().collect()
+    }
+
+    /// An election; none if nobody leads or waits.
+    pub fn election(&self, name: &str) -> Option<ElectionView> {
+        self.recipes.elections.view(name)
+    }
+
+    /// Names of all elections, sorted.
+    pub fn elections(&self) -> Vec<String> {
+        self.recipes.elections.names().cloned().collect()
+    }
+
+    /// Registered instances of one service or of all, sorted by service and instance id.
+    pub fn registered(&self, service: Option<&str>) -> Vec<Registered> {
+        self.recipes.registry.iter(service).cloned().collect()
+    }
+
+    /// One registered instance.
+    pub fn registered_instance(&self, service: &str, instance_id: &str) -> Option<Registered> {
+        self.recipes.registry.get(service, instance_id).cloned()
+    }
+
+    /// The load-balancing policy set for a service.
+    pub fn load_balancing(&self, service: &str) -> Option<String> {
+        registry::load_balancing(&self.store, service)
+    }
+
+    /// A hash of what a read at the current revision can find, of leases and of the two revisions; equal on
+    /// replicas that applied the same commands (A09). Costs nothing: it is kept up to date with each change.
+    pub fn hash(&self) -> u64 {
+        self.store.hash()
+    }
+
+    /// The whole state as bytes: history that is not compacted, leases and the applied index included.
+    /// Equal states have equal images.
+    pub fn image(&self) -> Vec<u8> {
+        image::encode(&self.store, LogPosition { index: self.applied_index, term: self.applied_term })
+    }
+
+    /// Undoes [`Machine::image`].
+    ///
+    /// # Errors
+    /// If the bytes are cut, changed, or written by a newer build.
+    pub fn from_image(bytes: &[u8]) -> Result<Machine, ImageError> {
+        let (store, position) = image::decode(bytes)?;
+        let recipes = Recipes::load(&store).map_err(|what| ImageError::Inconsistent { what })?;
+        Ok(Self { store, recipes, applied_index: position.index, applied_term: position.term })
+    }
+
+    /// Gives back memory of at most `max` compacted changes; false if there is nothing left to give back.
+    /// Each `apply` gives back some; this is for a server that has nothing else to do. Changes nothing that
+    /// can be seen, so replicas may do it at different times.
+    pub fn scrub(&mut self, max: usize) -> bool {
+        self.store.scrub(max)
     }
 }

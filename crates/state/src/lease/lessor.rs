@@ -1,55 +1,356 @@
 //! The leader's clock for leases.
+//!
+//! ```text
+//!            granted, promote                    deadline passed
+//!  (unknown) ───────────────► Running ◄──renew──┐ ─────────────► Expiring ──revoked──► (unknown)
+//!                                └──────────────┘ ◄── not_expired ──┘
+//! ```
+//!
+//! Only the leader runs one. It never ends a lease: it says which ones have passed their deadline, and the
+//! driver proposes `LeaseExpire`. From then on a renewal is refused, so that nobody is told that a lease
+//! lives on while its end is on its way into the log (S01). When the command is applied the driver says
+//! `revoked`; when it could not be committed, `not_expired`.
 
-use crate::{command::LeaseId, error::StoreError, lease::Tick};
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{
+    command::LeaseId,
+    error::StoreError,
+    lease::{
+        Tick,
+        timing_wheel::{TimerId, TimingWheel},
+    },
+};
 
 /// Most leases in one batch to expire, so that the command they become stays small.
 pub const LEASES_PER_EXPIRE_MAX: usize = 1_000;
 
-/// The leader's clock for leases. See the module documentation.
+/// How long after [`Lessor::not_expired`] a lease is tried again, in milliseconds. Long enough for a
+/// leader that lost its quorum not to spin, short against any time to live.
+const EXPIRE_RETRY_MS: u64 = 500;
+
+/// The leader's clock for leases. Renewals are constant time and never enter the log.
+///
+/// Ticks must not go backwards; one that does is taken as the latest one seen.
 #[derive(Debug, Default)]
-pub struct Lessor {}
+pub struct Lessor {
+    /// None while this replica does not lead.
+    clock: Option<Clock>,
+}
+
+#[derive(Debug)]
+struct Clock {
+    now: Tick,
+    wheel: TimingWheel,
+    /// Ordered by id, as ids are chosen by clients: a hash map could be made slow.
+    leases: BTreeMap<LeaseId, Timed>,
+    batches: VecDeque<Vec<LeaseId>>,
+}
+
+#[derive(Debug)]
+struct Timed {
+    ttl_secs: i64,
+    state: TimedState,
+}
+
+#[derive(Debug)]
+enum TimedState {
+    Running(TimerId),
+    /// In a batch, or in a command that the batch became.
+    Expiring,
+}
 
 impl Lessor {
     /// A lessor that is not promoted: it knows no lease and expires nothing.
     pub fn new() -> Self {
         Self::default()
     }
-    /// Whether this replica keeps time at present.
+
+    /// Whether this replica keeps time at present. While it does not, [`Lessor::renew`] knows no lease,
+    /// which says nothing about whether the lease exists.
     pub fn is_promoted(&self) -> bool {
-        false
+        self.clock.is_some()
     }
-    /// This replica became leader: every lease gets its full time to live plus `extension_ms`.
+
+    /// Leases whose time is kept.
+    pub fn len(&self) -> usize {
+        self.clock.as_ref().map_or(0, |clock| clock.leases.len())
+    }
+
+    /// Whether no lease's time is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// This replica became leader. It cannot know what renewals the former leader answered last, so every
+    /// lease (id and granted time to live in seconds) gets its full time again, and `extension_ms` more for
+    /// clients to find the new leader. Forgets what an earlier promotion left.
     pub fn promote(
         &mut self,
-        _now: Tick,
-        _leases: impl IntoIterator<Item = (LeaseId, i64)>,
-        _extension_ms: u64,
+        now: Tick,
+        leases: impl IntoIterator<Item = (LeaseId, i64)>,
+        extension_ms: u64,
     ) {
+        let mut clock =
+            Clock { now, wheel: TimingWheel::new(now), leases: BTreeMap::new(), batches: VecDeque::new() };
+        for (id, ttl_secs) in leases {
+            clock.start(id, ttl_secs, extension_ms);
+        }
+        self.clock = Some(clock);
     }
-    /// This replica no longer leads: forget all deadlines and pending batches.
-    pub fn demote(&mut self) {}
-    /// A lease was granted, or its time to live changed.
-    pub fn granted(&mut self, _now: Tick, _id: LeaseId, _ttl_secs: i64) {}
-    /// A lease is gone.
-    pub fn revoked(&mut self, _id: LeaseId) {}
-    /// Push the deadline out by the full time to live.
-    pub fn renew(&mut self, _now: Tick, id: LeaseId) -> Result<i64, StoreError> {
-        Err(StoreError::LeaseNotFound { id })
+
+    /// This replica no longer leads: forget all deadlines and batches.
+    pub fn demote(&mut self) {
+        self.clock = None;
     }
-    /// Milliseconds left.
-    pub fn remaining(&self, _now: Tick, _id: LeaseId) -> Option<u64> {
-        None
+
+    /// A lease was granted, or granted a new time to live: it has its full time from now. Nothing happens
+    /// unless promoted.
+    pub fn granted(&mut self, now: Tick, id: LeaseId, ttl_secs: i64) {
+        if let Some(clock) = &mut self.clock {
+            clock.see(now);
+            clock.start(id, ttl_secs, 0);
+        }
     }
-    /// Time passed; collect what expired.
-    pub fn handle_timeout(&mut self, _now: Tick) {}
-    /// When to call `handle_timeout` next.
+
+    /// A lease is gone; nothing happens if it is not known.
+    pub fn revoked(&mut self, id: LeaseId) {
+        if let Some(clock) = &mut self.clock {
+            clock.forget(id);
+        }
+    }
+
+    /// The lease has its full time again from now; answers it in seconds.
+    ///
+    /// # Errors
+    /// `LeaseNotFound` if it is unknown or its deadline has passed, also when `handle_timeout` has not yet
+    /// noticed.
+    pub fn renew(&mut self, now: Tick, id: LeaseId) -> Result<i64, StoreError> {
+        let gone = StoreError::LeaseNotFound { id };
+        let Some(clock) = &mut self.clock else { return Err(gone) };
+        clock.see(now);
+        match clock.leases.get(&id) {
+            Some(Timed { ttl_secs, state: TimedState::Running(timer) })
+                if clock.wheel.deadline(*timer) > clock.now =>
+            {
+                // After a promotion the deadline may be beyond the full time; it is never shortened.
+                let deadline = after(clock.now, *ttl_secs, 0).max(clock.wheel.deadline(*timer));
+                clock.wheel.postpone(*timer, deadline);
+                Ok(*ttl_secs)
+            }
+            _ => Err(gone),
+        }
+    }
+
+    /// Milliseconds left; 0 once the deadline has passed; none if unknown.
+    pub fn remaining(&self, now: Tick, id: LeaseId) -> Option<u64> {
+        let clock = self.clock.as_ref()?;
+        Some(match &clock.leases.get(&id)?.state {
+            TimedState::Running(timer) => clock.wheel.deadline(*timer).0.saturating_sub(now.max(clock.now).0),
+            TimedState::Expiring => 0,
+        })
+    }
+
+    /// Time passed: collects what expired. Safe to call early or twice.
+    pub fn handle_timeout(&mut self, now: Tick) {
+        if let Some(clock) = &mut self.clock {
+            clock.see(now);
+            clock.expire();
+        }
+    }
+
+    /// When to call [`Lessor::handle_timeout`] next. May be earlier than the first deadline.
     pub fn poll_timeout(&self) -> Option<Tick> {
-        None
+        self.clock.as_ref()?.wheel.next()
     }
-    /// The next batch of leases to expire through the log.
+
+    /// The next batch of leases to expire through the log; at most [`LEASES_PER_EXPIRE_MAX`].
     pub fn poll_output(&mut self) -> Option<Vec<LeaseId>> {
-        None
+        self.clock.as_mut()?.batches.pop_front()
     }
-    /// A batch could not be proposed: put them back.
-    pub fn not_expired(&mut self, _now: Tick, _ids: &[LeaseId]) {}
+
+    /// A batch could not be committed: its leases that are still there can be renewed again, and expire
+    /// again shortly if they are not.
+    pub fn not_expired(&mut self, ids: &[LeaseId]) {
+        let Some(clock) = &mut self.clock else { return };
+        for id in ids {
+            if let Some(timed) = clock.leases.get_mut(id)
+                && matches!(timed.state, TimedState::Expiring)
+            {
+                let retry = Tick(clock.now.0.saturating_add(EXPIRE_RETRY_MS));
+                timed.state = TimedState::Running(clock.wheel.insert(*id, retry));
+            }
+        }
+    }
+}
+
+impl Clock {
+    fn see(&mut self, now: Tick) {
+        self.now = self.now.max(now);
+    }
+
+    fn start(&mut self, id: LeaseId, ttl_secs: i64, extension_ms: u64) {
+        self.forget(id);
+        let timer = self.wheel.insert(id, after(self.now, ttl_secs, extension_ms));
+        self.leases.insert(id, Timed { ttl_secs, state: TimedState::Running(timer) });
+    }
+
+    fn forget(&mut self, id: LeaseId) {
+        // A batch that already names it is harmless: expiring an unknown lease is a no-op. Should the id be
+        // granted anew, the batch must not name it (S06).
+        match self.leases.remove(&id).map(|timed| timed.state) {
+            Some(TimedState::Running(timer)) => self.wheel.remove(timer),
+            Some(TimedState::Expiring) => {
+                for batch in &mut self.batches {
+                    batch.retain(|expiring| *expiring != id);
+                }
+                self.batches.retain(|batch| !batch.is_empty());
+            }
+            None => {}
+        }
+    }
+
+    fn expire(&mut self) {
+        let Self { now, wheel, leases, batches } = self;
+        wheel.advance(*now, |id| {
+            let timed = leases.get_mut(&id).expect("a timer's lease is known until the timer is gone");
+            timed.state = TimedState::Expiring;
+            match batches.back_mut() {
+                Some(batch) if batch.len() < LEASES_PER_EXPIRE_MAX => batch.push(id),
+                _ => batches.push_back(vec![id]),
+            }
+        });
+    }
+}
+
+fn after(now: Tick, ttl_secs: i64, extension_ms: u64) -> Tick {
+    let ttl_ms = ttl_secs.max(0).cast_unsigned().saturating_mul(1_000);
+    Tick(now.0.saturating_add(ttl_ms).saturating_add(extension_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expired(lessor: &mut Lessor, now: u64) -> Vec<LeaseId> {
+        lessor.handle_timeout(Tick(now));
+        std::iter::from_fn(|| lessor.poll_output()).flatten().collect()
+    }
+
+    fn promoted(leases: &[(LeaseId, i64)]) -> Lessor {
+        let mut lessor = Lessor::new();
+        lessor.promote(Tick(0), leases.iter().copied(), 0);
+        lessor
+    }
+
+    #[test]
+    fn lease_expires_at_its_deadline_and_once() {
+        let mut lessor = promoted(&[(1, 10)]);
+        assert_eq!(lessor.remaining(Tick(4_000), 1), Some(6_000));
+        assert_eq!(expired(&mut lessor, 9_999), [0; 0]);
+        assert_eq!(expired(&mut lessor, 10_031), [1]);
+        assert_eq!(expired(&mut lessor, 60_000), [0; 0], "once");
+        assert_eq!(lessor.remaining(Tick(10_031), 1), Some(0));
+    }
+
+    #[test]
+    fn poll_timeout_leads_a_driver_to_every_expiry() {
+        let mut lessor = promoted(&[(1, 1), (2, 70), (3, 5_000), (4, 9_000_000_000)]);
+        let mut seen = Vec::new();
+        let mut calls = 0;
+        while let Some(next) = lessor.poll_timeout() {
+            calls += 1;
+            for id in expired(&mut lessor, next.0) {
+                seen.push((id, next.0 / 1_000));
+                lessor.revoked(id);
+            }
+        }
+        assert_eq!(seen, [(1, 1), (2, 70), (3, 5_000), (4, 9_000_000_000)]);
+        assert!(calls < 60, "{calls} wake-ups for four leases");
+        assert!(lessor.is_empty());
+    }
+
+    #[test]
+    fn renewed_lease_has_its_full_time_again() {
+        let mut lessor = promoted(&[(1, 10)]);
+        for now in (0..100_000).step_by(5_000) {
+            assert_eq!(lessor.renew(Tick(now), 1), Ok(10));
+            assert_eq!(expired(&mut lessor, now), [0; 0]);
+        }
+        assert_eq!(lessor.remaining(Tick(95_000), 1), Some(10_000));
+        assert_eq!(expired(&mut lessor, 105_031), [1]);
+    }
+
+    /// S01
+    #[test]
+    fn renewal_is_refused_from_the_deadline_on() {
+        let mut lessor = promoted(&[(1, 10)]);
+        assert_eq!(
+            lessor.renew(Tick(10_000), 1),
+            Err(StoreError::LeaseNotFound { id: 1 }),
+            "not yet noticed"
+        );
+        assert_eq!(expired(&mut lessor, 10_031), [1]);
+        assert_eq!(lessor.renew(Tick(10_031), 1), Err(StoreError::LeaseNotFound { id: 1 }), "in a batch");
+    }
+
+    #[test]
+    fn batch_that_was_not_committed_can_be_renewed_or_expires_again() {
+        let mut lessor = promoted(&[(1, 10), (2, 10), (3, 10)]);
+        assert_eq!(expired(&mut lessor, 10_031).len(), 3);
+        lessor.revoked(3);
+        lessor.not_expired(&[1, 2, 3]);
+        assert_eq!(lessor.len(), 2, "the revoked one stays gone");
+        assert_eq!(lessor.renew(Tick(10_100), 1), Ok(10));
+        assert_eq!(expired(&mut lessor, 10_700), [2]);
+    }
+
+    /// S02: a new leader grants one full time and a stated extension, not more.
+    #[test]
+    fn promotion_gives_every_lease_its_full_time_and_the_extension() {
+        let mut lessor = promoted(&[(1, 10)]);
+        lessor.demote();
+        assert!(!lessor.is_promoted());
+        assert_eq!(expired(&mut lessor, 20_000), [0; 0]);
+        assert_eq!(lessor.poll_timeout(), None);
+        lessor.granted(Tick(20_000), 2, 10);
+        assert!(lessor.is_empty(), "a follower keeps no time");
+        lessor.promote(Tick(30_000), [(1, 10)], 2_000);
+        assert_eq!(lessor.remaining(Tick(30_000), 1), Some(12_000));
+        assert_eq!(lessor.renew(Tick(30_001), 1), Ok(10));
+        assert_eq!(lessor.remaining(Tick(30_001), 1), Some(11_999), "a renewal never shortens");
+        assert_eq!(expired(&mut lessor, 42_031), [1]);
+    }
+
+    /// S06
+    #[test]
+    fn id_that_is_granted_anew_is_not_expired_by_the_former_leases_deadline() {
+        let mut lessor = promoted(&[(1, 10), (2, 10)]);
+        lessor.handle_timeout(Tick(10_031));
+        lessor.revoked(1);
+        lessor.granted(Tick(10_031), 1, 10);
+        assert_eq!(expired(&mut lessor, 10_031), [2]);
+        assert_eq!(lessor.remaining(Tick(10_031), 1), Some(10_000));
+        lessor.granted(Tick(11_000), 1, 1);
+        assert_eq!(expired(&mut lessor, 12_031), [1], "a shorter time to live counts at once");
+    }
+
+    /// S03
+    #[test]
+    fn hundred_thousand_leases_expire_in_bounded_batches_and_without_delay() {
+        let mut lessor = Lessor::new();
+        lessor.promote(Tick(7), (1..=100_000).map(|id| (id, 10 + id % 20)), 0);
+        lessor.handle_timeout(Tick(7 + 19_999));
+        let batches: Vec<_> = std::iter::from_fn(|| lessor.poll_output()).collect();
+        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 50_000);
+        assert!(batches.iter().all(|batch| batch.len() <= LEASES_PER_EXPIRE_MAX));
+    }
+
+    #[test]
+    fn clock_that_steps_back_changes_nothing() {
+        let mut lessor = promoted(&[(1, 10)]);
+        assert_eq!(expired(&mut lessor, 9_000), [0; 0]);
+        assert_eq!(lessor.renew(Tick(1_000), 1), Ok(10));
+        assert_eq!(lessor.remaining(Tick(0), 1), Some(10_000));
+    }
 }

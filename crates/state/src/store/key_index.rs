@@ -1,0 +1,300 @@
+//! All versions of one key.
+//!
+//! A generation is one life of a key: it begins with the put that creates it and ends with a tombstone.
+//! The key `a` through put@2, put@3, delete@5, put@8:
+//!
+//! ```text
+//! older:  [ create 2, mod 2, version 1 ] [ create 2, mod 3, version 2 ] [ tombstone, mod 5 ]
+//! latest: [ create 8, mod 8, version 1 ]
+//! ```
+//!
+//! Read at 4 it is version 2; at 5, 6 and 7 it does not exist. After compaction to 4 the versions
+//! `[ mod 3 ] [ tombstone 5 ] [ mod 8 ]` are left, as 3 is what a read at 4 finds. After compaction to 5
+//! `[ mod 3 ] [ tombstone 5 ] [ mod 8 ]` too: a watch may start at 5 itself and its event is the delete
+//! with 3 as the value before it. After compaction to 6 only `[ mod 8 ]`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::{
+    command::{Event, EventKind, KeyValue, LeaseId, Revision},
+    store::digest::Digest,
+};
+
+/// A value of a key, or its absence, from one revision on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) mod_revision: Revision,
+    pub(crate) create_revision: Revision,
+    pub(crate) version: i64,
+    pub(crate) lease: LeaseId,
+    /// None is a tombstone; then only `mod_revision` means anything.
+    pub(crate) value: Option<Bytes>,
+    /// Hash of key and version together; 0 for a tombstone.
+    pub(crate) digest: u64,
+}
+
+impl Version {
+    pub(crate) fn tombstone(mod_revision: Revision) -> Self {
+        Self { mod_revision, create_revision: 0, version: 0, lease: 0, value: None, digest: 0 }
+    }
+
+    pub(crate) fn live(
+        key: &[u8],
+        value: Bytes,
+        lease: LeaseId,
+        (create_revision, version): (Revision, i64),
+        mod_revision: Revision,
+    ) -> Self {
+        let digest = Digest::new(KEY_VALUE)
+            .bytes(key)
+            .bytes(&value)
+            .int(create_revision)
+            .int(mod_revision)
+            .int(version)
+            .int(lease)
+            .finish();
+        Self { mod_revision, create_revision, version, lease, value: Some(value), digest }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// None for a tombstone.
+    pub(crate) fn key_value(&self, key: &Bytes) -> Option<KeyValue> {
+        let value = self.value.as_ref()?;
+        Some(KeyValue {
+            key: key.clone(),
+            value: value.clone(),
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            version: self.version,
+            lease: self.lease,
+        })
+    }
+
+    /// The change that made this version out of `before`.
+    pub(crate) fn event(&self, key: &Bytes, before: Option<&Version>) -> Event {
+        let prev_kv = before.and_then(|before| before.key_value(key));
+        match self.key_value(key) {
+            Some(kv) => Event { kind: EventKind::Put, kv, prev_kv },
+            None => Event {
+                kind: EventKind::Delete,
+                kv: KeyValue { key: key.clone(), mod_revision: self.mod_revision, ..KeyValue::default() },
+                prev_kv,
+            },
+        }
+    }
+
+    /// Bytes of the value held.
+    pub(crate) fn value_bytes(&self) -> u64 {
+        self.value.as_ref().map_or(0, |value| value.len() as u64)
+    }
+}
+
+/// The versions of one key that are not compacted. Never empty: a key without versions has no index.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyIndex {
+    /// Inline, as it is what nearly every read and write wants.
+    latest: Version,
+    /// Ascending by `mod_revision`, all below `latest`.
+    older: VecDeque<Version>,
+}
+
+/// What [`KeyIndex::trim`] took away.
+#[derive(Debug, Default)]
+pub(crate) struct Trimmed {
+    pub(crate) versions: u64,
+    pub(crate) value_bytes: u64,
+    /// Nothing is left: the key is to be removed from the map.
+    pub(crate) all: bool,
+}
+
+impl KeyIndex {
+    pub(crate) fn new(first: Version) -> Self {
+        Self { latest: first, older: VecDeque::new() }
+    }
+
+    pub(crate) fn push(&mut self, version: Version) {
+        debug_assert!(self.latest.mod_revision < version.mod_revision, "one change per key and revision");
+        self.older.push_back(std::mem::replace(&mut self.latest, version));
+    }
+
+    /// Undoes the last [`KeyIndex::push`]; none if `latest` was the only version, which then stays.
+    pub(crate) fn pop(&mut self) -> Option<Version> {
+        let before = self.older.pop_back()?;
+        Some(std::mem::replace(&mut self.latest, before))
+    }
+
+    pub(crate) fn latest(&self) -> &Version {
+        &self.latest
+    }
+
+    /// None if the key does not exist now.
+    pub(crate) fn current(&self) -> Option<&Version> {
+        self.latest.is_live().then_some(&self.latest)
+    }
+
+    /// None if the key did not exist at `revision`.
+    pub(crate) fn at(&self, revision: Revision) -> Option<&Version> {
+        if self.latest.mod_revision <= revision {
+            return self.current();
+        }
+        let after = self.older.partition_point(|version| version.mod_revision <= revision);
+        self.older.get(after.checked_sub(1)?).filter(|version| version.is_live())
+    }
+
+    /// The version that `revision` made, and the one before it.
+    pub(crate) fn made_by(&self, revision: Revision) -> Option<(&Version, Option<&Version>)> {
+        let position = self.position(revision);
+        let version = self.get(position)?;
+        (version.mod_revision == revision)
+            .then(|| (version, position.checked_sub(1).and_then(|before| self.get(before))))
+    }
+
+    /// The versions made by the revisions `from` to `to`, each with the one before it.
+    pub(crate) fn between(
+        &self,
+        from: Revision,
+        to: Revision,
+    ) -> impl Iterator<Item = (&Version, Option<&Version>)> {
+        let start = if self.latest.mod_revision < from { self.len() } else { self.position(from) };
+        (start..self.len())
+            .map_while(|position| self.get(position).map(|version| (position, version)))
+            .take_while(move |(_, version)| version.mod_revision <= to)
+            .map(|(position, version)| (version, position.checked_sub(1).and_then(|before| self.get(before))))
+    }
+
+    /// The versions that count after compaction to `compacted`, whether or not [`KeyIndex::trim`] ran.
+    pub(crate) fn retained(&self, compacted: Revision) -> impl Iterator<Item = &Version> {
+        (self.retained_from(compacted)..self.len()).filter_map(|position| self.get(position))
+    }
+
+    /// Drops at most `max` versions that compaction to `compacted` made unreachable, oldest first.
+    pub(crate) fn trim(&mut self, compacted: Revision, max: usize) -> Trimmed {
+        let unreachable = self.retained_from(compacted);
+        let mut trimmed = Trimmed::default();
+        for version in self.older.drain(..unreachable.min(self.older.len()).min(max)) {
+            trimmed.versions += 1;
+            trimmed.value_bytes += version.value_bytes();
+        }
+        if self.older.is_empty() {
+            // Gives the buffer back: most keys have one version most of the time.
+            self.older = VecDeque::new();
+            if unreachable > trimmed.versions as usize {
+                trimmed.versions += 1;
+                trimmed.value_bytes += self.latest.value_bytes();
+                trimmed.all = true;
+            }
+        }
+        trimmed
+    }
+
+    /// Position of the first version that counts after compaction: what a read at `compacted` finds, or,
+    /// if `compacted` itself changed the key, the value before that change, for the change's event.
+    fn retained_from(&self, compacted: Revision) -> usize {
+        let after = self.position(compacted.saturating_add(1));
+        let Some(last) = after.checked_sub(1) else { return 0 };
+        let Some(version) = self.get(last) else { return 0 };
+        if version.mod_revision < compacted {
+            return if version.is_live() { last } else { after };
+        }
+        match last.checked_sub(1) {
+            Some(before) if self.get(before).is_some_and(Version::is_live) => before,
+            _ => last,
+        }
+    }
+
+    /// Position of the first version at or after `revision`; `len()` if there is none.
+    fn position(&self, revision: Revision) -> usize {
+        if self.latest.mod_revision < revision {
+            return self.len();
+        }
+        self.older.partition_point(|version| version.mod_revision < revision)
+    }
+
+    fn get(&self, position: usize) -> Option<&Version> {
+        if position == self.older.len() { Some(&self.latest) } else { self.older.get(position) }
+    }
+
+    fn len(&self) -> usize {
+        self.older.len() + 1
+    }
+}
+
+/// Domain of a key-value's hash.
+const KEY_VALUE: u64 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(create: Revision, version: i64, modified: Revision) -> Version {
+        Version::live(b"a", Bytes::from(format!("v{modified}")), 0, (create, version), modified)
+    }
+
+    /// The key of the module's example.
+    fn example() -> KeyIndex {
+        let mut key = KeyIndex::new(put(2, 1, 2));
+        key.push(put(2, 2, 3));
+        key.push(Version::tombstone(5));
+        key.push(put(8, 1, 8));
+        key
+    }
+
+    fn mods<'a>(versions: impl Iterator<Item = &'a Version>) -> Vec<Revision> {
+        versions.map(|version| version.mod_revision).collect()
+    }
+
+    #[test]
+    fn read_finds_the_version_of_its_revision() {
+        let key = example();
+        let at = |revision| key.at(revision).map(|version| version.mod_revision);
+        assert_eq!(
+            (1..=9).map(at).collect::<Vec<_>>(),
+            [None, Some(2), Some(3), Some(3), None, None, None, Some(8), Some(8)]
+        );
+    }
+
+    #[test]
+    fn compaction_keeps_what_a_read_or_an_event_at_its_revision_needs() {
+        for (compacted, left) in [
+            (1, vec![2, 3, 5, 8]),
+            (2, vec![2, 3, 5, 8]),
+            (3, vec![2, 3, 5, 8]),
+            (4, vec![3, 5, 8]),
+            (5, vec![3, 5, 8]),
+            (6, vec![8]),
+            (7, vec![8]),
+            (8, vec![8]),
+            (9, vec![8]),
+        ] {
+            let mut key = example();
+            assert_eq!(mods(key.retained(compacted)), left, "retained at {compacted}");
+            let trimmed = key.trim(compacted, usize::MAX);
+            assert_eq!(mods(key.retained(0)), left, "trimmed to {compacted}");
+            assert_eq!(trimmed.versions as usize, 4 - left.len());
+            assert!(!trimmed.all);
+        }
+    }
+
+    #[test]
+    fn key_that_ended_before_the_compaction_goes_away_whole() {
+        let mut key = KeyIndex::new(put(2, 1, 2));
+        key.push(Version::tombstone(5));
+        assert!(!key.clone().trim(5, usize::MAX).all, "a watch from 5 still sees the delete");
+        assert!(key.trim(6, usize::MAX).all);
+    }
+
+    #[test]
+    fn trimming_in_small_steps_ends_where_one_step_does() {
+        let mut key = example();
+        let mut steps = 0;
+        while key.trim(6, 1).versions > 0 {
+            steps += 1;
+        }
+        assert_eq!((steps, mods(key.retained(0))), (3, vec![8]));
+    }
+}

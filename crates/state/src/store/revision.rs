@@ -1,0 +1,72 @@
+//! Which keys each revision changed, in order.
+//!
+//! A revision in etcd's sense is a pair: the main one counts commands with an effect and is what clients
+//! see; the sub one orders the changes inside. Here the sub revision is the position among the changes of
+//! the same main revision and needs no number of its own.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::command::Revision;
+
+/// One change: `key` has a version whose `mod_revision` is `revision`.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) revision: Revision,
+    pub(crate) key: Bytes,
+}
+
+/// The changes that are not compacted, ordered by main and sub revision.
+///
+/// Invariant: within one main revision a key appears at most once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ChangeLog {
+    changes: VecDeque<Change>,
+}
+
+impl ChangeLog {
+    pub(crate) fn push(&mut self, revision: Revision, key: Bytes) {
+        debug_assert!(self.changes.back().is_none_or(|last| last.revision <= revision));
+        self.changes.push_back(Change { revision, key });
+    }
+
+    pub(crate) fn pop_last(&mut self) -> Option<Change> {
+        self.changes.pop_back()
+    }
+
+    /// Takes out the oldest change if it is older than `revision`.
+    pub(crate) fn pop_before(&mut self, revision: Revision) -> Option<Change> {
+        if self.changes.front()?.revision >= revision {
+            return None;
+        }
+        self.changes.pop_front()
+    }
+
+    /// Position of the first change at or after `revision`.
+    fn position(&self, revision: Revision) -> usize {
+        // Watchers mostly read the newest few changes: look there before searching all of history.
+        let recent = self.changes.len().saturating_sub(64);
+        match self.changes.get(recent) {
+            Some(change) if change.revision < revision => {
+                recent + self.changes.range(recent..).take_while(|change| change.revision < revision).count()
+            }
+            _ => self.changes.partition_point(|change| change.revision < revision),
+        }
+    }
+
+    /// Changes of the revisions `from` to `to`, inclusive.
+    pub(crate) fn between(
+        &self,
+        from: Revision,
+        to: Revision,
+    ) -> impl ExactSizeIterator<Item = &Change> + DoubleEndedIterator {
+        let start = self.position(from);
+        let end = self.position(to.saturating_add(1)).max(start);
+        self.changes.range(start..end)
+    }
+
+    pub(crate) fn len_between(&self, from: Revision, to: Revision) -> usize {
+        self.between(from, to).len()
+    }
+}
