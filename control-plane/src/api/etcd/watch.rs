@@ -69,6 +69,8 @@ struct Session {
     /// A progress request is unanswered. Several are answered once.
     progress_requested: bool,
     progress_tick: Pin<Box<Sleep>>,
+    /// A watcher asked for `progress_notify`; the tick runs from then on.
+    notifies: bool,
 }
 
 /// One watcher of the stream.
@@ -98,6 +100,7 @@ impl Session {
             outbox: VecDeque::new(),
             progress_requested: false,
             progress_tick,
+            notifies: false,
         }
     }
 
@@ -115,7 +118,6 @@ impl Session {
             if !self.input_open && self.watchers.is_empty() {
                 return None; // the client will ask for nothing more, and nothing is left to tell
             }
-            let notifies = self.watchers.values().any(|watching| watching.progress_notify);
             // In random order, so that neither a flood of requests nor a busy watcher starves the other.
             tokio::select! {
                 status = &mut self.end => return Some(Err(status)),
@@ -125,7 +127,7 @@ impl Session {
                     Ok(None) => self.input_open = false,
                     Err(_) => return None, // the client is gone
                 },
-                () = self.progress_tick.as_mut(), if notifies => self.progress_is_due(),
+                () = self.progress_tick.as_mut(), if self.notifies => self.progress_is_due(),
             }
         }
         None
@@ -176,6 +178,7 @@ impl Session {
         let id = if request.watch_id == 0 { self.free_id() } else { request.watch_id };
         let (watcher, current) =
             self.api.watches.open_among(&self.api.coordinator, options, &self.wakes, id as u64);
+        self.notifies |= request.progress_notify;
         self.watchers.insert(
             id,
             Watching {
@@ -200,7 +203,7 @@ impl Session {
         self.next_id - 1
     }
 
-    /// Puts what the watcher has to tell into the outbox. True if it is synced.
+    /// Puts what the watcher has to tell into the outbox.
     fn advance(&mut self, id: i64) {
         // A wake-up may outlive its watcher.
         let Some(watching) = self.watchers.get_mut(&id) else { return };

@@ -1,0 +1,87 @@
+//! `Cluster`, `Maintenance` and `Auth`.
+
+use tonic::Code;
+use weft_control_plane::api::etcd::API_VERSION;
+use weft_xds_proto::etcdserverpb as pb;
+
+use super::server::{ID, Server, refusal};
+
+#[tokio::test]
+async fn members_are_listed_with_the_urls_that_clients_use() {
+    let server = Server::start().await;
+    let request = pb::MemberListRequest { linearizable: true };
+    let members = server.cluster().member_list(request).await.unwrap().into_inner().members;
+    assert_eq!(members.len(), 1);
+    assert_eq!((members[0].id, members[0].name.as_str(), members[0].is_learner), (ID.0, "one", false));
+    assert_eq!(members[0].client_ur_ls, [format!("http://{}", server.addr)]);
+    assert!(members[0].peer_ur_ls[0].starts_with("http://127.0.0.1:"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn status_tells_who_leads_and_how_far_the_log_is() {
+    let server = Server::start().await;
+    server.put("a", "1").await;
+    let status = server.maintenance().status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.leader, status.version.as_str(), status.is_learner), (ID.0, API_VERSION, false));
+    assert!(status.raft_index >= status.raft_applied_index && status.raft_applied_index > 0);
+    assert!(status.raft_term > 0 && status.db_size > 0);
+    assert!(status.errors.is_empty());
+    server.stop().await;
+}
+
+/// A09, as far as one server can show it: the hash is of the content, and follows it.
+#[tokio::test]
+async fn hashes_change_with_the_content_and_old_revisions_keep_theirs() {
+    let server = Server::start().await;
+    server.put("a", "1").await;
+    let hash = |revision| {
+        let mut maintenance = server.maintenance();
+        async move { maintenance.hash_kv(pb::HashKvRequest { revision }).await }
+    };
+    let first = hash(0).await.unwrap().into_inner();
+    assert_eq!((first.hash_revision, first.compact_revision), (2, 0));
+    let whole = server.maintenance().hash(pb::HashRequest {}).await.unwrap().into_inner();
+    server.put("a", "2").await;
+    assert_ne!(hash(0).await.unwrap().into_inner().hash, first.hash);
+    assert_ne!(server.maintenance().hash(pb::HashRequest {}).await.unwrap().into_inner().hash, whole.hash);
+    assert_eq!(hash(2).await.unwrap().into_inner().hash, first.hash);
+    server.compact(3).await;
+    assert_eq!(hash(0).await.unwrap().into_inner().compact_revision, 3);
+    assert_eq!(refusal(hash(2).await).0, Code::OutOfRange);
+    assert_eq!(refusal(hash(99).await).0, Code::OutOfRange);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_offered_says_so_and_what_to_do_instead() {
+    let server = Server::start().await;
+    let refusals = [
+        refusal(server.cluster().member_add(pb::MemberAddRequest::default()).await),
+        refusal(server.cluster().member_remove(pb::MemberRemoveRequest::default()).await),
+        refusal(server.maintenance().move_leader(pb::MoveLeaderRequest::default()).await),
+        refusal(server.maintenance().snapshot(pb::SnapshotRequest::default()).await),
+        refusal(server.auth().auth_enable(pb::AuthEnableRequest {}).await),
+        refusal(server.auth().user_add(pb::AuthUserAddRequest::default()).await),
+    ];
+    for (code, text) in refusals {
+        assert_eq!(code, Code::Unimplemented);
+        assert!(text.starts_with("etcdserver: ") && text.contains("is not offered by weft: "), "{text}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_needs_nothing_done_succeeds() {
+    let server = Server::start().await;
+    let alarms = server.maintenance().alarm(pb::AlarmRequest::default()).await.unwrap().into_inner();
+    assert!(alarms.alarms.is_empty());
+    server.maintenance().defragment(pb::DefragmentRequest {}).await.unwrap();
+    let auth = server.auth().auth_status(pb::AuthStatusRequest {}).await.unwrap().into_inner();
+    assert!(!auth.enabled);
+    assert_eq!(
+        refusal(server.auth().authenticate(pb::AuthenticateRequest::default()).await),
+        (Code::FailedPrecondition, "etcdserver: authentication is not enabled".into())
+    );
+    server.stop().await;
+}

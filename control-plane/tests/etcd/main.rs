@@ -1,0 +1,11 @@
+//! The etcd API from outside: a real one-server group over a temporary folder, a real gRPC server on a
+//! free loopback port, and clients over TCP: generated ones, and `etcdctl`.
+
+mod cluster;
+mod etcdctl;
+mod kv;
+mod lease;
+mod server;
+mod txn;
+mod watch;
+mod watch_limits;
