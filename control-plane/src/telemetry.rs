@@ -1,1 +1,115 @@
-//! The numbers on `/metrics`.
+//! The numbers on `/metrics`. What others own (raft, store, watches, gossip) is read at each scrape, by
+//! the probes given to [`Telemetry::on_scrape`]; what happens by the request is counted as it happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use weft_core::metrics::{Counter, Counters, Gauge, Histograms, Registry, SECONDS_BUCKETS};
+
+/// Metrics of one server. Clones share them.
+#[derive(Clone)]
+pub struct Telemetry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    http_requests: Counters,
+    http_seconds: Histograms,
+    /// Run in order at each scrape. Held while they run, so that two scrapes do not count twice.
+    probes: Mutex<Vec<Box<dyn Fn() + Send>>>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Telemetry {
+    /// The counters of the HTTP port, and whatever is added.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let http_requests = registry.counters(
+            "weft_http_requests",
+            "Requests answered on the HTTP port, by route and status",
+            &["route", "status"],
+        );
+        let http_seconds = registry.histograms(
+            "weft_http_request_duration_seconds",
+            "Time from request head to response head on the HTTP port, by route",
+            &SECONDS_BUCKETS,
+            &["route"],
+        );
+        let probes = Mutex::new(Vec::new());
+        Self { inner: Arc::new(Inner { registry, http_requests, http_seconds, probes }) }
+    }
+
+    /// Where further metrics are registered.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// Runs `probe` at each scrape, to set gauges from what it reads. It must not wait.
+    pub fn on_scrape(&self, probe: impl Fn() + Send + 'static) {
+        self.inner.probes.lock().push(Box::new(probe));
+    }
+
+    /// Forgets all probes, and with them whatever they keep alive.
+    pub fn clear_probes(&self) {
+        self.inner.probes.lock().clear();
+    }
+
+    /// One answered request.
+    pub fn http_request(&self, route: &str, status: u16, took: Duration) {
+        self.inner.http_requests.with(&[route, &status.to_string()]).inc();
+        self.inner.http_seconds.with(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// All metrics as text.
+    pub fn scrape(&self) -> String {
+        for probe in self.inner.probes.lock().iter() {
+            probe();
+        }
+        self.inner.registry.encode()
+    }
+}
+
+/// A gauge set from a number of any size.
+pub fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// A counter brought up to a total that somebody else counts.
+pub fn raise(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_route_and_status() {
+        let telemetry = Telemetry::new();
+        telemetry.http_request("/register", 400, Duration::from_millis(3));
+        telemetry.http_request("/register", 400, Duration::from_millis(3));
+        let text = telemetry.scrape();
+        assert!(text.contains(r#"weft_http_requests_total{route="/register",status="400"} 2"#), "{text}");
+        assert!(text.contains("# HELP weft_http_request_duration_seconds"), "{text}");
+    }
+
+    #[test]
+    fn probes_run_at_each_scrape() {
+        let telemetry = Telemetry::new();
+        let counter = telemetry.registry().counter("weft_test_scrapes", "Scrapes");
+        let probed = counter.clone();
+        telemetry.on_scrape(move || raise(&probed, probed.get() + 1));
+        telemetry.scrape();
+        assert!(telemetry.scrape().contains("weft_test_scrapes_total 2"));
+        telemetry.clear_probes();
+        telemetry.scrape();
+        assert_eq!(counter.get(), 2);
+    }
+}

@@ -1,0 +1,84 @@
+//! Errors of the HTTP API: always JSON, always with what was seen and what is allowed.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+use weft_state::error::StoreError;
+
+use super::registry::validate::Problem;
+use super::status;
+use crate::raft::{LeaseError, ProposeError};
+
+/// An error answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The JSON object that is answered; has at least `error`.
+    pub body: Value,
+}
+
+impl ApiError {
+    /// With a text alone.
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: json!({ "error": error.into() }) }
+    }
+
+    /// One more member of the object.
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.body[key] = value.into();
+        self
+    }
+
+    /// 400 for everything that is wrong with a request. The first problem is at the top level; all are in
+    /// `problems` if there are several.
+    pub fn invalid(problems: &[Problem]) -> Self {
+        let Some(first) = problems.first() else {
+            return Self::new(StatusCode::BAD_REQUEST, "bad request");
+        };
+        let texts: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.error)).collect();
+        let error = Self::new(StatusCode::BAD_REQUEST, texts.join("; "))
+            .with("field", first.field.as_str())
+            .with("allowed", first.allowed.as_str());
+        if problems.len() == 1 {
+            return error;
+        }
+        let all: Vec<Value> = problems
+            .iter()
+            .map(|p| json!({ "field": p.field, "error": p.error, "allowed": p.allowed }))
+            .collect();
+        error.with("problems", all)
+    }
+}
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        Self::new(status::http_propose(&error), error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::new(status::http_store(&error), error.to_string())
+    }
+}
+
+impl From<LeaseError> for ApiError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Store(e) => e.into(),
+            LeaseError::Unavailable(e) => e.into(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // An election takes about a second.
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
