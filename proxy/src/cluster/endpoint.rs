@@ -1,0 +1,84 @@
+//! What is remembered of an endpoint across updates of its cluster.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use super::check::CheckState;
+use super::outlier::{Ejection, Failures};
+
+/// State of one address in one cluster, shared by all workers and by successive endpoint sets.
+#[derive(Debug)]
+pub struct EndpointState {
+    addr: SocketAddr,
+    active: AtomicU32,
+    /// Failures in a row.
+    pub failures: Failures,
+    /// Changed and read under the lock of the mesh state's writer, except for display.
+    pub(crate) health: Mutex<Health>,
+}
+
+/// Ejection and active checks.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Health {
+    pub ejection: Ejection,
+    pub check: CheckState,
+}
+
+impl EndpointState {
+    /// Of an address seen for the first time.
+    pub fn new(addr: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { addr, active: AtomicU32::new(0), failures: Failures::default(), health: Mutex::default() })
+    }
+
+    /// The address.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Requests in flight, of all workers.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request in flight until it is dropped.
+    pub fn start(self: &Arc<Self>) -> ActiveRequest {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        ActiveRequest(self.clone())
+    }
+}
+
+/// One request in flight.
+#[derive(Debug)]
+pub struct ActiveRequest(Arc<EndpointState>);
+
+impl ActiveRequest {
+    /// Of which endpoint.
+    pub fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.0
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_in_flight_are_counted_until_dropped() {
+        let endpoint = EndpointState::new("127.0.0.1:1".parse().unwrap());
+        let (one, two) = (endpoint.start(), endpoint.start());
+        assert_eq!(endpoint.active(), 2);
+        drop(one);
+        assert_eq!(two.endpoint().active(), 1);
+        drop(two);
+        assert_eq!(endpoint.active(), 0);
+    }
+}
