@@ -1,1 +1,16 @@
 //! A cluster: its endpoints, their health, and the choice among them.
+//!
+//! Endpoints with their health are ONE immutable [`endpoint_set::EndpointSet`], built anew on each change and read
+//! without a lock. What must survive a change (requests in flight, failures, ejection, place in the rotation) lives in
+//! atomics that old and new sets share: [`endpoint::EndpointState`], [`rotation::Rotation`].
+//!
+//! Time and randomness are arguments everywhere but in [`health_check`], the driver of active checks.
+
+pub mod check;
+pub mod endpoint;
+pub mod least_connections;
+pub mod outlier;
+pub mod picker;
+pub mod random;
+pub mod rotation;
+pub mod round_robin;

@@ -1,1 +1,212 @@
-//! What a proxy is told at start.
+//! What a proxy is told at start. The binary merges flags, variables and the file into one [`ProxyConfig`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub mod static_config;
+
+pub use static_config::{ListenerEntry, RouteEntry, StaticCluster, StaticConfig, StaticEndpoint};
+
+/// Everything a proxy needs to start. Addresses with port 0 mean any free port.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// Label in the gossip pool, in metrics and on the admin port.
+    pub name: String,
+    /// Identity, incarnation, known peers and the last good configuration; without it all of them are made anew
+    /// at each start, in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Gossip addresses (HOST:PORT) of any members. Needs `gossip`.
+    pub join: Vec<String>,
+    /// xDS servers to use instead of those that gossip names.
+    pub servers: Vec<SocketAddr>,
+    /// Where the local app sends its calls; `None` for a proxy that only receives.
+    pub outbound: Option<SocketAddr>,
+    /// Where peers send calls for the local services.
+    pub inbound: Option<SocketAddr>,
+    /// Terminates TLS on `inbound`; plaintext without.
+    pub inbound_tls: Option<TlsFiles>,
+    /// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
+    pub admin: SocketAddr,
+    /// Gossip bind address; `None` for no gossip.
+    pub gossip: Option<SocketAddr>,
+    /// Address that peers use to reach this process, when it binds an unspecified one (0.0.0.0 or ::).
+    pub advertise: Option<IpAddr>,
+    /// Services of this machine that the sidecar checks, advertises and receives for.
+    pub services: Vec<LocalService>,
+    /// Worker threads that carry traffic; at least 1.
+    pub workers: usize,
+    /// Listeners, routes and clusters from a file.
+    pub static_config: Option<StaticConfig>,
+    /// How long requests in flight may take to finish once the proxy stops.
+    pub drain_timeout: Duration,
+}
+
+/// Default of [`ProxyConfig::workers`]: a sidecar shares its machine with the app, and two survive one being busy.
+pub const WORKERS_DEFAULT: usize = 2;
+
+/// Most workers; more threads than any machine has cores only cost memory.
+pub const WORKERS_MAX: usize = 256;
+
+/// Default of [`ProxyConfig::drain_timeout`]: long enough for ordinary requests, shorter than the 30 s after which
+/// supervisors kill.
+pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
+
+/// PEM files of a TLS server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// A service beside this sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalService {
+    /// Service name: a DNS label.
+    pub name: String,
+    /// Where the app listens.
+    pub addr: SocketAddr,
+    /// Checked with GET if given, else by a TCP connection.
+    pub health_path: Option<String>,
+}
+
+impl ProxyConfig {
+    /// A proxy with an outbound listener and admin port on free loopback ports, and nothing else.
+    pub fn new(name: impl Into<String>) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            name: name.into(),
+            data_dir: None,
+            join: Vec::new(),
+            servers: Vec::new(),
+            outbound: Some(any),
+            inbound: None,
+            inbound_tls: None,
+            admin: any,
+            gossip: None,
+            advertise: None,
+            services: Vec::new(),
+            workers: WORKERS_DEFAULT,
+            static_config: None,
+            drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+        }
+    }
+
+    /// Whether names that are not in the static file can become known at run time.
+    pub fn discovers(&self) -> bool {
+        !self.servers.is_empty() || self.gossip.is_some()
+    }
+
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// All problems at once, each naming its field.
+    pub fn validate(&self) -> Result<(), ConfigProblems> {
+        let mut problems = Vec::new();
+        if !(1..=WORKERS_MAX).contains(&self.workers) {
+            problems.push(format!("workers: {} is not between 1 and {WORKERS_MAX}", self.workers));
+        }
+        if self.inbound_tls.is_some() && self.inbound.is_none() {
+            problems.push("inbound TLS needs an inbound address".to_owned());
+        }
+        if self.inbound.is_some() && self.services.is_empty() {
+            problems.push("inbound: no service to receive for; name one with --service NAME=IP:PORT".to_owned());
+        }
+        if !self.join.is_empty() && self.gossip.is_none() {
+            problems.push("join needs a gossip address".to_owned());
+        }
+        for (i, service) in self.services.iter().enumerate() {
+            if let Err(why) = check_service_name(&service.name) {
+                problems.push(format!("service {:?}: {why}", service.name));
+            }
+            if self.services[..i].iter().any(|s| s.name == service.name) {
+                problems.push(format!("service {:?} is given twice", service.name));
+            }
+            if service.addr.port() == 0 {
+                problems.push(format!("service {:?}: port 0 is no address of an app", service.name));
+            }
+            if service.health_path.as_ref().is_some_and(|p| !p.starts_with('/')) {
+                problems.push(format!("service {:?}: the health path must start with /", service.name));
+            }
+        }
+        let has_listener = self.outbound.is_some()
+            || self.inbound.is_some()
+            || self.static_config.as_ref().is_some_and(|s| !s.listeners.is_empty());
+        if !has_listener {
+            problems.push("nothing to listen on: give outbound, inbound or listeners".to_owned());
+        }
+        if let Some(config) = &self.static_config {
+            problems.extend(config.problems());
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigProblems(problems)) }
+    }
+}
+
+/// A service name is one DNS label, in lower case.
+///
+/// # Errors
+/// Says which rule it breaks.
+pub fn check_service_name(name: &str) -> Result<(), String> {
+    let max = weft_core::limits::SERVICE_NAME_BYTES_MAX;
+    if name.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if name.len() > max {
+        return Err(format!("is {} bytes long, at most {max} are allowed", name.len()));
+    }
+    if let Some(c) = name.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
+        return Err(format!("has {c:?}; a to z, 0 to 9 and - are allowed"));
+    }
+    if name.starts_with('-') || name.ends_with('-') {
+        return Err("starts or ends with -".to_owned());
+    }
+    Ok(())
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct ConfigProblems(pub Vec<String>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_proxy_is_valid() {
+        ProxyConfig::new("p").validate().unwrap();
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let mut config = ProxyConfig::new("p");
+        config.workers = 0;
+        config.outbound = None;
+        config.join = vec!["127.0.0.1:1".to_owned()];
+        config.inbound_tls = Some(TlsFiles { cert: "c".into(), key: "k".into() });
+        let service = |name: &str| LocalService {
+            name: name.to_owned(),
+            addr: "127.0.0.1:0".parse().unwrap(),
+            health_path: Some("health".to_owned()),
+        };
+        config.services = vec![service("Orders"), service("Orders")];
+        let ConfigProblems(problems) = config.validate().unwrap_err();
+        for part in
+            ["workers: 0", "inbound TLS", "join needs", "has 'O'", "given twice", "port 0", "start with /", "nothing to listen on"]
+        {
+            assert!(problems.iter().any(|p| p.contains(part)), "{part} not in {problems:?}");
+        }
+    }
+
+    #[test]
+    fn service_names_are_dns_labels() {
+        for good in ["a", "orders", "orders-2", "0"] {
+            check_service_name(good).unwrap();
+        }
+        for bad in ["", "-a", "a-", "a.b", "A", "ä", &"a".repeat(64)] {
+            check_service_name(bad).unwrap_err();
+        }
+    }
+}

@@ -1,1 +1,56 @@
 //! Why a proxy does not start.
+
+use std::net::SocketAddr;
+
+use crate::config::ConfigProblems;
+
+/// One clear line for whoever starts it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is no good.
+    #[error("invalid configuration: {0}")]
+    Config(#[from] ConfigProblems),
+    /// A port is taken or not ours.
+    #[error("cannot listen on {addr} ({what}): {}", reason(source))]
+    Bind {
+        /// Which listener.
+        what: String,
+        /// Where.
+        addr: SocketAddr,
+        /// From the kernel.
+        source: std::io::Error,
+    },
+    /// The data folder.
+    #[error(transparent)]
+    DataDir(#[from] weft_core::fsio::DataDirError),
+    /// Certificate or key.
+    #[error("inbound TLS: {0}")]
+    Tls(#[from] weft_core::tls::TlsError),
+    /// The gossip port.
+    #[error(transparent)]
+    Gossip(#[from] weft_gossip::GossipError),
+    /// A worker thread or its runtime cannot be made.
+    #[error("cannot start worker {worker}: {source}")]
+    Worker {
+        /// From 0.
+        worker: usize,
+        /// From the system.
+        source: std::io::Error,
+    },
+    /// Peers would be told an address that means "any".
+    #[error("{what} is bound to {addr}, which peers cannot use: give the address to advertise")]
+    NoAdvertise {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        addr: SocketAddr,
+    },
+}
+
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "the port is in use by another process".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied (ports below 1024 need a privilege)".to_owned(),
+        _ => error.to_string(),
+    }
+}

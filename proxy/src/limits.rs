@@ -1,1 +1,95 @@
-//! Named limits of the data path.
+//! Named limits of the data path: value, unit, and why.
+
+use std::time::Duration;
+
+/// Longest request line target, in bytes; longer ones are answered 414. What browsers and other proxies send.
+pub const URI_BYTES_MAX: usize = 8 * 1024;
+
+/// Largest request head (request line and fields), in bytes; larger ones are answered 431.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most fields of a request; more are answered 431. The parser behind the guard keeps its table on the stack up to
+/// this number.
+pub const HEADERS_MAX: usize = 100;
+
+/// Longest line of a chunk (size and extensions), in bytes. Extensions carry nothing for us.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+
+/// Largest trailer section, in bytes.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Largest read buffer of one HTTP/1 connection, in bytes: back-pressure starts here.
+pub const READ_BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX + 16 * 1024;
+
+/// Time for a request head to arrive once its first byte has: slow clients do not hold connections (408).
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A downstream connection without a request is closed after this time. Longer than that of common clients, so that
+/// they close first and no request meets a closing connection.
+pub const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a request waits for a service that is not known yet: enough for a round trip to the control plane and
+/// a first answer.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// From the forwarded request to the head of its answer (504).
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An upstream connection idle for longer is closed: below the 5 s that common servers keep theirs, so that we close
+/// first (P42).
+pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Idle upstream connections kept per worker and endpoint; further ones are closed when their answer is done.
+pub const UPSTREAM_IDLE_MAX: usize = 256;
+
+/// Endpoints tried after a connect failure, beside the first.
+pub const CONNECT_RETRIES_MAX: usize = 2;
+
+/// Connections at once, all workers together; further ones wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// Streams at once on one HTTP/2 connection.
+pub const H2_STREAMS_MAX: u32 = 256;
+
+/// Flow control window of one HTTP/2 stream, in bytes: the most that one slow reader buffers.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// Flow control window of one HTTP/2 connection, in bytes.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Most times that one request may pass proxies of ours, by its `Via` field; more is a loop (508).
+pub const HOPS_MAX: usize = 16;
+
+/// Largest body of a health check answer that is looked at, in bytes.
+pub const HEALTH_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// Shortest interval of active checks.
+pub const HEALTH_CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Active checks that run at once; the others wait.
+pub const HEALTH_CHECKS_AT_ONCE: usize = 64;
+
+/// Between two checks of a service beside this sidecar.
+pub const LOCAL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time for one check of a local service.
+pub const LOCAL_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between two tries to connect to an endpoint that was ejected because it refused connections, in a cluster without
+/// active checks.
+pub const RECOVERY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Largest weight of an endpoint.
+pub const ENDPOINT_WEIGHT_MAX: u32 = 256;
+
+/// Slots of a weighted round-robin schedule; weights are scaled down to fit.
+pub const SCHEDULE_SLOTS_MAX: usize = 4096;
+
+/// How long a stopping proxy keeps accepting after it has withdrawn its services, so that peers hear of it first.
+pub const DRAIN_PROPAGATION: Duration = Duration::from_millis(600);
+
+/// How long idle connections stay open after that, with every answer saying `Connection: close`.
+pub const DRAIN_LINGER: Duration = Duration::from_millis(150);
+
+/// Largest request to the admin port, in bytes: it has no bodies.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
