@@ -10,8 +10,9 @@ use crate::{command::Revision, error::StoreError, store::mvcc::Store};
 /// is a backlog; at 1,000 commands a second a backlog of a million changes lasts 4 s.
 pub(crate) const SCRUB_PER_COMMAND: usize = 256;
 
-/// Most versions of one key dropped in one step. More than one, so that the steps end before the log does.
-const VERSIONS_PER_STEP_MAX: usize = 64;
+/// Most versions of one key dropped in one step. Two are enough for the steps to end no later than the log:
+/// each version has its own change there, but for the one that an earlier compaction retained.
+const VERSIONS_PER_STEP_MAX: usize = 2;
 
 impl Store {
     /// Makes `revision` the oldest readable one.
