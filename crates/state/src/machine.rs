@@ -58,6 +58,17 @@ impl Machine {
     /// # Panics
     /// If `index` is not above every earlier one: applying a command twice would make replicas differ.
     pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Applied {
+        self.advance(index, term);
+        self.apply_one(term, command)
+    }
+
+    /// Carries out the commands of one log entry, in order; otherwise as [`Machine::apply`].
+    pub fn apply_batch(&mut self, index: u64, term: u64, commands: &[Command]) -> Vec<Applied> {
+        self.advance(index, term);
+        commands.iter().map(|command| self.apply_one(term, command)).collect()
+    }
+
+    fn advance(&mut self, index: u64, term: u64) {
         assert!(
             index > self.applied_index,
             "log index {index} applied after {}: commands are applied once and in order",
@@ -65,6 +76,9 @@ impl Machine {
         );
         self.applied_index = index;
         self.applied_term = term;
+    }
+
+    fn apply_one(&mut self, term: u64, command: &Command) -> Applied {
         self.store.scrub(SCRUB_PER_COMMAND);
         let before = self.store.revision();
         let mut events = Vec::new();
