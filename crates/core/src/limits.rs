@@ -27,11 +27,26 @@ pub const GOSSIP_ADVERTISEMENT_BYTES_MAX: usize = 512 * 1024;
 /// One frame of the anti-entropy stream, in bytes: at least one advertisement.
 pub const GOSSIP_FRAME_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest member name, in bytes. Names are labels; a long one would crowd the datagram it rides in.
-pub const MEMBER_NAME_BYTES_MAX: usize = 128;
+/// Longest member name, in bytes: as a DNS label. Names are labels; every datagram carries up to three of them.
+pub const MEMBER_NAME_BYTES_MAX: usize = 63;
 
-/// Longest service name and instance id, in bytes: a DNS label (RFC 1035 §2.3.4).
+/// Longest service name, in bytes: a DNS label (RFC 1035 §2.3.4).
 pub const SERVICE_NAME_BYTES_MAX: usize = 63;
+
+/// Longest instance id, in bytes: room for a name and a UUID.
+pub const INSTANCE_ID_BYTES_MAX: usize = 128;
+
+/// Instances in the gossip catalogue, of all owners together.
+pub const GOSSIP_INSTANCES_MAX: usize = 100_000;
+
+/// Anti-entropy sessions that others may have open with a process. Further ones are refused and come back later.
+pub const GOSSIP_SESSIONS_SERVED_MAX: usize = 16;
+
+/// Anti-entropy sessions that a process has open with others.
+pub const GOSSIP_SESSIONS_STARTED_MAX: usize = 4;
+
+/// Longest anti-entropy session.
+pub const GOSSIP_SESSION_MAX: Duration = Duration::from_secs(10);
 
 /// How long a process waits for the rest of its pool to hear that it leaves.
 pub const GOSSIP_LEAVE_MAX: Duration = Duration::from_secs(1);
