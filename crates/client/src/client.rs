@@ -2,8 +2,8 @@
 //!
 //! A request goes to the endpoint that answered last. When that one fails, the next is tried, in a
 //! ring, with a growing pause after each full round. Reads and requests that are idempotent by their
-//! ids are repeated after any failure; other writes only when no byte of them can have been sent, so
-//! that nothing is ever done twice. What is then left is told to the caller as
+//! ids are repeated after any failure; other writes only when they were not sent or the server says that
+//! it did nothing, so that nothing is ever done twice. What is then left is told to the caller as
 //! [`Error::OutcomeUnknown`].
 
 use std::future::Future;
@@ -46,7 +46,7 @@ impl Default for Options {
 pub(crate) enum Repeat {
     /// Doing it twice has the effect of doing it once.
     Safe,
-    /// Only if it cannot have been sent.
+    /// Only if it was not sent, or the server says that it did nothing.
     IfNotSent,
 }
 
@@ -182,21 +182,14 @@ impl Client {
                             message: message.clone(),
                         });
                     }
-                    (Failure::Interrupted(why), Repeat::IfNotSent) => {
+                    (Failure::Interrupted(why) | Failure::GaveUp(why), Repeat::IfNotSent) => {
                         return Err(Error::OutcomeUnknown {
                             operation,
                             endpoint: endpoint.name.clone(),
                             why: why.clone(),
                         });
                     }
-                    // A server that answers "unavailable" may have taken the write before it lost its
-                    // quorum, so a write that is not idempotent is not sent to another one.
-                    (Failure::Unavailable(_), Repeat::IfNotSent) => {
-                        return Err(self.give_up(vec![(index, failure)]));
-                    }
-                    (Failure::NotSent(_) | Failure::Interrupted(_) | Failure::Unavailable(_), _) => {
-                        failures.push((index, failure));
-                    }
+                    _ => failures.push((index, failure)),
                 }
             }
             let jittered = pause.mul_f64(0.5 + unit() / 2.0);
@@ -209,7 +202,8 @@ impl Client {
     }
 
     fn give_up(&self, failures: Vec<(usize, Failure)>) -> Error {
-        let answered = failures.iter().any(|(_, failure)| matches!(failure, Failure::Unavailable(_)));
+        let answered = |failure: &Failure| matches!(failure, Failure::Unavailable(_) | Failure::GaveUp(_));
+        let answered = failures.iter().any(|(_, failure)| answered(failure));
         let attempts = failures
             .into_iter()
             .map(|(index, failure)| Attempt {
@@ -282,6 +276,13 @@ mod tests {
             scripted(Repeat::IfNotSent, vec![Err(Status::deadline_exceeded("late"))]).await;
         assert!(matches!(answer, Err(Error::OutcomeUnknown { .. })), "{answer:?}");
         assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_the_server_did_not_do_is_repeated_elsewhere() {
+        let no_leader = Status::unavailable("etcdserver: no leader");
+        let (answer, attempts) = scripted(Repeat::IfNotSent, vec![Err(no_leader), Ok(7)]).await;
+        assert_eq!((answer.unwrap(), attempts), (7, 2));
     }
 
     #[tokio::test(start_paused = true)]

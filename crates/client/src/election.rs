@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 use weft_xds_proto::weft as pb;
 use weft_xds_proto::weft::election_client::ElectionClient;
 
 use crate::client::{Client, Patience, Repeat};
 use crate::endpoint::Failure;
 use crate::error::Error;
-use crate::semaphore::{Grant, if_session_ended, remaining_ms, until};
-use crate::session::Session;
+use crate::grant::{Grant, is_session_gone};
+use crate::semaphore::{remaining_ms, until};
+use crate::session::{Lost, Session};
 
 /// After its timeout a waiting call gets this much longer for the server's own answer to arrive.
 const ANSWER_SLACK: Duration = Duration::from_secs(2);
@@ -79,7 +80,7 @@ impl Election {
                 withdraw.armed = false;
                 return Err(Error::SessionLost(lost));
             }
-            answer = call => answer.map_err(|error| if_session_ended(error, session)),
+            answer = call => answer.map_err(|error| session.explain(error)),
             () = until(deadline.map(|at| at + ANSWER_SLACK)) => return Ok(None),
         }?;
         if !answer.elected {
@@ -113,8 +114,8 @@ impl Election {
             })
             .await;
         match resigned {
-            // Nothing to give up.
-            Err(error) if error.is_not_found() => Ok(()),
+            // Nothing to give up: it went with the session.
+            Err(error) if is_session_gone(&error) => Ok(()),
             other => other.map(|_| ()),
         }
     }
@@ -144,7 +145,7 @@ impl Leadership {
     /// Replaces the value that observers see. Answers the store's revision.
     ///
     /// # Errors
-    /// `Refused` if another leads by now.
+    /// `Refused` if another leads by now, or the session has ended.
     pub async fn proclaim(&self, value: impl Into<Bytes>) -> Result<i64, Error> {
         self.session.alive()?;
         let value: Bytes = value.into();
@@ -161,7 +162,12 @@ impl Leadership {
                 async move { Ok(ElectionClient::new(channel).proclaim(request).await?.into_inner()) }
             })
             .await;
-        answer.map(|answer| answer.revision).map_err(|error| if_session_ended(error, &self.session))
+        answer.map(|answer| answer.revision)
+    }
+
+    /// Waits until the session no longer leads, and says why. Stop leading at once.
+    pub async fn lost(&self) -> Lost {
+        self.grant.lost(&self.session).await
     }
 
     /// Gives up leadership: the next candidate leads at once.
@@ -229,6 +235,8 @@ impl Observer {
                 }
                 Ok(None) => "the server ended the stream".to_owned(),
                 Err(status) => match Failure::of(&status) {
+                    // We fell behind what the server remembers; the present leader is what counts.
+                    Failure::Refused(Code::OutOfRange, message) => message,
                     Failure::Refused(code, message) => {
                         self.stream = None;
                         let endpoint = self.election.client.endpoints().collect::<Vec<_>>().join(",");

@@ -54,6 +54,12 @@ impl Endpoint {
     }
 }
 
+/// Texts with which a server says that it cannot serve and has done nothing (etcd's texts, on which
+/// clients rely).
+const NOTHING_WRITTEN: [&str; 2] = ["etcdserver: no leader", "etcdserver: server stopped"];
+/// Metadata entry in which a Weft server says more than etcd's texts can.
+const DETAIL: &str = "weft-detail";
+
 /// What a failed attempt says about whether the request was carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -61,8 +67,10 @@ pub(crate) enum Failure {
     NotSent(String),
     /// Sent, and the connection broke or time ran out: nobody knows.
     Interrupted(String),
-    /// The server answered that it cannot serve now.
+    /// The server answered that it cannot serve now, and that nothing was changed.
     Unavailable(String),
+    /// The server answered that it gave up; a change may still happen.
+    GaveUp(String),
     /// The server answered no.
     Refused(Code, String),
 }
@@ -81,9 +89,10 @@ impl Failure {
         if let Some(error) = deepest {
             return Self::Interrupted(error.to_string());
         }
-        let message = status.message().to_owned();
+        let message = words(status);
         match status.code() {
-            Code::Unavailable => Self::Unavailable(message),
+            Code::Unavailable if NOTHING_WRITTEN.contains(&status.message()) => Self::Unavailable(message),
+            Code::Unavailable => Self::GaveUp(message),
             // The server, or something between us, gave up on a request that it had taken.
             Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted => {
                 Self::Interrupted(message)
@@ -94,11 +103,20 @@ impl Failure {
 
     pub(crate) fn why(&self) -> &str {
         match self {
-            Self::NotSent(why) | Self::Interrupted(why) | Self::Unavailable(why) | Self::Refused(_, why) => {
-                why
-            }
+            Self::NotSent(why)
+            | Self::Interrupted(why)
+            | Self::Unavailable(why)
+            | Self::GaveUp(why)
+            | Self::Refused(_, why) => why,
         }
     }
+}
+
+/// What the server says, in the most telling words it has.
+fn words(status: &Status) -> String {
+    let detail = status.metadata().get(DETAIL).and_then(|detail| detail.to_str().ok());
+    let text = detail.unwrap_or_else(|| status.message());
+    if text.is_empty() { status.code().description().to_owned() } else { text.to_owned() }
 }
 
 /// "tcp connect error: Connection refused" says less the longer it gets: keep the cause.
@@ -144,11 +162,23 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_source_came_from_the_server() {
-        assert_eq!(Failure::of(&Status::unavailable("no quorum")), Failure::Unavailable("no quorum".into()));
+        assert_eq!(
+            Failure::of(&Status::unavailable("etcdserver: no leader")),
+            Failure::Unavailable("etcdserver: no leader".into())
+        );
+        assert_eq!(Failure::of(&Status::unavailable("timed out")), Failure::GaveUp("timed out".into()));
         assert_eq!(
             Failure::of(&Status::not_found("lease a not found")),
             Failure::Refused(Code::NotFound, "lease a not found".into())
         );
         assert!(matches!(Failure::of(&Status::deadline_exceeded("late")), Failure::Interrupted(_)));
+    }
+
+    #[test]
+    fn a_servers_detail_is_told_in_place_of_its_terse_text() {
+        let mut status = Status::unavailable("etcdserver: no leader");
+        let detail = "no leader: waited 3s; nothing was written, try again";
+        status.metadata_mut().insert(DETAIL, detail.parse().unwrap());
+        assert_eq!(Failure::of(&status), Failure::Unavailable(detail.into()));
     }
 }

@@ -30,6 +30,7 @@ mod deadline;
 pub mod election;
 pub mod endpoint;
 pub mod error;
+pub mod grant;
 pub mod kv;
 pub mod lease;
 pub mod lock;

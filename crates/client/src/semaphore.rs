@@ -8,30 +8,12 @@ use weft_xds_proto::weft::semaphore_client::SemaphoreClient;
 
 use crate::client::{Client, Patience, Repeat, random};
 use crate::error::Error;
-use crate::session::Session;
+pub use crate::grant::Grant;
+use crate::grant::is_session_gone;
+use crate::session::{Lost, Session};
 
 /// After its timeout a waiting call gets this much longer for the server's own answer to arrive.
 const ANSWER_SLACK: Duration = Duration::from_secs(2);
-
-/// Proof of ownership while its session lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// Fencing token: strictly larger than that of every earlier grant in the cluster. Hand it to
-    /// whatever is written to, which then refuses smaller ones.
-    pub fence: i64,
-    /// Store revision of the grant.
-    pub revision: i64,
-    /// The owning session's lease.
-    pub lease: i64,
-    /// The key that stands for the grant; it can be read and watched.
-    pub key: String,
-}
-
-impl From<pb::Grant> for Grant {
-    fn from(grant: pb::Grant) -> Self {
-        Self { fence: grant.fence, revision: grant.revision, lease: grant.lease, key: grant.key }
-    }
-}
 
 /// How to acquire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +108,7 @@ impl Semaphore {
                 leave.armed = false;
                 return Err(Error::SessionLost(lost));
             }
-            answer = call => answer.map_err(|error| if_session_ended(error, session)),
+            answer = call => answer.map_err(|error| session.explain(error)),
             () = until(deadline.map(|at| at + ANSWER_SLACK)) => {
                 // No server answered in time: `leave` tells them when one is back.
                 return Ok(None);
@@ -188,8 +170,8 @@ impl Semaphore {
             })
             .await;
         match released {
-            // Nothing to give back.
-            Err(error) if error.is_not_found() => Ok(()),
+            // Nothing to give back: it went with the session.
+            Err(error) if is_session_gone(&error) => Ok(()),
             other => other.map(|_| ()),
         }
     }
@@ -215,6 +197,12 @@ impl Permit {
     /// The owning session.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Waits until the permits are no longer ours, and says why: the session's end, or the servers took
+    /// them back. Stop what they guard at once.
+    pub async fn lost(&self) -> Lost {
+        self.grant.lost(&self.session).await
     }
 
     /// Gives the permits back: the next in the queue is granted at once.
@@ -263,15 +251,6 @@ pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// On these calls "not found" can only mean the session's lease.
-pub(crate) fn if_session_ended(error: Error, session: &Session) -> Error {
-    if error.is_not_found() {
-        Error::SessionLost(crate::session::Lost::Ended { lease: session.lease() })
-    } else {
-        error
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::client::{Client, Patience};
 use crate::deadline::{Deadline, interval, margin};
 use crate::error::Error;
+use crate::grant::is_session_gone;
 use crate::lease::Leases;
 
 /// Shortest pause between attempts to renew after one failed.
@@ -43,6 +44,12 @@ pub enum Lost {
     Ended {
         /// The lease.
         lease: i64,
+    },
+    /// The session lives, but the servers took the grant back.
+    #[error("the grant with fence {fence} was taken back by the servers")]
+    TakenBack {
+        /// Its fencing token.
+        fence: i64,
     },
     /// [`Session::close`] was called.
     #[error("session with lease {lease:x} was closed")]
@@ -158,6 +165,20 @@ impl Session {
             live
         });
         self.inner.client.leases().revoke(lease).await
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// Tells a refusal that means the session's end from others, on calls that only a session can be
+    /// the reason to refuse so.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        if is_session_gone(&error) {
+            Error::SessionLost(Lost::Ended { lease: self.inner.lease })
+        } else {
+            error
+        }
     }
 
     pub(crate) fn alive(&self) -> Result<(), Error> {
