@@ -1,1 +1,225 @@
-//! What proxies subscribe to.
+//! xDS: what proxies, Envoy and proxyless gRPC subscribe to.
+//!
+//! *Config push*: catalogue changes → [`builder`] (pure) makes one immutable [`config_snapshot::ConfigSnapshot`] with
+//! content-hashed versions → each stream's [`subscription`] state (pure) tells what its client lacks → CDS, EDS, LDS,
+//! RDS, then removals → the proxy applies it and ACKs, or rejects single resources by name.
+//!
+//! One task builds; one task a stream drives. All end with [`XdsServer::shutdown`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3 as discovery;
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+
+pub mod builder;
+pub mod config_snapshot;
+mod source;
+mod stream;
+pub mod subscription;
+
+use builder::ServiceView;
+use config_snapshot::ConfigSnapshot;
+use stream::{Delta, Dialect, RESPONSES_WAITING_MAX, Responses, Sotw, StreamState};
+use subscription::{ResourceStatus, Subscriptions};
+
+/// Least time between two builds. The first change after a quiet time is pushed at once; a burst of them costs one
+/// build each such interval.
+const BUILD_INTERVAL_MIN: Duration = Duration::from_millis(20);
+
+/// Streams that one server drives. Further ones are refused with `RESOURCE_EXHAUSTED`.
+const STREAMS_MAX: usize = 20_000;
+
+/// Where services come from.
+pub trait ServiceSource: Send + Sync + 'static {
+    /// All services with their instances, at this moment.
+    fn services(&self) -> Vec<ServiceView>;
+    /// Bumped after [`Self::services`] changed.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// A connected client and where each of its resources stands.
+#[derive(Debug, Clone)]
+pub struct ProxyStatus {
+    /// Id that it gave itself; empty before its first request.
+    pub node_id: String,
+    /// Where it connects from.
+    pub address: Option<SocketAddr>,
+    /// Sorted by type in push order, then by name.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// The xDS half of a server. Owns its tasks.
+pub struct XdsServer {
+    snapshots: watch::Receiver<Arc<ConfigSnapshot>>,
+    /// By stream number. Held for an insert, a removal, or to copy the list.
+    streams: Mutex<BTreeMap<u64, Arc<StreamState>>>,
+    next_stream: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl XdsServer {
+    /// Builds the first snapshot and starts to follow the source. Must be called within a tokio runtime.
+    pub fn new(source: impl ServiceSource) -> Arc<Self> {
+        // Before the first read, so that no change falls between the two.
+        let changes = source.changes();
+        let first = builder::build(&source.services(), &ConfigSnapshot::default());
+        let (publish, snapshots) = watch::channel(Arc::new(first));
+        let server = Arc::new(Self {
+            snapshots,
+            streams: Mutex::default(),
+            next_stream: AtomicU64::new(1),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        server.tasks.spawn(follow(source, changes, publish, server.stop.clone()));
+        server
+    }
+
+    /// The gRPC service to add to a router.
+    pub fn service(self: &Arc<Self>) -> AggregatedDiscoveryServiceServer<AdsService> {
+        AggregatedDiscoveryServiceServer::new(AdsService { server: self.clone() })
+    }
+
+    /// Connected clients with what each has been sent, has accepted and has rejected.
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        let streams: Vec<_> = self.streams.lock().values().cloned().collect();
+        streams
+            .iter()
+            .map(|s| {
+                let subscriptions = s.subscriptions.lock();
+                ProxyStatus {
+                    node_id: subscriptions.node_id().to_owned(),
+                    address: s.peer,
+                    resources: subscriptions.status(),
+                }
+            })
+            .collect()
+    }
+
+    /// How many clients are connected.
+    pub fn connected(&self) -> usize {
+        self.streams.lock().len()
+    }
+
+    /// Tells clients to go elsewhere, and ends all tasks.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn start<D: Dialect>(
+        self: &Arc<Self>,
+        peer: Option<SocketAddr>,
+        requests: Streaming<D::Request>,
+    ) -> Result<Response<Responses<D::Response>>, Status> {
+        if self.stop.is_cancelled() {
+            return Err(Status::unavailable("server is stopping; use another one"));
+        }
+        let state = Arc::new(StreamState { peer, subscriptions: Mutex::new(Subscriptions::default()) });
+        let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut streams = self.streams.lock();
+            if streams.len() >= STREAMS_MAX {
+                return Err(Status::resource_exhausted(format!(
+                    "{STREAMS_MAX} xDS streams are open here; use another server"
+                )));
+            }
+            streams.insert(id, state.clone());
+        }
+        let (responses, receiver) = mpsc::channel(RESPONSES_WAITING_MAX);
+        let registered = Registered { server: self.clone(), id };
+        let snapshots = self.snapshots.clone();
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let _registered = registered;
+            stream::run::<D>(state, requests, responses, snapshots, stop).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// A stream's entry in the list, removed however its task ends.
+struct Registered {
+    server: Arc<XdsServer>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.server.streams.lock().remove(&self.id);
+    }
+}
+
+/// Builds a snapshot after each change, or burst of changes.
+async fn follow(
+    source: impl ServiceSource,
+    mut changes: watch::Receiver<u64>,
+    publish: watch::Sender<Arc<ConfigSnapshot>>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() {
+                // The source is gone; its last word stays until the server stops.
+                stop.cancelled().await;
+                return;
+            },
+        }
+        let next = builder::build(&source.services(), &publish.borrow().clone());
+        publish.send_if_modified(|current| {
+            let changed = weft_xds_proto::type_url::ResourceType::PUSH_ORDER
+                .iter()
+                .any(|t| current.of(*t).version() != next.of(*t).version());
+            if changed {
+                *current = Arc::new(next);
+            }
+            changed
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(BUILD_INTERVAL_MIN) => {}
+        }
+    }
+}
+
+/// The gRPC face of [`XdsServer`].
+pub struct AdsService {
+    server: Arc<XdsServer>,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for AdsService {
+    type StreamAggregatedResourcesStream = Responses<discovery::DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let peer = request.remote_addr();
+        self.server.start::<Sotw>(peer, request.into_inner())
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = request.remote_addr();
+        self.server.start::<Delta>(peer, request.into_inner())
+    }
+}

@@ -32,6 +32,7 @@ pub mod generated {
     }
 }
 
+pub mod nack;
 pub mod nonce;
 pub mod resource;
 pub mod type_url;

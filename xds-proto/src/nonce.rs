@@ -8,7 +8,7 @@ pub struct Nonces {
 
 impl Nonces {
     /// A nonce that this stream has not used; never empty, since an empty one marks a first request.
-    pub fn next(&mut self) -> String {
+    pub fn issue(&mut self) -> String {
         self.last += 1;
         format!("{:x}", self.last)
     }
@@ -21,7 +21,7 @@ mod tests {
     #[test]
     fn nonces_are_distinct_and_not_empty() {
         let mut n = Nonces::default();
-        let (a, b) = (n.next(), n.next());
+        let (a, b) = (n.issue(), n.issue());
         assert!(!a.is_empty() && a != b);
     }
 }

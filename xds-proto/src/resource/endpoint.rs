@@ -39,6 +39,23 @@ pub struct Endpoint {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// Sorted by address, each address once. Where several sources claim one address, the record of the first source in
+/// the order registry, gossip, static stays, with the worst of their healths: the registry knows that an instance
+/// was not deregistered, its sidecar knows that it fails.
+pub fn unique_by_address(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    endpoints.sort_by(|a, b| {
+        (a.address, a.source, &a.instance_id, &a.owner).cmp(&(b.address, b.source, &b.instance_id, &b.owner))
+    });
+    endpoints.dedup_by(|later, kept| {
+        let same = later.address == kept.address;
+        if same {
+            kept.health = kept.health.max(later.health);
+        }
+        same
+    });
+    endpoints
+}
+
 /// What its source says of an endpoint's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum EndpointHealth {

@@ -149,3 +149,12 @@ fn wrong_provenance_is_refused() {
     });
     assert_eq!(e.allowed, "registry, gossip or static");
 }
+
+#[test]
+fn an_address_of_two_sources_keeps_the_registry_record_and_the_worse_health() {
+    let gossip = Endpoint { health: EndpointHealth::Unhealthy, ..one("10.0.0.1:80") };
+    let registry =
+        Endpoint { source: EndpointSource::Registry, owner: "7f".to_owned(), ..one("10.0.0.1:80") };
+    let merged = unique_by_address(vec![gossip, one("10.0.0.0:80"), registry.clone()]);
+    assert_eq!(merged, [one("10.0.0.0:80"), Endpoint { health: EndpointHealth::Unhealthy, ..registry }]);
+}

@@ -1,0 +1,293 @@
+//! Catalogue to snapshot. Pure: the same services give the same resources and versions on every server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use weft_gossip::InstanceHealth;
+use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
+use weft_xds_proto::envoy_types::util::pack_any;
+use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy, Protocol};
+use weft_xds_proto::resource::endpoint::{
+    ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource, unique_by_address,
+};
+use weft_xds_proto::resource::{content_version, grpc_target};
+use weft_xds_proto::type_url::ResourceType;
+
+use super::config_snapshot::{ConfigSnapshot, Resource};
+
+/// What the builder needs to know of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// As set by the operator, or the default.
+    pub lb_policy: LbPolicy,
+    /// Its instances, in any order.
+    pub instances: Vec<InstanceView>,
+}
+
+/// What the builder needs to know of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceView {
+    /// Unique within the service.
+    pub instance_id: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Effective health.
+    pub health: InstanceHealth,
+    /// Registry or gossip.
+    pub source: EndpointSource,
+    /// The lease in hex, or the member's name.
+    pub owner: String,
+    /// Labels. `protocol` chooses HTTP/2, `weight` the share of traffic.
+    pub metadata: BTreeMap<String, String>,
+    /// For active checks.
+    pub health_path: Option<String>,
+}
+
+/// Label of an instance that says what it speaks.
+const PROTOCOL_LABEL: &str = "protocol";
+/// Label of an instance that says which share of the traffic it takes; 1 if absent or no positive number.
+const WEIGHT_LABEL: &str = "weight";
+
+/// Builds a snapshot. What equals its predecessor is taken over from it, not encoded again.
+pub fn build(services: &[ServiceView], previous: &ConfigSnapshot) -> ConfigSnapshot {
+    ConfigSnapshot::new(services.iter().flat_map(|service| {
+        let name = service.name.as_str();
+        let cluster = cluster(service);
+        let assignment = load_assignment(service);
+        [
+            resource(previous, ResourceType::Cluster, name, &cluster, |c| pack_any(ClusterProto::from(c))),
+            resource(previous, ResourceType::Endpoint, name, &assignment, |a| {
+                pack_any(AssignmentProto::from(a))
+            }),
+            resource(previous, ResourceType::Listener, name, &TARGET_FORM, |_| {
+                pack_any(grpc_target::listener(name))
+            }),
+            resource(previous, ResourceType::Route, name, &TARGET_FORM, |_| {
+                pack_any(grpc_target::route_configuration(name))
+            }),
+        ]
+    }))
+}
+
+/// Stands for the content of listeners and routes, which depends on the name alone. To be changed with their form.
+const TARGET_FORM: &str = "target-1";
+
+fn resource<T: Serialize>(
+    previous: &ConfigSnapshot,
+    t: ResourceType,
+    name: &str,
+    content: &T,
+    encode: impl FnOnce(&T) -> Any,
+) -> (ResourceType, Arc<Resource>) {
+    let version = content_version(content);
+    let resource = match previous.of(t).get(name) {
+        Some(same) if same.version == version => same.clone(),
+        _ => Arc::new(Resource { name: name.to_owned(), version, body: encode(content) }),
+    };
+    (t, resource)
+}
+
+fn cluster(service: &ServiceView) -> Cluster {
+    let speaks_http2 = |i: &InstanceView| {
+        i.metadata
+            .get(PROTOCOL_LABEL)
+            .is_some_and(|p| ["http2", "h2", "h2c", "grpc"].iter().any(|w| p.eq_ignore_ascii_case(w)))
+    };
+    // One that does not speak HTTP/2 is enough: HTTP/1.1 is what the others fall back to least badly.
+    let http2 = !service.instances.is_empty() && service.instances.iter().all(speaks_http2);
+    Cluster {
+        lb_policy: service.lb_policy,
+        protocol: if http2 { Protocol::Http2 } else { Protocol::Http1 },
+        health_check: Some(HealthCheck { path: health_path(service), ..HealthCheck::default() }),
+        ..Cluster::with_defaults(service.name.clone())
+    }
+}
+
+/// A check holds for a whole cluster: the path that most instances give, the first in order among equals. None if
+/// some instance gives none, since a GET could fail on a healthy one while a connection does not.
+fn health_path(service: &ServiceView) -> Option<String> {
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    for instance in &service.instances {
+        *votes.entry(instance.health_path.as_deref()?).or_default() += 1;
+    }
+    let most = votes.values().copied().max()?;
+    votes.into_iter().find(|(_, n)| *n == most).map(|(path, _)| path.to_owned())
+}
+
+fn load_assignment(service: &ServiceView) -> ClusterLoadAssignment {
+    let endpoints = service
+        .instances
+        .iter()
+        .filter(|i| i.address.port() != 0)
+        .map(|i| Endpoint {
+            address: i.address,
+            instance_id: i.instance_id.clone(),
+            health: match i.health {
+                InstanceHealth::Passing => EndpointHealth::Healthy,
+                InstanceHealth::Suspect => EndpointHealth::Degraded,
+                InstanceHealth::Critical => EndpointHealth::Unhealthy,
+            },
+            weight: i.metadata.get(WEIGHT_LABEL).and_then(|w| w.parse().ok()).filter(|w| *w > 0).unwrap_or(1),
+            source: i.source,
+            owner: i.owner.clone(),
+            metadata: i.metadata.clone(),
+        })
+        .collect();
+    ClusterLoadAssignment { cluster_name: service.name.clone(), endpoints: unique_by_address(endpoints) }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    fn instance(id: &str, address: &str) -> InstanceView {
+        InstanceView {
+            instance_id: id.to_owned(),
+            address: address.parse().unwrap(),
+            health: InstanceHealth::Passing,
+            source: EndpointSource::Registry,
+            owner: "1f".to_owned(),
+            metadata: BTreeMap::from([
+                ("version".to_owned(), "1".to_owned()),
+                ("zone".to_owned(), "a".to_owned()),
+            ]),
+            health_path: Some("/health".to_owned()),
+        }
+    }
+
+    fn service(name: &str, instances: Vec<InstanceView>) -> ServiceView {
+        ServiceView { name: name.to_owned(), lb_policy: LbPolicy::RoundRobin, instances }
+    }
+
+    fn endpoints(snapshot: &ConfigSnapshot, name: &str) -> Vec<Endpoint> {
+        let body = &snapshot.of(ResourceType::Endpoint).get(name).unwrap().body;
+        let proto = AssignmentProto::decode(body.value.as_slice()).unwrap();
+        ClusterLoadAssignment::try_from(proto).unwrap().endpoints
+    }
+
+    fn built_cluster(s: ServiceView) -> Cluster {
+        let snapshot = build(std::slice::from_ref(&s), &ConfigSnapshot::default());
+        let body = &snapshot.of(ResourceType::Cluster).get(&s.name).unwrap().body;
+        Cluster::try_from(ClusterProto::decode(body.value.as_slice()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn order_of_instances_does_not_change_versions() {
+        let (a, b) = (instance("a", "10.0.0.1:80"), instance("b", "10.0.0.2:80"));
+        let one = build(&[service("s", vec![a.clone(), b.clone()])], &ConfigSnapshot::default());
+        let two = build(&[service("s", vec![b, a])], &ConfigSnapshot::default());
+        for t in ResourceType::PUSH_ORDER {
+            assert_eq!(one.of(t).version(), two.of(t).version());
+        }
+    }
+
+    #[test]
+    fn unchanged_resources_are_taken_over_not_encoded_again() {
+        let before = build(
+            &[service("s", vec![instance("a", "10.0.0.1:80")]), service("t", vec![])],
+            &ConfigSnapshot::default(),
+        );
+        let after = build(
+            &[
+                service("s", vec![instance("a", "10.0.0.1:80"), instance("b", "10.0.0.2:80")]),
+                service("t", vec![]),
+            ],
+            &before,
+        );
+        let same = |t, n| Arc::ptr_eq(before.of(t).get(n).unwrap(), after.of(t).get(n).unwrap());
+        assert!(!same(ResourceType::Endpoint, "s"));
+        for (t, n) in [
+            (ResourceType::Cluster, "s"),
+            (ResourceType::Listener, "s"),
+            (ResourceType::Cluster, "t"),
+            (ResourceType::Endpoint, "t"),
+        ] {
+            assert!(same(t, n), "{t} {n}");
+        }
+    }
+
+    #[test]
+    fn a_known_service_without_instances_has_an_empty_load_assignment() {
+        let snapshot = build(&[service("s", vec![])], &ConfigSnapshot::default());
+        assert_eq!(endpoints(&snapshot, "s"), []);
+    }
+
+    #[test]
+    fn health_of_the_catalogue_reaches_the_endpoint() {
+        let mut instances = Vec::new();
+        for (i, health) in [InstanceHealth::Passing, InstanceHealth::Suspect, InstanceHealth::Critical]
+            .into_iter()
+            .enumerate()
+        {
+            instances.push(InstanceView { health, ..instance("a", &format!("10.0.0.{i}:80")) });
+        }
+        let snapshot = build(&[service("s", instances)], &ConfigSnapshot::default());
+        let healths: Vec<_> = endpoints(&snapshot, "s").iter().map(|e| e.health).collect();
+        assert_eq!(healths, [EndpointHealth::Healthy, EndpointHealth::Degraded, EndpointHealth::Unhealthy]);
+    }
+
+    #[test]
+    fn an_address_claimed_by_registry_and_gossip_is_one_endpoint() {
+        let gossip = InstanceView {
+            source: EndpointSource::Gossip,
+            owner: "west-1".to_owned(),
+            health: InstanceHealth::Critical,
+            ..instance("a", "10.0.0.1:80")
+        };
+        let snapshot =
+            build(&[service("s", vec![gossip, instance("a", "10.0.0.1:80")])], &ConfigSnapshot::default());
+        let e = endpoints(&snapshot, "s");
+        assert_eq!(e.len(), 1);
+        assert_eq!((e[0].source, e[0].health), (EndpointSource::Registry, EndpointHealth::Unhealthy));
+    }
+
+    #[test]
+    fn a_health_path_is_used_if_all_instances_have_one_else_a_connection() {
+        let with = instance("a", "10.0.0.1:80");
+        let without = InstanceView { health_path: None, ..instance("b", "10.0.0.2:80") };
+        let c = built_cluster(service("s", vec![with.clone()]));
+        assert_eq!(c.health_check.unwrap().path.as_deref(), Some("/health"));
+        let c = built_cluster(service("s", vec![with, without]));
+        assert_eq!(c.health_check.unwrap().path, None);
+    }
+
+    #[test]
+    fn a_service_is_http2_if_all_its_instances_are() {
+        let mut h2 = instance("a", "10.0.0.1:80");
+        h2.metadata.insert("protocol".to_owned(), "grpc".to_owned());
+        assert_eq!(built_cluster(service("s", vec![h2.clone()])).protocol, Protocol::Http2);
+        let h1 = instance("b", "10.0.0.2:80");
+        assert_eq!(built_cluster(service("s", vec![h2, h1])).protocol, Protocol::Http1);
+        assert_eq!(built_cluster(service("s", vec![])).protocol, Protocol::Http1);
+    }
+
+    #[test]
+    fn the_weight_label_is_the_weight_and_nonsense_is_one() {
+        for (label, weight) in [("7", 7), ("0", 1), ("-3", 1), ("many", 1)] {
+            let mut i = instance("a", "10.0.0.1:80");
+            i.metadata.insert("weight".to_owned(), label.to_owned());
+            let snapshot = build(&[service("s", vec![i])], &ConfigSnapshot::default());
+            assert_eq!(endpoints(&snapshot, "s")[0].weight, weight);
+        }
+    }
+
+    #[test]
+    fn changing_the_policy_changes_the_cluster_alone() {
+        let s = service("s", vec![instance("a", "10.0.0.1:80")]);
+        let before = build(std::slice::from_ref(&s), &ConfigSnapshot::default());
+        let after = build(&[ServiceView { lb_policy: LbPolicy::Random, ..s }], &before);
+        let changed: Vec<_> = ResourceType::PUSH_ORDER
+            .into_iter()
+            .filter(|t| before.of(*t).version() != after.of(*t).version())
+            .collect();
+        assert_eq!(changed, [ResourceType::Cluster]);
+    }
+}
