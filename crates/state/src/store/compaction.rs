@@ -10,9 +10,9 @@ use crate::{command::Revision, error::StoreError, store::mvcc::Store};
 /// is a backlog; at 1,000 commands a second a backlog of a million changes lasts 4 s.
 pub(crate) const SCRUB_PER_COMMAND: usize = 256;
 
-/// Most versions of one key dropped in one step. Two are enough for the steps to end no later than the log:
-/// each version has its own change there, but for the one that an earlier compaction retained.
-const VERSIONS_PER_STEP_MAX: usize = 2;
+/// Versions of one key dropped in one step. One is enough for the versions to be gone when their changes
+/// are: what a compaction drops was followed by a change that is taken out here.
+const VERSIONS_PER_STEP: usize = 1;
 
 impl Store {
     /// Makes `revision` the oldest readable one.
@@ -39,7 +39,7 @@ impl Store {
             // The compacted revision's own changes stay: a watch may start there.
             let Some(change) = self.changes.pop_before(self.compacted) else { return false };
             let Some(index) = self.index.get_mut(&change.key) else { continue };
-            let trimmed = index.trim(self.compacted, VERSIONS_PER_STEP_MAX);
+            let trimmed = index.trim(self.compacted, VERSIONS_PER_STEP);
             self.data_bytes -= trimmed.value_bytes;
             if trimmed.all {
                 self.data_bytes -= change.key.len() as u64;

@@ -76,7 +76,8 @@ pub(super) struct Watcher {
     pub(super) options: WatchOptions,
     /// Position in its group of the interest index.
     pub(super) position: usize,
-    /// Events below this are answered, queued or not wanted.
+    /// Events below this are answered, queued or not wanted. While synced it is the last queued event's own
+    /// revision, which may have more events to come.
     pub(super) next: Revision,
     /// False: behind. What is in the queue comes first, then history from `next`.
     pub(super) synced: bool,
@@ -156,7 +157,6 @@ impl Watcher {
             self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
         }
         let revision = events.last()?.kv.mod_revision;
-        self.next = self.next.max(revision + 1);
         Some((revision, events))
     }
 }
