@@ -94,8 +94,18 @@ impl WeftProcess {
 
     /// Like `start`, and answers what the process printed if it ended or stayed silent instead.
     pub async fn try_start(name: &str, args: &[String]) -> Result<Self, String> {
+        Self::try_start_with_env(name, args, &[]).await
+    }
+
+    /// Like `try_start`, with further environment variables.
+    pub async fn try_start_with_env(
+        name: &str,
+        args: &[String],
+        env: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let mut child = Command::new(weft_bin())
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

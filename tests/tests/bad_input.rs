@@ -267,9 +267,22 @@ async fn second_server_on_one_data_folder_is_refused() {
 async fn flag_wins_over_variable_and_variable_over_file() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let config = dir.path().join("weft.yaml");
-    std::fs::write(&config, "name: from-file\ngrpc-port: 99999999\n").expect("written");
+    let data = dir.path().join("data");
+    let yaml = format!(
+        "name: from-file\ndata-dir: {}\ngrpc-port: 0\nhttp-port: 0\ndns-port: 0\npeer-port: 0\ngossip-port: 0\n",
+        data.display()
+    );
+    std::fs::write(&config, yaml).expect("written");
     let config = config.display().to_string();
-    let wrong = run(&["server", "--config", &config]).await;
-    assert_ne!(wrong.code, 0);
-    assert!(wrong.stderr.contains("grpc-port") || wrong.stderr.contains("99999999"), "{wrong:?}");
+    let variable = [("WEFT_NAME", "from-variable")];
+    for (args, env, expected) in [
+        (vec!["server", "--config", &config], [].as_slice(), "from-file"),
+        (vec!["server", "--config", &config], variable.as_slice(), "from-variable"),
+        (vec!["server", "--config", &config, "--name", "from-flag"], variable.as_slice(), "from-flag"),
+    ] {
+        let server = WeftProcess::try_start_with_env(expected, &strings(&args), env).await;
+        let server = server.unwrap_or_else(|log| panic!("{args:?}: {log}"));
+        assert_eq!(server.ready()["name"], expected, "{}", server.ready());
+        assert_eq!(server.stop().await, 0);
+    }
 }
