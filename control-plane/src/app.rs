@@ -1,1 +1,296 @@
 //! Starts and stops a server, in order.
+//!
+//! *Start:* check the configuration → bind every port → open the data folder → gossip → raft (recovers the
+//! state) → catalogue → APIs → join loop. A failure at any step leaves nothing running.
+//!
+//! *Stop* ([`RunningServer::shutdown`]), in less than two seconds: take no more connections and let what is
+//! under way finish, and leave gossip meanwhile, so that others stop sending → hand leadership over and stop raft. What
+//! would never end by itself (watches, waits, xDS streams) is told to end at the first step.
+//!
+//! Every task is in one of two trackers: `serving` for what clients wait for, `upkeep` for the rest.
+
+mod join;
+mod listener;
+mod metrics;
+mod ports;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use weft_core::drain::{DrainSignal, DrainWatch};
+use weft_core::fsio::DataDir;
+use weft_gossip::driver::{GossipConfig, GossipHandle};
+use weft_gossip::member::Role;
+
+use crate::api::etcd::{self, EtcdOptions};
+use crate::api::http;
+use crate::api::probes::{self, ProbesApi};
+use crate::api::read::Reader;
+use crate::api::registry::RegistryApi;
+use crate::api::weft::{WeftApi, WeftParts};
+use crate::catalog::{Catalog, RegistryChanges};
+use crate::config::ServerConfig;
+use crate::dns;
+pub use crate::error::StartError;
+use crate::raft::{Coordinator, RaftConfig};
+use crate::telemetry::Telemetry;
+use crate::watch_driver::Watches;
+use crate::xds::XdsServer;
+use listener::{Speaks, Stop};
+use ports::Ports;
+pub use ports::ServerAddrs;
+
+/// How long requests under way may take after the stop was asked for.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+/// How long raft may take to hand over leadership and close its log.
+const RAFT_STOP_MAX: Duration = Duration::from_millis(700);
+/// How long the remaining tasks may take to notice.
+const UPKEEP_STOP_MAX: Duration = Duration::from_millis(200);
+
+/// File in the data folder that remembers members, to find the pool again.
+const PEERS_FILE: &str = "gossip-peers";
+
+/// A server that runs until it is shut down. Dropping it without that leaves its tasks to the runtime.
+pub struct RunningServer {
+    addrs: ServerAddrs,
+    coordinator: Coordinator,
+    gossip: GossipHandle,
+    catalog: Catalog,
+    xds: Arc<XdsServer>,
+    telemetry: Telemetry,
+    /// Ends etcd's watches and keep-alive streams.
+    drain: DrainSignal,
+    stop: Stop,
+    serving: TaskTracker,
+    upkeep: TaskTracker,
+    /// Keeps other processes out of the data folder until everything is closed.
+    _data_dir: DataDir,
+}
+
+/// Starts a server. Returns as soon as it serves; a server that joins a group may not be ready yet, see
+/// [`RunningServer::why_not_ready`].
+///
+/// # Errors
+/// One line that names the flag, the file or the address, and what to do.
+pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
+    config.check()?;
+    let advertised = config.advertised()?;
+    let ports = Ports::bind(&config).await?;
+    let addrs = ports.addrs;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let id = data_dir.node_id()?;
+    let seen_as = |addr: SocketAddr| SocketAddr::new(advertised, addr.port());
+
+    let gossip = ports.gossip.start(GossipConfig {
+        id,
+        name: config.name.clone(),
+        incarnation: data_dir.next_incarnation()?,
+        role: Role::Server {
+            grpc_addr: seen_as(addrs.grpc),
+            http_addr: seen_as(addrs.http),
+            peer_addr: seen_as(addrs.peer),
+        },
+        bind: addrs.gossip,
+        advertise: Some(advertised),
+        seeds: config.join.clone(),
+        peers_file: Some(peers_file(&data_dir)),
+        timing: config.gossip.clone(),
+    })?;
+
+    let watches = Watches::new();
+    let registry_changes = Arc::new(RegistryChanges::default());
+    let raft = RaftConfig {
+        id,
+        name: config.name.clone(),
+        data_dir: data_dir.path().to_path_buf(),
+        peer_listener: ports.peer,
+        peer_advertise: seen_as(addrs.peer),
+        bootstrap: config.join.is_empty(),
+        timing: config.raft.clone(),
+        snapshot_every: config.snapshot_every,
+    };
+    let coordinator = match Coordinator::start(raft, vec![watches.clone(), registry_changes.clone()]).await {
+        Ok(coordinator) => coordinator,
+        Err(error) => {
+            gossip.leave().await;
+            return Err(error.into());
+        }
+    };
+
+    let catalog = Catalog::new(coordinator.clone(), Some(gossip.clone()), registry_changes);
+    let xds = XdsServer::new(catalog.clone());
+    let telemetry = Telemetry::new();
+    let stop = Stop { drain: CancellationToken::new(), kill: CancellationToken::new() };
+    let (serving, upkeep) = (TaskTracker::new(), TaskTracker::new());
+    let reader = Reader::new(coordinator.clone());
+    let weft = WeftApi::new(WeftParts {
+        coordinator: coordinator.clone(),
+        reader: reader.clone(),
+        watches: watches.clone(),
+        catalog: catalog.clone(),
+        gossip: Some(gossip.clone()),
+        xds: xds.clone(),
+        tasks: serving.clone(),
+        stop: stop.drain.clone(),
+    });
+
+    metrics::raft(&telemetry, coordinator.clone());
+    metrics::store(&telemetry, coordinator.clone());
+    metrics::clients(&telemetry, watches.clone(), weft.clone(), xds.clone());
+    metrics::mesh(&telemetry, gossip.clone(), catalog.clone());
+
+    let (drain, draining) = weft_core::drain::channel();
+    let grpc = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
+    let http = http::router(
+        RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
+        ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() },
+    );
+    let serve = |socket, router, speaks, port: &str| {
+        let metrics = metrics::listener(&telemetry, port);
+        listener::serve(socket, router, speaks, metrics, stop.clone(), &serving);
+    };
+    serve(ports.grpc, grpc, Speaks::Grpc, "grpc");
+    serve(ports.http, http, Speaks::Http, "http");
+    ports.dns.serve(dns::source(catalog.clone()), metrics::dns(&telemetry), &stop.drain, &serving);
+
+    let feed = join::feed_addresses(coordinator.clone(), gossip.clone());
+    let stopped = stop.drain.clone();
+    upkeep.spawn(async move {
+        stopped.run_until_cancelled(feed).await;
+    });
+    if !config.join.is_empty() {
+        upkeep.spawn(join::join(coordinator.clone(), gossip.clone(), stop.drain.clone()));
+    }
+    tracing::info!(
+        name = config.name, %id, grpc = %addrs.grpc, http = %addrs.http, dns = %addrs.dns,
+        peer = %addrs.peer, gossip = %addrs.gossip, "server started"
+    );
+    Ok(RunningServer {
+        addrs,
+        coordinator,
+        gossip,
+        catalog,
+        xds,
+        telemetry,
+        drain,
+        stop,
+        serving,
+        upkeep,
+        _data_dir: data_dir,
+    })
+}
+
+fn peers_file(data_dir: &DataDir) -> PathBuf {
+    data_dir.path().join(PEERS_FILE)
+}
+
+/// Everything on the gRPC port.
+fn grpc_router(
+    coordinator: &Coordinator,
+    watches: Arc<Watches>,
+    gossip: &GossipHandle,
+    weft: &Arc<WeftApi>,
+    xds: &Arc<XdsServer>,
+    draining: DrainWatch,
+) -> axum::Router {
+    let members = gossip.clone();
+    let options = EtcdOptions {
+        client_urls: Arc::new(move |id| {
+            let all = members.members();
+            let role = all.iter().find(|m| m.member.id == id).map(|m| m.member.role.clone());
+            match role {
+                Some(Role::Server { grpc_addr, .. }) => vec![format!("http://{grpc_addr}")],
+                _ => Vec::new(),
+            }
+        }),
+        drain: Some(draining),
+        ..EtcdOptions::default()
+    };
+    let mut routes = tonic::service::Routes::builder();
+    etcd::add_services(&mut routes, coordinator.clone(), watches, options);
+    weft.add_services(&mut routes);
+    routes.add_service(xds.service());
+    routes.routes().prepare().into_axum_router()
+}
+
+impl RunningServer {
+    /// Where it listens.
+    pub fn addrs(&self) -> &ServerAddrs {
+        &self.addrs
+    }
+
+    /// The way into the replicated state.
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// The gossip pool as this server sees it.
+    pub fn gossip(&self) -> &GossipHandle {
+        &self.gossip
+    }
+
+    /// The merged catalogue.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Why it cannot serve reads and writes yet; empty if it can.
+    pub async fn why_not_ready(&self) -> Vec<String> {
+        probes::why_not_ready(&self.coordinator).await
+    }
+
+    /// Waits until it can serve reads and writes.
+    pub async fn ready(&self) {
+        let mut changes = self.coordinator.changes();
+        let mut leader = self.coordinator.leader_changes();
+        while !self.why_not_ready().await.is_empty() {
+            // Becoming a voter and finding a leader show as one of these; the timer is for the rest.
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = leader.changed() => {}
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+    }
+
+    /// Stops everything, in order, in less than two seconds.
+    pub async fn shutdown(self) {
+        tracing::info!("server stops");
+        self.stop.drain.cancel();
+        self.drain.begin();
+        self.serving.close();
+        self.upkeep.close();
+        let served = async {
+            self.xds.shutdown().await;
+            self.serving.wait().await;
+        };
+        // Leaving the pool takes up to a second of its own, and nobody needs to wait for it twice.
+        let (served, ()) = tokio::join!(timeout(DRAIN_MAX, served), self.gossip.leave());
+        if served.is_err() {
+            tracing::debug!(left = self.serving.len(), "requests cut off");
+        }
+        self.stop.kill.cancel();
+        if timeout(RAFT_STOP_MAX, self.coordinator.shutdown()).await.is_err() {
+            tracing::warn!("raft did not stop in time");
+        }
+        self.catalog.shutdown().await;
+        // Probes hold what they read, and with it everything above.
+        self.telemetry.clear_probes();
+        let rest = async {
+            self.serving.wait().await;
+            self.upkeep.wait().await;
+        };
+        if timeout(UPKEEP_STOP_MAX, rest).await.is_err() {
+            tracing::warn!(
+                serving = self.serving.len(),
+                upkeep = self.upkeep.len(),
+                "tasks did not end in time"
+            );
+        }
+    }
+}

@@ -268,7 +268,14 @@ async fn keep_current(inner: std::sync::Weak<Inner>, changes: Arc<RegistryChange
                 false
             }
             Some(receiver) => tokio::select! {
-                () = changes.changed() => receiver.has_changed().unwrap_or(false),
+                // Marked as seen only if it is looked at: a change that comes a moment later wakes again.
+                () = changes.changed() => {
+                    let changed = receiver.has_changed().unwrap_or(false);
+                    if changed {
+                        receiver.mark_unchanged();
+                    }
+                    changed
+                }
                 changed = receiver.changed() => {
                     if changed.is_err() {
                         gossip = None;
@@ -277,9 +284,6 @@ async fn keep_current(inner: std::sync::Weak<Inner>, changes: Arc<RegistryChange
                 }
             },
         };
-        if let Some(receiver) = &mut gossip {
-            receiver.mark_unchanged();
-        }
     }
 }
 
@@ -380,3 +384,6 @@ fn read_registry(machine: &Machine, dirty: &changes::Dirty) -> Vec<ServiceRead> 
     }
     read
 }
+
+#[cfg(test)]
+mod tests;

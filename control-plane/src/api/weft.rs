@@ -1,1 +1,141 @@
-//! `weft.v1` over gRPC.
+//! `weft.v1` over gRPC: semaphores and locks, elections, and the operator's view of the mesh.
+//!
+//! - [`semaphore`], [`election`], [`mesh`]: one service each; validation and wording.
+//! - [`wait`]: what acquire and campaign share: one command, then waiting for the turn, and giving it back
+//!   when nobody waits for it any more.
+//! - [`observe`]: the leader of an election, change by change.
+
+pub mod election;
+pub mod mesh;
+pub mod observe;
+pub mod semaphore;
+pub mod wait;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::service::RoutesBuilder;
+use weft_gossip::driver::GossipHandle;
+use weft_xds_proto::weft as pb;
+
+use super::read::Reader;
+use crate::catalog::Catalog;
+use crate::raft::Coordinator;
+use crate::watch_driver::Watches;
+use crate::xds::XdsServer;
+
+/// Largest request: names and values are small.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest name of a semaphore or election, in bytes; as the state machine has it.
+const NAME_BYTES_MAX: usize = weft_state::recipes::name::NAME_BYTES_MAX;
+
+/// What the services of `weft.v1` share.
+pub struct WeftApi {
+    pub(super) coordinator: Coordinator,
+    pub(super) reader: Reader,
+    pub(super) watches: Arc<Watches>,
+    pub(super) catalog: Catalog,
+    pub(super) gossip: Option<GossipHandle>,
+    pub(super) xds: Arc<XdsServer>,
+    pub(super) waits: Arc<wait::Waits>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+/// What [`WeftApi::new`] needs.
+pub struct WeftParts {
+    /// Writes.
+    pub coordinator: Coordinator,
+    /// Reads.
+    pub reader: Reader,
+    /// Where waiters wait. Must be among the coordinator's observers.
+    pub watches: Arc<Watches>,
+    /// Services and endpoints.
+    pub catalog: Catalog,
+    /// Members; none without gossip.
+    pub gossip: Option<GossipHandle>,
+    /// Connected proxies.
+    pub xds: Arc<XdsServer>,
+    /// Owns every task of these services.
+    pub tasks: TaskTracker,
+    /// Ends waits and observations when the server drains.
+    pub stop: CancellationToken,
+}
+
+impl WeftApi {
+    /// The services' shared part.
+    pub fn new(parts: WeftParts) -> Arc<Self> {
+        let waits = wait::Waits::new(
+            parts.coordinator.clone(),
+            parts.watches.clone(),
+            parts.tasks.clone(),
+            parts.stop.clone(),
+        );
+        Arc::new(Self {
+            coordinator: parts.coordinator,
+            reader: parts.reader,
+            watches: parts.watches,
+            catalog: parts.catalog,
+            gossip: parts.gossip,
+            xds: parts.xds,
+            waits,
+            tasks: parts.tasks,
+            stop: parts.stop,
+        })
+    }
+
+    /// Calls that wait for their turn now.
+    pub fn waiting(&self) -> usize {
+        self.waits.waiting()
+    }
+
+    /// Adds all services to a gRPC server that is being built.
+    pub fn add_services(self: &Arc<Self>, routes: &mut RoutesBuilder) {
+        routes.add_service(
+            pb::semaphore_server::SemaphoreServer::from_arc(self.clone())
+                .max_decoding_message_size(REQUEST_BYTES_MAX),
+        );
+        routes.add_service(
+            pb::election_server::ElectionServer::from_arc(self.clone())
+                .max_decoding_message_size(REQUEST_BYTES_MAX),
+        );
+        routes.add_service(
+            pb::mesh_server::MeshServer::from_arc(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
+        );
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Status> {
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "name: is {} bytes long, allowed are 1 to {NAME_BYTES_MAX}",
+        name.len()
+    )))
+}
+
+fn check_session(lease: i64) -> Result<(), Status> {
+    if lease != 0 {
+        return Ok(());
+    }
+    Err(Status::invalid_argument("lease: is 0, allowed is the id of a lease that is kept alive as a session"))
+}
+
+/// An answer to another command than was proposed: a fault of ours, never of the caller.
+fn unexpected(response: &weft_state::command::Response) -> Status {
+    tracing::error!(?response, "a command was answered with another command's response");
+    Status::internal("the state machine answered another command")
+}
+
+fn grant(grant: &weft_state::command::Grant, revision: i64) -> pb::Grant {
+    pb::Grant {
+        fence: grant.fence,
+        revision,
+        lease: grant.lease,
+        key: String::from_utf8_lossy(&grant.key).into_owned(),
+    }
+}

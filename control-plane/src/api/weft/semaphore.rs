@@ -1,0 +1,107 @@
+//! Semaphores and locks: words around one log command each.
+
+use std::time::Duration;
+
+use tonic::{Request, Response as Reply, Status};
+use weft_state::command::{Acquire, Command, Release, Response};
+use weft_xds_proto::weft as pb;
+
+use super::wait::{Ask, Turn};
+use super::{WeftApi, check_name, check_session, unexpected};
+use crate::api::read::Wanted;
+use crate::api::status;
+
+/// Most permits a semaphore can have.
+pub const LIMIT_MAX: u32 = 1_000_000;
+
+#[tonic::async_trait]
+impl pb::semaphore_server::Semaphore for WeftApi {
+    async fn acquire(
+        &self,
+        request: Request<pb::AcquireRequest>,
+    ) -> Result<Reply<pb::AcquireResponse>, Status> {
+        let ask = ask(request.into_inner())?;
+        let answer = match self.waits.turn(ask).await? {
+            Turn::Granted(grant, revision) => {
+                pb::AcquireResponse { acquired: true, grant: Some(super::grant(&grant, revision)) }
+            }
+            Turn::NotGranted => pb::AcquireResponse { acquired: false, grant: None },
+        };
+        Ok(Reply::new(answer))
+    }
+
+    async fn release(
+        &self,
+        request: Request<pb::ReleaseRequest>,
+    ) -> Result<Reply<pb::ReleaseResponse>, Status> {
+        let pb::ReleaseRequest { name, lease, request_id } = request.into_inner();
+        check_name(&name)?;
+        check_session(lease)?;
+        let release = Command::Release(Release { name, lease, request_id });
+        let proposed = self.coordinator.propose(release).await.map_err(|e| status::propose(&e))?;
+        match proposed.response {
+            Ok(Response::Release { released }) => {
+                Ok(Reply::new(pb::ReleaseResponse { released, revision: proposed.revision }))
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(status::store(&error)),
+        }
+    }
+
+    async fn describe(
+        &self,
+        request: Request<pb::DescribeSemaphoreRequest>,
+    ) -> Result<Reply<pb::DescribeSemaphoreResponse>, Status> {
+        let name = request.into_inner().name;
+        check_name(&name)?;
+        let read = |m: &weft_state::machine::Machine| (m.semaphore(&name), m.revision());
+        let ((view, revision), _) =
+            self.reader.read(Wanted::Linearizable, read).await.map_err(|e| status::propose(&e))?;
+        let Some(view) = view else {
+            return Err(Status::not_found(format!("semaphore {name:?}: nobody holds it or waits for it")));
+        };
+        let holder = |h: &weft_state::machine::SemaphoreHolder| pb::SemaphoreHolder {
+            grant: Some(super::grant(&h.grant, h.grant.fence)),
+            permits: h.permits,
+        };
+        Ok(Reply::new(pb::DescribeSemaphoreResponse {
+            limit: view.limit,
+            holders: view.holders.iter().map(holder).collect(),
+            waiters: view.waiters.iter().map(|w| w.lease).collect(),
+            revision,
+        }))
+    }
+}
+
+fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
+    let pb::AcquireRequest { name, lease, permits, limit, request_id, timeout_ms, r#try } = request;
+    check_name(&name)?;
+    check_session(lease)?;
+    for (field, value) in [("permits", permits), ("limit", limit)] {
+        if value > LIMIT_MAX {
+            return Err(Status::invalid_argument(format!(
+                "{field}: is {value}, allowed are 0 to {LIMIT_MAX}"
+            )));
+        }
+    }
+    let permits = permits.max(1);
+    if limit != 0 && permits > limit {
+        return Err(Status::invalid_argument(format!(
+            "permits: is {permits}, allowed are 1 to the limit of {limit}"
+        )));
+    }
+    Ok(Ask {
+        enter: Command::Acquire(Acquire {
+            name: name.clone(),
+            lease,
+            permits,
+            limit,
+            request_id,
+            try_only: r#try,
+        }),
+        undo: Command::Release(Release { name: name.clone(), lease, request_id }),
+        lease,
+        key: ("semaphore", name, lease, request_id),
+        timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
+    })
+}

@@ -1,0 +1,125 @@
+//! Which numbers a server shows, read from their owners at each scrape.
+
+use std::sync::Arc;
+
+use weft_gossip::driver::GossipHandle;
+use weft_gossip::member::MemberState;
+
+use super::listener::ListenerMetrics;
+use crate::api::weft::WeftApi;
+use crate::catalog::Catalog;
+use crate::dns::server::DnsCounters;
+use crate::raft::Coordinator;
+use crate::telemetry::{Telemetry, raise, set};
+use crate::watch_driver::Watches;
+use crate::xds::XdsServer;
+
+/// Counters of a port.
+pub(super) fn listener(telemetry: &Telemetry, port: &str) -> ListenerMetrics {
+    let r = telemetry.registry();
+    ListenerMetrics {
+        accepted: r
+            .counters("weft_connections_accepted", "Connections accepted, by port", &["port"])
+            .with(&[port]),
+        shed: r
+            .counters("weft_connections_shed", "Connections closed because the port had too many", &["port"])
+            .with(&[port]),
+        open: r.gauges("weft_connections_open", "Connections open now, by port", &["port"]).with(&[port]),
+    }
+}
+
+/// Counters of DNS.
+pub(super) fn dns(telemetry: &Telemetry) -> DnsCounters {
+    let r = telemetry.registry();
+    DnsCounters {
+        queries: r.counter("weft_dns_queries", "DNS packets received"),
+        dropped: r.counter("weft_dns_dropped", "DNS packets that deserved no answer"),
+        shed: r.counter("weft_dns_connections_shed", "DNS connections closed because there were too many"),
+    }
+}
+
+/// The Raft group as this server sees it.
+pub(super) fn raft(telemetry: &Telemetry, coordinator: Coordinator) {
+    let r = telemetry.registry();
+    let leads = r.gauge("weft_raft_is_leader", "1 while this server leads the group");
+    let has_leader = r.gauge("weft_raft_has_leader", "1 while this server knows of a leader");
+    let term = r.gauge("weft_raft_term", "Current term");
+    let last = r.gauge("weft_raft_last_log_index", "Last entry in the log of this server");
+    let committed = r.gauge("weft_raft_commit_index", "Last entry known to be committed");
+    let applied = r.gauge("weft_raft_applied_index", "Last entry applied on this server");
+    let snapshot = r.gauge("weft_raft_snapshot_index", "Last entry in the newest snapshot");
+    let wal = r.gauge("weft_raft_wal_bytes", "Bytes of the log on disk");
+    let fsyncs = r.counter("weft_raft_fsyncs", "Syncs of the log since start");
+    let slowest = r.gauge("weft_raft_fsync_slowest_microseconds", "The slowest sync of the log since start");
+    let peers = r.gauges("weft_raft_peers", "Servers of the group, by part", &["role"]);
+    telemetry.on_scrape(move || {
+        let s = coordinator.status();
+        leads.set(i64::from(coordinator.is_leader()));
+        has_leader.set(i64::from(coordinator.has_leader()));
+        set(&term, s.term);
+        set(&last, s.last_log);
+        set(&committed, s.committed);
+        set(&applied, s.applied);
+        set(&snapshot, s.snapshot);
+        set(&wal, s.wal_bytes);
+        raise(&fsyncs, s.fsyncs);
+        set(&slowest, u64::try_from(s.fsync_slowest.as_micros()).unwrap_or(u64::MAX));
+        let voters = s.peers.iter().filter(|p| p.voter).count();
+        set(&peers.with(&["voter"]), voters as u64);
+        set(&peers.with(&["learner"]), (s.peers.len() - voters) as u64);
+    });
+}
+
+/// The replicated state.
+pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
+    let r = telemetry.registry();
+    let revision = r.gauge("weft_store_revision", "Current revision");
+    let compacted = r.gauge("weft_store_compacted_revision", "Oldest readable revision; 0: all of them");
+    let keys = r.gauge("weft_store_keys", "Keys that exist now");
+    let bytes = r.gauge("weft_store_bytes", "Bytes of keys and values, old versions included");
+    let leases = r.gauge("weft_leases", "Leases that are alive");
+    telemetry.on_scrape(move || {
+        coordinator.read(|m| {
+            revision.set(m.revision());
+            compacted.set(m.compacted());
+            set(&keys, m.key_count());
+            set(&bytes, m.data_bytes());
+            set(&leases, m.lease_ttls().len() as u64);
+        });
+    });
+}
+
+/// Watches, waits and proxies.
+pub(super) fn clients(telemetry: &Telemetry, watches: Arc<Watches>, weft: Arc<WeftApi>, xds: Arc<XdsServer>) {
+    let r = telemetry.registry();
+    let open = r.gauge("weft_watches_open", "Watchers open on this server");
+    let waiting = r.gauge("weft_waits_open", "Acquire and campaign calls under way on this server");
+    let proxies = r.gauge("weft_xds_proxies", "Proxies connected to this server");
+    telemetry.on_scrape(move || {
+        set(&open, watches.count() as u64);
+        set(&waiting, weft.waiting() as u64);
+        set(&proxies, xds.connected() as u64);
+    });
+}
+
+/// Members and services.
+pub(super) fn mesh(telemetry: &Telemetry, gossip: GossipHandle, catalog: Catalog) {
+    let r = telemetry.registry();
+    let members = r.gauges("weft_gossip_members", "Members of the pool as this server sees them", &["state"]);
+    let services = r.gauge("weft_catalog_services", "Services with at least one instance");
+    let instances = r.gauges("weft_catalog_instances", "Instances of all services", &["health"]);
+    telemetry.on_scrape(move || {
+        let all = gossip.members();
+        let states =
+            [("alive", MemberState::Alive), ("suspect", MemberState::Suspect), ("down", MemberState::Down)];
+        for (label, state) in states {
+            set(&members.with(&[label]), all.iter().filter(|m| m.state == state).count() as u64);
+        }
+        let known = catalog.services();
+        set(&services, known.len() as u64);
+        let healthy: usize = known.iter().map(|s| s.healthy).sum();
+        let total: usize = known.iter().map(|s| s.total).sum();
+        set(&instances.with(&["passing"]), healthy as u64);
+        set(&instances.with(&["other"]), (total - healthy) as u64);
+    });
+}
