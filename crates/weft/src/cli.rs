@@ -1,0 +1,210 @@
+//! The command line: one module for each command.
+
+mod child;
+mod completions;
+mod dev;
+mod elect;
+mod endpoints;
+mod hold;
+mod kv;
+mod lb;
+mod lock;
+mod members;
+mod proxy;
+mod semaphore;
+mod server;
+mod services;
+mod status;
+mod txn_format;
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use weft_client::{Client, Options};
+
+use crate::failure::Failure;
+use crate::output::Format;
+
+const HELP: &str = "\
+Start here:
+  dev           A whole mesh in one process, with demo services: try it in a minute
+
+Run:
+  server        A control-plane server; three or five form one group
+  proxy         A sidecar beside your service
+
+Look:
+  services      All services with their healthy and total instances
+  endpoints     Where a service is: address, health, source, owner, age
+  members       Who is in the gossip pool
+  status        The control plane: leader, servers, revisions, proxies
+
+Change:
+  lb            Show or set how proxies balance over a service
+  kv            Get, put, delete, watch and transact keys
+
+Coordinate:
+  lock          Run a command while holding a lock
+  semaphore     Run a command while holding permits of a semaphore
+  elect         Run a command while leading an election, or follow who leads
+
+More:
+  completions   Print a completion script for your shell
+  help          This text, or `weft help COMMAND` for one command
+
+Examples:
+  weft dev
+  weft server --name s1 --data-dir /var/lib/weft
+  weft proxy --join 10.0.0.1:7946 --service orders=127.0.0.1:8080
+  weft kv put config/color blue
+  weft lock deploy -- ./deploy.sh
+
+Client commands ask the servers named by --endpoints or WEFT_ENDPOINTS (default 127.0.0.1:2379).";
+
+/// A service mesh with discovery built in.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft",
+    version,
+    about = "Weft: a service mesh with discovery and coordination built in",
+    help_template = "{about}\n\n{usage-heading} {usage}\n\n{after-help}\n",
+    after_help = HELP,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(crate::flags::DevFlags),
+    Server(Box<crate::flags::ServerFlags>),
+    Proxy(Box<crate::flags::ProxyFlags>),
+    Services(services::Services),
+    Endpoints(endpoints::Endpoints),
+    Members(members::Members),
+    Status(status::Status),
+    Lb(lb::Lb),
+    Kv(kv::Kv),
+    Lock(lock::Lock),
+    Semaphore(semaphore::Semaphore),
+    Elect(elect::Elect),
+    Completions(completions::Completions),
+}
+
+/// Runs one command to its end.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Dev(flags) => control(dev::run(flags)),
+        Command::Server(flags) => control(server::run(*flags)),
+        Command::Proxy(flags) => control(proxy::run(*flags)),
+        Command::Services(command) => client(command.run()),
+        Command::Endpoints(command) => client(command.run()),
+        Command::Members(command) => client(command.run()),
+        Command::Status(command) => client(command.run()),
+        Command::Lb(command) => client(command.run()),
+        Command::Kv(command) => client(command.run()),
+        Command::Lock(command) => client(command.run()),
+        Command::Semaphore(command) => client(command.run()),
+        Command::Elect(command) => client(command.run()),
+        Command::Completions(command) => Ok(command.run()),
+    }
+}
+
+/// The control runtime of the roles. Proxies carry traffic on threads of their own.
+fn control(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().thread_name("weft-control").enable_all().build();
+    finish(runtime, command)
+}
+
+/// A client command needs one thread. The child of `weft lock` is tied to the life of this very thread.
+fn client(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    weft_core::telemetry::init(CLIENT_LOG_LEVEL, false);
+    finish(tokio::runtime::Builder::new_current_thread().enable_all().build(), command)
+}
+
+/// What a client's libraries have to say to a person: interrupted watches, renewals that fail.
+const CLIENT_LOG_LEVEL: &str = "warn";
+
+fn finish(
+    runtime: std::io::Result<tokio::runtime::Runtime>,
+    command: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    let runtime =
+        runtime.map_err(|error| Failure::new(format!("cannot start the async runtime: {error}")))?;
+    let code = runtime.block_on(command);
+    // A blocking task (a read of standard input, a name look-up) must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+/// Which servers to ask.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Connection {
+    /// gRPC addresses of one or more servers, as HOST:PORT; another is asked when one fails
+    #[arg(
+        long,
+        env = "WEFT_ENDPOINTS",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379"
+    )]
+    endpoints: Vec<String>,
+}
+
+impl Connection {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        // People and scripts rather hear soon that nobody is there; a change of leader is waited for
+        // by the servers themselves.
+        let options = Options { retry_for: Duration::from_secs(2), ..Options::default() };
+        Ok(Client::connect_with(&self.endpoints, options)?)
+    }
+}
+
+/// How to answer.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Output {
+    /// Answer as a table for people or as JSON with stable field names
+    #[arg(long, short, env = "WEFT_OUTPUT", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_every_command() {
+        for command in Cli::command().get_subcommands() {
+            assert!(
+                HELP.contains(&format!("\n  {:14}", command.get_name())),
+                "{} is missing",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn every_flag_has_help_and_every_command_says_what_it_does() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{} {} has no help", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,167 @@
+//! The command that runs while something is held: signals are forwarded to it, and it does not outlive
+//! the grant.
+//!
+//! Without a terminal on standard input the child gets a process group of its own, and signals go to
+//! the whole group, so that what a shell script started ends with it. With a terminal it stays in ours,
+//! so that it can read and that Ctrl-C and Ctrl-Z work: the terminal then sends SIGINT to it by itself.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep_until};
+use weft_client::grant::Grant;
+use weft_client::{Lost, Session};
+
+use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
+use crate::signals::Signals;
+
+/// How the child ended.
+pub(crate) enum Ended {
+    /// By itself, or by a signal that was forwarded: exit with this code.
+    Code(u8),
+    /// The session or the grant was lost, so it was made to end.
+    SessionLost(Lost),
+}
+
+/// Runs `command` to its end, with `environment` added to ours.
+pub(crate) async fn run(
+    command: &[OsString],
+    environment: &[(&str, String)],
+    grant: &Grant,
+    session: &Session,
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
+    let gone = grant.lost(session);
+    tokio::pin!(gone);
+    let mut child = Running::start(command, environment)?;
+    let mut asked_to_end = false;
+    let mut lost: Option<(Lost, Instant)> = None;
+    loop {
+        let kill_at = lost.as_ref().map(|(_, at)| *at);
+        tokio::select! {
+            status = child.process.wait() => {
+                let status = status.map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))?;
+                return Ok(match lost {
+                    Some((lost, _)) => Ended::SessionLost(lost),
+                    None => Ended::Code(code(status)),
+                });
+            }
+            reason = &mut gone, if lost.is_none() => {
+                // The margin before the lease's real end is split: half of it for an orderly end.
+                let grace = session.margin() / 2;
+                eprintln!("lost: {reason}; stopping the command, in {grace:?} by force");
+                child.signal(Signal::TERM);
+                lost = Some((reason, Instant::now() + grace));
+            }
+            () = at(kill_at) => {
+                child.signal(Signal::KILL);
+                lost = lost.map(|(lost, _)| (lost, Instant::now() + Duration::from_secs(1)));
+            }
+            signal = signals.next() => {
+                let ending = signal == Signal::TERM.as_raw() || signal == Signal::INT.as_raw();
+                if ending && asked_to_end {
+                    eprintln!("second signal: killing the command");
+                    child.signal(Signal::KILL);
+                } else {
+                    child.forward(signal);
+                }
+                asked_to_end |= ending;
+            }
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// As shells report it: the exit code, or 128 + n after signal n.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+}
+
+struct Running {
+    process: Child,
+    pid: Option<Pid>,
+    own_group: bool,
+}
+
+impl Running {
+    fn start(command: &[OsString], environment: &[(&str, String)]) -> Result<Self, Failure> {
+        let (program, arguments) =
+            command.split_first().ok_or_else(|| Failure::new("no command given after --"))?;
+        let own_group = !std::io::stdin().is_terminal();
+        let mut builder = Command::new(program);
+        builder
+            .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::inherit())
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+        if own_group {
+            builder.process_group(0);
+        }
+        die_with_parent(&mut builder);
+        let process = builder.spawn().map_err(|error| {
+            let code = match error.kind() {
+                std::io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
+            };
+            Failure::with_code(code, format!("cannot run {}: {error}", program.to_string_lossy()))
+        })?;
+        let pid = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Ok(Self { process, pid, own_group })
+    }
+
+    /// A signal that we got. With a terminal, the child has got its SIGINT already.
+    fn forward(&self, signal: i32) {
+        let from_terminal = !self.own_group && signal == Signal::INT.as_raw();
+        if let (false, Some(signal)) = (from_terminal, Signal::from_named_raw(signal)) {
+            self.signal(signal);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Some(pid) = self.pid else { return };
+        let sent = if self.own_group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+        if let Err(error) = sent {
+            // It ended a moment ago.
+            tracing::debug!(%error, ?signal, "signal not delivered");
+        }
+    }
+}
+
+/// Has the kernel kill the child when this process dies without a word (SIGKILL, out of memory): nobody
+/// would renew the session, and a child that went on would soon share the lock with its next owner.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn die_with_parent(builder: &mut Command) {
+    let parent = rustix::process::getpid();
+    let tie = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(std::io::Error::other("the parent ended before the command began"))
+        }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. `tie` makes two plain
+    // system calls, and allocates only on the path that gives up.
+    unsafe {
+        builder.pre_exec(tie);
+    }
+}
+
+/// Only Linux has it. Elsewhere a command outlives a `weft` that was killed without a word.
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent(_builder: &mut Command) {}

@@ -1,0 +1,73 @@
+//! `weft lb SERVICE [POLICY]`.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{Connection, Output};
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+/// Show or set how proxies balance over a service
+///
+/// A change reaches every proxy within moments and drops no request.
+#[derive(Debug, Args)]
+pub(crate) struct Lb {
+    /// Service name
+    service: String,
+    /// New policy; without it, the present one is shown
+    #[arg(value_enum)]
+    policy: Option<Policy>,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Policy {
+    /// One after the other
+    RoundRobin,
+    /// Any of them
+    Random,
+    /// The one with the fewest requests in flight
+    LeastConnections,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    service: String,
+    load_balancing: String,
+    /// Of the change; absent if nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<i64>,
+}
+
+impl Lb {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let mesh = self.connection.client()?.mesh();
+        let answer = match self.policy {
+            Some(policy) => {
+                let name = policy.to_possible_value().expect("no policy is skipped").get_name().to_owned();
+                let revision = mesh.set_load_balancing(&self.service, &name).await?;
+                Answer { service: self.service, load_balancing: name, revision: Some(revision) }
+            }
+            None => {
+                let services = mesh.services().await?;
+                let known: Vec<_> = services.iter().map(|service| service.name.clone()).collect();
+                let found = services.into_iter().find(|service| service.name == self.service);
+                let service = found.ok_or_else(|| {
+                    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                    Failure::new(format!("no service {:?}; known: {known}", self.service))
+                })?;
+                Answer { service: service.name, load_balancing: service.load_balancing, revision: None }
+            }
+        };
+        output::print(match self.output.output {
+            Format::Json => output::json(&answer),
+            Format::Table => format!("{}: {}\n", answer.service, answer.load_balancing),
+        });
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,77 @@
+//! `weft proxy`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use weft_proxy::app;
+
+use crate::failure::Failure;
+use crate::flags::{ProxyFlags, start_logging};
+use crate::output;
+use crate::signals::Signals;
+
+/// Runs a sidecar until it is asked to end, then drains it.
+pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
+    let flags = flags.layered()?;
+    start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
+    let mut signals = Signals::listen()?;
+    let servers = resolve(flags.server.as_deref().unwrap_or_default()).await?;
+    let mut config = flags.into_config(servers)?;
+    if config.services.is_empty() && config.inbound.take().is_some() {
+        tracing::warn!(
+            "inbound is off: there is no service to receive for; name one with --service NAME=IP:PORT"
+        );
+    }
+    let name = config.name.clone();
+    let proxy = tokio::select! {
+        proxy = app::start(config) => {
+            proxy.map_err(|error| Failure::new(format!("proxy {name} does not start: {error}")))?
+        }
+        signal = signals.next() => return Ok(crate::signals::signal_exit(signal)),
+    };
+    let addrs = proxy.addrs();
+    let listener = |address: Option<SocketAddr>, use_of_it: &str| match address {
+        Some(address) => format!("{address:21}  {use_of_it}"),
+        None => "off".to_owned(),
+    };
+    let block = output::pairs(&[
+        ("  outbound", listener(addrs.outbound, "calls of the local app, by Host or as HTTP_PROXY")),
+        ("  inbound", listener(addrs.inbound, "calls to the local services")),
+        ("  admin", format!("{:21}  /ready, /clusters, /config_dump, /metrics", addrs.admin)),
+        ("  gossip", listener(addrs.gossip, "members")),
+    ]);
+    let ready = serde_json::json!({
+        "role": "proxy", "name": name, "outbound": addrs.outbound, "inbound": addrs.inbound,
+        "admin": addrs.admin, "gossip": addrs.gossip,
+    });
+    output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
+    let signal = signals.next().await;
+    tracing::info!(signal, "draining");
+    Ok(signals.end_gracefully(None, proxy.drain_and_shutdown()).await)
+}
+
+/// Servers may be named by host name; each name stands for all its addresses.
+async fn resolve(servers: &[String]) -> Result<Vec<SocketAddr>, Failure> {
+    let mut all = Vec::new();
+    for server in servers {
+        let found = tokio::net::lookup_host(server.as_str()).await;
+        let found = found.map_err(|error| {
+            Failure::new(format!("server {server:?}: {error}; expected HOST:PORT, such as 127.0.0.1:2379"))
+        })?;
+        all.extend(found.filter(|address| !all.contains(address)).collect::<Vec<_>>());
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn servers_are_addresses_or_names() {
+        let found = resolve(&["127.0.0.1:1".to_owned(), "127.0.0.1:1".to_owned()]).await.unwrap();
+        assert_eq!(found, ["127.0.0.1:1".parse().unwrap()]);
+        let refused = resolve(&["nowhere".to_owned()]).await.unwrap_err().to_string();
+        assert!(refused.contains("nowhere") && refused.contains("HOST:PORT"), "{refused}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Addresses and services as people write them.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// A listener: `IP:PORT`, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Listen {
+    /// None.
+    Off,
+    /// There; port 0 is any free one.
+    At(SocketAddr),
+}
+
+impl Listen {
+    pub(crate) fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => socket(text).map(Self::At).map_err(|why| format!("{why}, or off")),
+        }
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// A service beside the sidecar: `NAME=IP:PORT` or `NAME=IP:PORT,check=/PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct ServiceSpec {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    /// Path of the active check; none: a TCP connection is enough.
+    pub(crate) check: Option<String>,
+}
+
+impl FromStr for ServiceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = "expected NAME=IP:PORT or NAME=IP:PORT,check=/PATH";
+        let (name, rest) = text.split_once('=').ok_or_else(|| format!("{text:?} has no =; {shape}"))?;
+        let (address, option) = match rest.split_once(',') {
+            Some((address, option)) => (address, Some(option)),
+            None => (rest, None),
+        };
+        let check = match option.map(|option| option.split_once('=').unwrap_or((option, ""))) {
+            None => None,
+            Some(("check", path)) if path.starts_with('/') => Some(path.to_owned()),
+            Some(("check", path)) => {
+                return Err(format!("check path {path:?} does not begin with /; {shape}"));
+            }
+            Some((other, _)) => return Err(format!("{other:?} is unknown; {shape}")),
+        };
+        if name.is_empty() {
+            return Err(format!("{text:?} has no name; {shape}"));
+        }
+        let address = socket(address).map_err(|why| format!("{why}; {shape}"))?;
+        Ok(Self { name: name.to_owned(), address, check })
+    }
+}
+
+impl TryFrom<String> for ServiceSpec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is no address; expected IP:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_has_a_name_an_address_and_maybe_a_check() {
+        let plain: ServiceSpec = "orders=127.0.0.1:8080".parse().unwrap();
+        assert_eq!((plain.name.as_str(), plain.address.port(), plain.check), ("orders", 8080, None));
+        let checked: ServiceSpec = "orders=[::1]:8080,check=/health?deep=1".parse().unwrap();
+        assert_eq!(checked.check.as_deref(), Some("/health?deep=1"));
+    }
+
+    #[test]
+    fn a_wrong_service_says_what_is_wrong_and_what_is_expected() {
+        for (text, part) in [
+            ("orders", "no ="),
+            ("=127.0.0.1:1", "no name"),
+            ("orders=localhost:1", "no address"),
+            ("orders=127.0.0.1", "no address"),
+            ("orders=127.0.0.1:1,check=health", "begin with /"),
+            ("orders=127.0.0.1:1,weight=3", "unknown"),
+        ] {
+            let error = text.parse::<ServiceSpec>().unwrap_err();
+            assert!(error.contains(part) && error.contains("NAME=IP:PORT"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_an_address_or_off() {
+        assert_eq!("off".parse::<Listen>().unwrap().address(), None);
+        assert_eq!("127.0.0.1:0".parse::<Listen>().unwrap().address(), "127.0.0.1:0".parse().ok());
+        assert!("15001".parse::<Listen>().unwrap_err().contains("or off"));
+    }
+}

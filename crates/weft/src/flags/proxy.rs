@@ -1,0 +1,254 @@
+//! Flags of `weft proxy`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use weft_core::config::parse_duration;
+use weft_proxy::config::{
+    self, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster, StaticConfig, TlsFiles,
+};
+
+use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer, load};
+use crate::failure::Failure;
+
+/// Where the local app sends its calls.
+pub(crate) const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
+/// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
+pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+
+/// Run a sidecar beside your service
+///
+/// Your app sends its calls to --outbound with the service's name as host, or uses it as HTTP_PROXY.
+/// Services given with --service are checked, advertised to the mesh, and received for on --inbound.
+/// Every flag can also be given as the WEFT_… variable shown with it, or in the --config file under its
+/// own name; the flag wins over the variable, the variable over the file. Port 0 means any free port,
+/// printed at start. With `listeners`, `routes` and `clusters` in the file, a proxy needs no server and
+/// no gossip.
+///
+/// Example: weft proxy --name orders --join 10.0.0.1:7946 --service orders=127.0.0.1:8080,check=/health
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct ProxyFlags {
+    /// YAML file with any of these flags as keys, and with `listeners`, `routes` and `clusters`; default:
+    /// none
+    #[arg(long, env = "WEFT_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+    /// Label of this proxy for people; default: this machine's name
+    #[arg(long, env = "WEFT_NAME")]
+    pub(crate) name: Option<String>,
+    /// Folder of identity and last good configuration, for this proxy alone; default:
+    /// weft-data/proxy/NAME if it joins a mesh, else none
+    #[arg(long, env = "WEFT_DATA_DIR", value_name = "FOLDER")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Gossip addresses of members to join, any of them; repeat it or separate by commas; default: none
+    #[arg(long, env = "WEFT_JOIN", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) join: Option<Vec<String>>,
+    /// gRPC addresses of the servers to use; repeat it or separate by commas; default: those that gossip
+    /// names
+    #[arg(long, env = "WEFT_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) server: Option<Vec<String>>,
+    /// Where the local app sends its calls, or off; default: 127.0.0.1:15001, or off if the file has
+    /// listeners
+    #[arg(long, env = "WEFT_OUTBOUND", value_name = "IP:PORT")]
+    pub(crate) outbound: Option<Listen>,
+    /// Where others send calls for the local services (usually port 15006), or off; default: off, and
+    /// others call the services directly
+    #[arg(long, env = "WEFT_INBOUND", value_name = "IP:PORT")]
+    pub(crate) inbound: Option<Listen>,
+    /// PEM file with the certificate chain to terminate TLS with on --inbound, the leaf first; default:
+    /// none, plaintext
+    #[arg(long, env = "WEFT_INBOUND_CERT", value_name = "FILE")]
+    pub(crate) inbound_cert: Option<PathBuf>,
+    /// PEM file with the private key of --inbound-cert; default: none
+    #[arg(long, env = "WEFT_INBOUND_KEY", value_name = "FILE")]
+    pub(crate) inbound_key: Option<PathBuf>,
+    /// Where /ready, /clusters, /config_dump and /metrics are; default: 127.0.0.1:15000
+    #[arg(long, env = "WEFT_ADMIN", value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Port for gossip, UDP and TCP; default: any free one with --join, else no gossip
+    #[arg(long, env = "WEFT_GOSSIP_PORT", value_name = "PORT")]
+    pub(crate) gossip_port: Option<u16>,
+    /// Address that others are told to use for gossip and --inbound; default: what they listen on
+    #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP")]
+    pub(crate) advertise: Option<IpAddr>,
+    /// A service of this machine, as NAME=IP:PORT or NAME=IP:PORT,check=/PATH; repeat it (in the variable,
+    /// separate by spaces); without a check, a TCP connection is enough; default: none
+    #[arg(long, env = "WEFT_SERVICE", value_name = "NAME=IP:PORT", value_delimiter = ' ')]
+    pub(crate) service: Option<Vec<ServiceSpec>>,
+    /// Threads that carry traffic, 1 to 256; default: 2
+    #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// How long requests in flight may take to finish at the end, such as 20s; default: 20s
+    #[arg(long, env = "WEFT_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) drain_timeout: Option<Duration>,
+    /// What is logged to stderr: error, warn, info, debug or trace, also per module, such as
+    /// info,weft_gossip=debug; default: info
+    #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Log as text or as one JSON object a line; default: text
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// File only.
+    #[arg(skip)]
+    pub(crate) listeners: Option<Vec<ListenerEntry>>,
+    /// File only.
+    #[arg(skip)]
+    pub(crate) routes: Option<Vec<RouteEntry>>,
+    /// File only.
+    #[arg(skip)]
+    pub(crate) clusters: Option<Vec<StaticCluster>>,
+}
+
+impl ProxyFlags {
+    /// Puts the file, if one is named, under flags and variables.
+    pub(crate) fn layered(self) -> Result<Self, Failure> {
+        let file = load(self.config.as_deref())?;
+        Ok(self.over(file))
+    }
+
+    fn over(mut self, mut file: Self) -> Self {
+        layer!(self, file;
+            name, data_dir, join, server, outbound, inbound, inbound_cert, inbound_key, admin, gossip_port,
+            advertise, service, workers, drain_timeout, log_level, log_format, listeners, routes, clusters,
+        );
+        self
+    }
+
+    /// With defaults for what nobody said. `servers` are the addresses that `server` names.
+    pub(crate) fn into_config(self, servers: Vec<SocketAddr>) -> Result<ProxyConfig, Failure> {
+        let name = self.name.unwrap_or_else(host_name);
+        let join = self.join.unwrap_or_default();
+        let static_config = match (self.listeners, self.routes, self.clusters) {
+            (None, None, None) => None,
+            (listeners, routes, clusters) => Some(StaticConfig {
+                listeners: listeners.unwrap_or_default(),
+                routes: routes.unwrap_or_default(),
+                clusters: clusters.unwrap_or_default(),
+            }),
+        };
+        let has_listeners = static_config.as_ref().is_some_and(|config| !config.listeners.is_empty());
+        let outbound =
+            self.outbound.unwrap_or(if has_listeners { Listen::Off } else { Listen::At(OUTBOUND) });
+        let inbound = self.inbound.and_then(Listen::address);
+        let inbound_tls = match (self.inbound_cert, self.inbound_key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (Some(_), None) => return Err(Failure::new("inbound-cert needs inbound-key")),
+            (None, Some(_)) => return Err(Failure::new("inbound-key needs inbound-cert")),
+        };
+        let gossips = !join.is_empty() || self.gossip_port.is_some();
+        let gossip_ip = gossip_ip(inbound, self.advertise);
+        let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
+        let in_mesh = gossips || !servers.is_empty();
+        let services = self.service.unwrap_or_default().into_iter().map(|service| LocalService {
+            name: service.name,
+            addr: service.address,
+            health_path: service.check,
+        });
+        Ok(ProxyConfig {
+            data_dir: self.data_dir.or_else(|| in_mesh.then(|| default_data_dir("proxy", &name))),
+            name,
+            join,
+            servers,
+            outbound: outbound.address(),
+            inbound,
+            inbound_tls,
+            admin: self.admin.unwrap_or(ADMIN),
+            gossip,
+            advertise: self.advertise,
+            services: services.collect(),
+            workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
+            static_config,
+            drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
+        })
+    }
+}
+
+/// Gossip listens where others can reach it: beside the inbound listener, else everywhere if an address
+/// of this machine is advertised, else on loopback only.
+fn gossip_ip(inbound: Option<SocketAddr>, advertise: Option<IpAddr>) -> IpAddr {
+    match (inbound, advertise) {
+        (Some(inbound), _) if !inbound.ip().is_loopback() => inbound.ip(),
+        (_, Some(ip @ IpAddr::V4(_))) if !ip.is_loopback() => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        (_, Some(ip @ IpAddr::V6(_))) if !ip.is_loopback() => IpAddr::from([0u16; 8]),
+        (_, Some(loopback)) => loopback,
+        (Some(inbound), None) => inbound.ip(),
+        (None, None) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn file(text: &str) -> ProxyFlags {
+        weft_core::config::parse_yaml(Path::new("weft.yaml"), text).unwrap()
+    }
+
+    #[test]
+    fn a_file_alone_is_enough_and_needs_no_mesh() {
+        let file = file(
+            "name: edge\nadmin: 127.0.0.1:0\nlisteners:\n  - name: web\n    address: 127.0.0.1:0\nroutes:\n  - cluster: o\nclusters:\n  - name: o\n    endpoints: [\"127.0.0.1:1\"]\n",
+        );
+        let config = ProxyFlags::default().over(file).into_config(Vec::new()).unwrap();
+        assert_eq!((config.name.as_str(), config.outbound, config.gossip), ("edge", None, None));
+        assert_eq!(config.data_dir, None);
+        assert_eq!(config.static_config.unwrap().listeners.len(), 1);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = ProxyFlags { outbound: Some(Listen::Off), workers: Some(4), ..ProxyFlags::default() };
+        let file =
+            file("outbound: 127.0.0.1:9\nworkers: 8\ndrain-timeout: 3s\nservice: [\"a=127.0.0.1:1\"]\n");
+        let config = flags.over(file).into_config(Vec::new()).unwrap();
+        assert_eq!(
+            (config.outbound, config.workers, config.drain_timeout),
+            (None, 4, Duration::from_secs(3))
+        );
+        assert_eq!(config.services[0].name, "a");
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = ProxyFlags::default().into_config(Vec::new()).unwrap();
+        assert_eq!((config.outbound, config.inbound, config.admin), (Some(OUTBOUND), None, ADMIN));
+        assert_eq!((config.workers, config.drain_timeout), (2, Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn joining_turns_gossip_on_where_others_can_reach_it() {
+        let flags = ProxyFlags { join: Some(vec!["10.0.0.1:7946".to_owned()]), ..ProxyFlags::default() };
+        let config = flags.clone().into_config(Vec::new()).unwrap();
+        assert_eq!(config.gossip, "127.0.0.1:0".parse().ok());
+        assert!(config.data_dir.is_some());
+        let advertised = ProxyFlags { advertise: "10.0.0.9".parse().ok(), ..flags.clone() };
+        assert_eq!(advertised.into_config(Vec::new()).unwrap().gossip, "0.0.0.0:0".parse().ok());
+        let inbound = ProxyFlags { inbound: "10.0.0.9:15006".parse().ok(), ..flags };
+        assert_eq!(inbound.into_config(Vec::new()).unwrap().gossip, "10.0.0.9:0".parse().ok());
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        let flags = ProxyFlags { inbound_cert: Some("a.pem".into()), ..ProxyFlags::default() };
+        assert!(flags.into_config(Vec::new()).unwrap_err().to_string().contains("inbound-key"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
+        let text =
+            weft_core::config::parse_yaml::<ProxyFlags>(Path::new("weft.yaml"), "name: a\ncolour: red\n");
+        let text = text.unwrap_err().to_string();
+        assert!(
+            text.contains("weft.yaml:2") && text.contains("colour") && text.contains("listeners"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Flags of `weft server`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use weft_control_plane::config::{self, ServerConfig};
+
+use super::{LogFormat, default_data_dir, host_name, layer, load};
+use crate::failure::Failure;
+
+/// Run a control-plane server; three or five form one group
+///
+/// Serves the etcd v3 and Weft APIs and xDS over gRPC, the registry over HTTP, and DNS. The first server
+/// is started without --join and forms a group; the others join any member. Every flag can also be given
+/// as the WEFT_… variable shown with it, or in the --config file under its own name; the flag wins over
+/// the variable, the variable over the file. Port 0 means any free port, printed at start.
+///
+/// Example: weft server --name s2 --data-dir /var/lib/weft --bind 10.0.0.2 --join 10.0.0.1:7946
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct ServerFlags {
+    /// YAML file with any of these flags as keys, such as `grpc-port: 2379`; default: none
+    #[arg(long, env = "WEFT_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+    /// Label of this server for people; default: this machine's name
+    #[arg(long, env = "WEFT_NAME")]
+    pub(crate) name: Option<String>,
+    /// Folder of identity, log and snapshots, for this server alone; default: weft-data/server/NAME
+    #[arg(long, env = "WEFT_DATA_DIR", value_name = "FOLDER")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Address that all ports listen on; default: 127.0.0.1
+    #[arg(long, env = "WEFT_BIND", value_name = "IP")]
+    pub(crate) bind: Option<IpAddr>,
+    /// Address that others are told to use; default: that of --bind
+    #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP")]
+    pub(crate) advertise: Option<IpAddr>,
+    /// Port for gRPC: etcd v3, weft.v1, xDS; default: 2379
+    #[arg(long, env = "WEFT_GRPC_PORT", value_name = "PORT")]
+    pub(crate) grpc_port: Option<u16>,
+    /// Port for HTTP: registry, /livez, /readyz, /metrics; default: 8500
+    #[arg(long, env = "WEFT_HTTP_PORT", value_name = "PORT")]
+    pub(crate) http_port: Option<u16>,
+    /// Port for DNS, UDP and TCP; default: 8600
+    #[arg(long, env = "WEFT_DNS_PORT", value_name = "PORT")]
+    pub(crate) dns_port: Option<u16>,
+    /// Port for the other servers of the group; default: 2380
+    #[arg(long, env = "WEFT_PEER_PORT", value_name = "PORT")]
+    pub(crate) peer_port: Option<u16>,
+    /// Port for gossip, UDP and TCP; default: 7946
+    #[arg(long, env = "WEFT_GOSSIP_PORT", value_name = "PORT")]
+    pub(crate) gossip_port: Option<u16>,
+    /// Gossip addresses of members to join, any of them; repeat it or separate by commas; default: form
+    /// a new group, or go on with the one in the data folder
+    #[arg(long, env = "WEFT_JOIN", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) join: Option<Vec<String>>,
+    /// What is logged to stderr: error, warn, info, debug or trace, also per module, such as
+    /// info,weft_gossip=debug; default: info
+    #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Log as text or as one JSON object a line; default: text
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+impl ServerFlags {
+    /// Puts the file, if one is named, under flags and variables.
+    pub(crate) fn layered(self) -> Result<Self, Failure> {
+        let file = load(self.config.as_deref())?;
+        Ok(self.over(file))
+    }
+
+    fn over(mut self, mut file: Self) -> Self {
+        layer!(self, file;
+            name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
+            log_level, log_format,
+        );
+        self
+    }
+
+    /// With defaults for what nobody said.
+    pub(crate) fn into_config(self) -> ServerConfig {
+        let name = self.name.unwrap_or_else(host_name);
+        let data_dir = self.data_dir.unwrap_or_else(|| default_data_dir("server", &name));
+        let defaults = ServerConfig::new(name, data_dir);
+        ServerConfig {
+            bind: self.bind.unwrap_or(config::BIND),
+            advertise: self.advertise,
+            grpc_port: self.grpc_port.unwrap_or(config::GRPC_PORT),
+            http_port: self.http_port.unwrap_or(config::HTTP_PORT),
+            dns_port: self.dns_port.unwrap_or(config::DNS_PORT),
+            peer_port: self.peer_port.unwrap_or(config::PEER_PORT),
+            gossip_port: self.gossip_port.unwrap_or(config::GOSSIP_PORT),
+            join: self.join.unwrap_or_default(),
+            ..defaults
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn file(text: &str) -> ServerFlags {
+        weft_core::config::parse_yaml(Path::new("weft.yaml"), text).unwrap()
+    }
+
+    #[test]
+    fn what_flag_or_variable_do_not_say_comes_from_the_file_and_then_from_the_default() {
+        let flags = ServerFlags { name: Some("flag".to_owned()), ..ServerFlags::default() };
+        let file = file("name: file\ngrpc-port: 1111\njoin: [\"a:1\", \"b:2\"]\nbind: 0.0.0.0\n");
+        let config = flags.over(file).into_config();
+        assert_eq!(config.name, "flag");
+        assert_eq!(config.grpc_port, 1111);
+        assert_eq!(config.join, ["a:1", "b:2"]);
+        assert_eq!(config.bind, IpAddr::from([0, 0, 0, 0]));
+        assert_eq!(config.http_port, 8500);
+        assert_eq!(config.data_dir, Path::new("weft-data/server/flag"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
+        let text =
+            weft_core::config::parse_yaml::<ServerFlags>(Path::new("weft.yaml"), "name: a\ncolour: red\n");
+        let text = text.unwrap_err().to_string();
+        assert!(
+            text.contains("weft.yaml:2") && text.contains("colour") && text.contains("grpc-port"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_port_out_of_range_is_named() {
+        let text = weft_core::config::parse_yaml::<ServerFlags>(Path::new("weft.yaml"), "grpc-port: 70000\n");
+        let text = text.unwrap_err().to_string();
+        assert!(text.contains("grpc-port"), "{text}");
+    }
+}
