@@ -79,7 +79,6 @@ impl Machine {
     }
 
     fn apply_one(&mut self, term: u64, command: &Command) -> Applied {
-        self.store.scrub(SCRUB_PER_COMMAND);
         let before = self.store.revision();
         let mut events = Vec::new();
         let response = self.carry_out(term, command, &mut events);
@@ -88,6 +87,7 @@ impl Machine {
             response.is_ok() || (events.is_empty() && revision == before),
             "a refused command changes nothing"
         );
+        self.store.scrub(SCRUB_PER_COMMAND + 2 * events.len());
         Applied { revision, response, events }
     }
 

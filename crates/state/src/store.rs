@@ -1,11 +1,11 @@
 //! The MVCC key-value store: etcd's data model in memory.
 //!
-//! One ordered map leads from a key to all its versions ([`key_index`]); one log leads from a revision to
-//! the keys it changed ([`revision`]). Everything else is a walk over one of the two: reads ([`range`])
-//! over the first, watch history ([`history`]) over whichever is shorter. Keys and values are shared
+//! One ordered map leads from a key to all its versions (`key_index`); one log leads from a revision to
+//! the keys it changed (`revision`). Everything else is a walk over one of the two: reads (`range`)
+//! over the first, watch history (`history`) over whichever is shorter. Keys and values are shared
 //! [`Bytes`](bytes::Bytes): no read, event or answer copies them.
 //!
-//! Writes go through [`mvcc::Writer`], which stands for one main revision: it either becomes the current
+//! Writes go through `mvcc::Writer`, which stands for one main revision: it either becomes the current
 //! revision whole or is undone whole. The store knows no clock, so leases are only names with keys here.
 
 pub(crate) mod compaction;

@@ -4,13 +4,14 @@
 //! magic 8 | format version u32 | body length u64 | crc32 of version, length and body u32 | body
 //! ```
 //!
-//! Numbers of the header are little-endian; the body is `postcard`: [`Head`], then leases, keys with their
+//! Numbers of the header are little-endian; the body is `postcard`: a head with counts, then leases, keys with their
 //! versions, and changes, each in order. Equal states have equal images, byte for byte: compacted history
 //! that is still held in memory is left out.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -79,7 +80,10 @@ pub(crate) struct LogPosition {
 }
 
 pub(crate) fn encode(store: &Store, position: LogPosition) -> Vec<u8> {
-    let mut image = vec![0; HEADER_BYTES];
+    // Room for most of it at once: growing by doubling would copy and fault in twice as much.
+    let records = store.index.len() + store.leases.iter().len();
+    let mut image = Vec::with_capacity(HEADER_BYTES + store.data_bytes as usize + 24 * records);
+    image.resize(HEADER_BYTES, 0);
     let keys = || store.index.iter().filter(|(_, index)| index.retained(store.compacted).next().is_some());
     write(
         &mut image,
@@ -274,8 +278,29 @@ fn checksum(image: &[u8]) -> u32 {
 }
 
 fn write(image: &mut Vec<u8>, record: &impl Serialize) {
-    let buffer = std::mem::take(image);
-    *image = postcard::to_extend(record, buffer).expect("a vector takes any record of plain fields");
+    postcard::serialize_with_flavor(record, Append(image))
+        .expect("a vector takes any record of plain fields");
+}
+
+/// Appends whole slices, where `postcard`'s own vector flavour goes byte by byte.
+struct Append<'i>(&'i mut Vec<u8>);
+
+impl Flavor for Append<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 fn read<T: DeserializeOwned>(body: &mut &[u8]) -> Result<T, ImageError> {
