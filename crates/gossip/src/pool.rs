@@ -12,6 +12,7 @@ mod session;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use weft_core::limits::{GOSSIP_INSTANCES_MAX, GOSSIP_MEMBERS_MAX};
 use crate::catalog::{CatalogView, Merge, Records};
 use crate::instance::{AdvertiseError, Advertisement, InstanceRecord, RecordVersion};
 use crate::local_health::{LATE, LocalHealth};
-use crate::member::{Member, MemberState, MemberView};
+use crate::member::{Member, MemberView};
 use crate::member_id::{MemberCodec, MemberId};
 use crate::peers::Peers;
 use crate::spread::{Inbox, Item, Spreader};
@@ -39,14 +40,12 @@ use crate::timing::GossipTiming;
 use crate::wire::{self, Kind, WireError};
 use effects::Effects;
 
-/// Shortest time between two refreshes of what is shown, so that a storm of news costs readers little.
-const REFRESH_MIN: Duration = Duration::from_millis(50);
-/// From a change of the known members to writing them down; more changes are expected right after the first.
-const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// Waiting messages to the driver. It takes them after each call, so only a storm within one call gets here.
 const OUTPUTS_MAX: usize = 16_384;
 /// Suspects that are told directly, each probe period.
 const ACCUSED_MAX: usize = 16;
+/// Members that are told directly when we leave.
+const TOLD_MAX: usize = 64;
 /// At most one "you are down" is believed in this time, so that two members that accuse each other by mistake cannot
 /// do it as fast as the network carries it (G07).
 const UNDEAD_MIN: Duration = Duration::from_millis(500);
@@ -281,10 +280,11 @@ impl Pool {
         self.put_own(Vec::new());
         let result = self.swim.leave_cluster(self.effects.at(now));
         self.settle(now, result);
-        // SWIM tells three members. In a small pool three rounds reach everyone; the others hear it from them.
-        for _ in 0..2 {
-            let result = self.swim.gossip(self.effects.at(now));
-            self.settle(now, result);
+        // SWIM tells three members. We are not there to pass it on, so more are told, in a small pool everyone.
+        let own = foca::Member::down(self.swim.identity().clone());
+        let told: Vec<_> = self.swim.iter_members().take(TOLD_MAX).map(|m| m.id().clone()).collect();
+        for member in told {
+            self.tell(member, Message::Gossip, &own);
         }
         self.outputs.push_back(Output::SavePeers(self.peers.to_text()));
         self.left = true;
@@ -299,7 +299,7 @@ impl Pool {
         let handled = wire::open_datagram(bytes).and_then(|(kind, payload)| match kind {
             Kind::Swim => self.handle_swim(now, payload),
             Kind::Hello => self.handle_hello(now, from, wire::decode(payload)?),
-            Kind::Welcome => self.handle_welcome(now, from, wire::decode(payload)?),
+            Kind::Welcome => self.handle_welcome(now, wire::decode(payload)?),
             Kind::Frame => Err(WireError::Malformed),
         });
         if let Err(error) = handled {
@@ -362,6 +362,16 @@ impl Pool {
     }
 
     fn handle_timer(&mut self, now: Instant, timer: Timer<MemberId>) {
+        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+            // foca 2.0 tells a member that it is down when this timer fires, even if it refuted in time and stays up;
+            // it would believe that and come back under a new identity, once for each suspicion. Without that
+            // message the timer does nothing for a member that refuted, so it ends here.
+            let still_accused =
+                |m: &foca::Member<MemberId>| m.id() == member_id && m.incarnation() == *incarnation;
+            if !self.swim.iter_members().any(still_accused) {
+                return;
+            }
+        }
         let ends_probe = matches!(timer, Timer::ProbeRandomMember(_));
         let result = self.swim.handle_timer(timer, self.effects.at(now));
         if ends_probe {
@@ -544,21 +554,22 @@ impl Pool {
             .collect();
         self.accuse_at = (!suspects.is_empty()).then(|| now + self.timing.probe_period);
         for suspect in suspects {
-            let header = Header {
-                src: self.swim.identity().clone(),
-                // SWIM keeps ours to itself; 0 never overrides what they know of us.
-                src_incarnation: 0,
-                dst: suspect.id().clone(),
-                message: Message::Ping(0),
-            };
-            let mut payload = Vec::new();
-            let encoded = MemberCodec.encode_header(&header, &mut payload).and_then(|()| {
-                payload.put_u16(1);
-                MemberCodec.encode_member(&suspect, &mut payload)
-            });
-            if encoded.is_ok() {
-                self.send(suspect.id().addr, wire::seal(Kind::Swim, &payload));
-            }
+            self.tell(suspect.id().clone(), Message::Ping(0), &suspect);
+        }
+    }
+
+    /// Sends one SWIM message of our own making with one update.
+    fn tell(&mut self, dst: MemberId, message: Message<MemberId>, update: &foca::Member<MemberId>) {
+        let to = dst.addr;
+        // SWIM keeps our suspicion number to itself; 0 never overrides what they know of us.
+        let header = Header { src: self.swim.identity().clone(), src_incarnation: 0, dst, message };
+        let mut payload = Vec::new();
+        let encoded = MemberCodec.encode_header(&header, &mut payload).and_then(|()| {
+            payload.put_u16(1);
+            MemberCodec.encode_member(update, &mut payload)
+        });
+        if encoded.is_ok() {
+            self.send(to, wire::seal(Kind::Swim, &payload));
         }
     }
 
@@ -568,98 +579,6 @@ impl Pool {
             return;
         }
         self.outputs.push_back(Output::Datagram { to, bytes });
-    }
-
-    /// Something may have changed: refresh now, or as soon as the shortest time has passed.
-    fn touch(&mut self, now: Instant) {
-        let at = self.refreshed_at + REFRESH_MIN;
-        if at <= now {
-            self.refresh(now);
-        } else if self.refresh_at.is_none() {
-            self.refresh_at = Some(at);
-        }
-    }
-
-    /// Brings what is shown, and all that depends on the members, up to date.
-    fn refresh(&mut self, now: Instant) {
-        self.refresh_at = None;
-        self.refreshed_at = now;
-        let members = self.member_views(now);
-        let members_changed = *self.members != members;
-        if members_changed {
-            self.members = Arc::new(members);
-            self.members_changed(now);
-        }
-        if members_changed || self.records_changed {
-            self.records_changed = false;
-            self.schedule_pulls(now);
-            let life: BTreeMap<NodeId, (MemberState, u64)> =
-                self.members.iter().map(|m| (m.member.id, (m.state, m.member.incarnation))).collect();
-            self.records.retain(|owner| life.contains_key(&owner));
-            let view = self.records.view(|owner| life.get(&owner).copied(), &self.catalog, now);
-            let catalog_changed = *self.catalog != view;
-            if catalog_changed {
-                self.stats.instances.set(view.all().count().try_into().unwrap_or(i64::MAX));
-                self.catalog = Arc::new(view);
-            }
-            self.stats.records.set(self.records.len().try_into().unwrap_or(i64::MAX));
-            if members_changed || catalog_changed {
-                self.outputs.push_back(Output::Changed);
-            }
-        }
-    }
-
-    fn member_views(&self, now: Instant) -> Vec<MemberView> {
-        let own = MemberView { member: self.local.clone(), state: MemberState::Alive, since: self.started };
-        // SWIM keeps our former identities as members that are down.
-        let others = self.swim.iter_membership_state().filter(|m| m.id().id != self.local.id).map(|m| {
-            let state = match m.state() {
-                State::Alive => MemberState::Alive,
-                State::Suspect => MemberState::Suspect,
-                State::Down => MemberState::Down,
-            };
-            let former = self.members.binary_search_by_key(&m.id().id, |v| v.member.id).ok();
-            let former = former.map(|at| &self.members[at]);
-            let same = former.filter(|f| f.state == state && f.member.incarnation == m.id().incarnation);
-            MemberView { member: m.id().to_member(), state, since: same.map_or(now, |f| f.since) }
-        });
-        let mut views: Vec<_> = others.chain([own]).collect();
-        views.sort_by_key(|v| v.member.id);
-        views
-    }
-
-    fn members_changed(&mut self, now: Instant) {
-        let views = self.members.clone();
-        let others = || views.iter().filter(|v| v.member.id != self.local.id);
-        let count = |state| others().filter(|v| v.state == state).count();
-        let (alive, suspect) = (count(MemberState::Alive), count(MemberState::Suspect));
-        self.stats.members_up.set((alive + suspect).try_into().unwrap_or(i64::MAX));
-        self.stats.members_suspect.set(suspect.try_into().unwrap_or(i64::MAX));
-        self.stats.members_down.set(count(MemberState::Down).try_into().unwrap_or(i64::MAX));
-
-        let before = self.active.len();
-        self.active = others()
-            .filter(|v| v.state != MemberState::Down)
-            .map(|v| (v.member.id, v.member.gossip_addr))
-            .collect();
-        for view in views.iter().filter(|v| self.active.contains_key(&v.member.id)) {
-            self.peers.seen(view.member.id, view.member.gossip_addr, &view.member.name);
-        }
-        if self.peers.take_dirty() && self.save_at.is_none() {
-            self.save_at = Some(now + SAVE_AFTER);
-        }
-        if suspect > 0 && self.accuse_at.is_none() {
-            self.accuse_at = Some(now);
-        }
-        if self.active.len() != before {
-            if let Err(error) = self.swim.set_config(self.timing.swim(self.active.len())) {
-                tracing::debug!("swim configuration not changed: {error}");
-            }
-            if before == 0 {
-                // Just joined: compare everything at once.
-                self.sync_at = now;
-            }
-        }
     }
 }
 

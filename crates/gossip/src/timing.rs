@@ -1,6 +1,6 @@
 //! How fast the pool notices, and what it tells SWIM for its size.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU8, NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use foca::PeriodicParams;
@@ -60,7 +60,8 @@ impl GossipTiming {
             probe_period: self.probe_period,
             probe_rtt: self.probe_rtt,
             num_indirect_probes: preset.num_indirect_probes,
-            max_transmissions: preset.max_transmissions,
+            // The preset leaves a few of a hundred to chance; our datagrams have room.
+            max_transmissions: preset.max_transmissions.saturating_mul(TWO).max(TRANSMISSIONS_MIN),
             suspect_to_down_after: self.suspicion.mul_f64(f64::from(size.get()).log10().max(1.0)),
             remove_down_after: Some(self.down_retention),
             max_packet_size: SWIM_BYTES_MAX,
@@ -110,6 +111,17 @@ impl GossipTiming {
         Ok(())
     }
 }
+
+/// Also in a pool of two, where a lost datagram would otherwise be the only one.
+const TRANSMISSIONS_MIN: NonZeroU8 = match NonZeroU8::new(6) {
+    Some(six) => six,
+    None => NonZeroU8::MIN,
+};
+
+const TWO: NonZeroU8 = match NonZeroU8::new(2) {
+    Some(two) => two,
+    None => NonZeroU8::MIN,
+};
 
 /// What the envelope leaves for SWIM.
 const SWIM_BYTES_MAX: NonZeroUsize = match NonZeroUsize::new(GOSSIP_DATAGRAM_BYTES_MAX - ENVELOPE_BYTES) {

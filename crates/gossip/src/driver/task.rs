@@ -140,7 +140,7 @@ impl Task {
     }
 
     fn accepted(&mut self, socket: TcpStream) {
-        if let Some(id) = self.pool.handle_accept(Instant::now()) {
+        if let Some(id) = self.pool.handle_accept() {
             self.spawn_stream(id, Origin::Accepted(socket));
         }
     }
@@ -157,7 +157,7 @@ impl Task {
             StreamEvent::Frame(id, bytes) => self.pool.handle_frame(now, id, &bytes),
             StreamEvent::Closed(id) => {
                 self.streams.remove(&id);
-                self.pool.handle_stream_closed(now, id);
+                self.pool.handle_stream_closed(id);
             }
         }
     }

@@ -88,12 +88,7 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn handle_welcome(
-        &mut self,
-        now: Instant,
-        _from: SocketAddr,
-        welcome: Welcome,
-    ) -> Result<(), WireError> {
+    pub(super) fn handle_welcome(&mut self, now: Instant, welcome: Welcome) -> Result<(), WireError> {
         if welcome.nonce != self.nonce || welcome.from.id == self.local.id {
             return Err(WireError::Malformed);
         }
@@ -103,7 +98,7 @@ impl Pool {
             let result = self.swim.announce(member.clone(), self.effects.at(now));
             self.settle(now, result);
             // The stream tells both sides all members at once; the announcement works where streams do not.
-            self.start_session(now, member.addr);
+            self.start_session(member.addr);
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ const PULL_TRIES_MAX: u32 = 6;
 
 impl Pool {
     /// Someone opened a stream to us. `None`: there are too many; close it.
-    pub fn handle_accept(&mut self, _now: Instant) -> Option<StreamId> {
+    pub fn handle_accept(&mut self) -> Option<StreamId> {
         let served = self.sessions.values().filter(|s| !s.is_ours()).count();
         if self.left || served >= GOSSIP_SESSIONS_SERVED_MAX {
             self.stats.syncs_refused.inc();
@@ -38,7 +38,7 @@ impl Pool {
     }
 
     /// A stream ended, or could not be opened, or took too long.
-    pub fn handle_stream_closed(&mut self, _now: Instant, stream: StreamId) {
+    pub fn handle_stream_closed(&mut self, stream: StreamId) {
         if self.sessions.remove(&stream).is_some() {
             self.stats.syncs_failed.inc();
         }
@@ -88,7 +88,7 @@ impl Pool {
         self.touch(now);
     }
 
-    pub(super) fn start_session(&mut self, _now: Instant, to: SocketAddr) -> bool {
+    pub(super) fn start_session(&mut self, to: SocketAddr) -> bool {
         let ours = self.sessions.values().filter(|s| s.is_ours()).count();
         if ours >= GOSSIP_SESSIONS_STARTED_MAX {
             return false;
@@ -110,7 +110,7 @@ impl Pool {
             self.sync_at = now + every.mul_f64(self.rng.random_range(0.75..1.25));
             let partner = self.active.values().copied().choose(&mut self.rng);
             if let Some(partner) = partner {
-                self.start_session(now, partner);
+                self.start_session(partner);
             }
         }
         let due: Vec<NodeId> = self.pulls.iter().filter(|(_, p)| p.at <= now).map(|(id, _)| *id).collect();
@@ -120,7 +120,7 @@ impl Pool {
                 self.pulls.remove(&owner);
                 continue;
             }
-            let next = if self.start_session(now, pull.from) {
+            let next = if self.start_session(pull.from) {
                 let wait = PULL_AGAIN * 2u32.pow(pull.tries);
                 Pull { at: now + wait, tries: (pull.tries + 1).min(PULL_TRIES_MAX), ..pull }
             } else {
