@@ -12,6 +12,11 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use weft_control_plane::app::{self, RunningServer};
 use weft_control_plane::config::ServerConfig;
+use weft_core::id::NodeId;
+use weft_gossip::driver::{BoundGossip, GossipConfig, GossipHandle};
+use weft_gossip::instance::{InstanceHealth, InstanceRecord};
+use weft_gossip::member::Role;
+use weft_gossip::timing::GossipTiming;
 use weft_xds_proto::etcdserverpb::lease_client::LeaseClient;
 use weft_xds_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest};
 use weft_xds_proto::weft::election_client::ElectionClient;
@@ -33,10 +38,18 @@ pub fn config(dir: &Path) -> ServerConfig {
 }
 
 impl TestServer {
-    /// Started and ready.
+    /// A server alone, started and ready.
     pub async fn start() -> Self {
+        Self::named("s1", &[]).await
+    }
+
+    /// A server that joins those, started and ready.
+    pub async fn named(name: &str, join: &[&TestServer]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let running = app::start(config(dir.path())).await.expect("the server starts");
+        let mut config = config(dir.path());
+        config.name = name.to_owned();
+        config.join = join.iter().map(|s| s.server().addrs().gossip.to_string()).collect();
+        let running = app::start(config).await.expect("the server starts");
         tokio::time::timeout(PATIENCE, running.ready()).await.expect("the server becomes ready");
         Self { running: Some(running), dir }
     }
@@ -167,4 +180,34 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Result<T, Stri
         }
     });
     waited.await.unwrap_or_else(|_| panic!("{what}: {last}"))
+}
+
+/// A member of the server's gossip pool, as a sidecar is one.
+pub async fn sidecar(server: &TestServer, name: &str, id: u64) -> GossipHandle {
+    let bound = BoundGossip::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let bind = bound.local_addr();
+    bound
+        .start(GossipConfig {
+            id: NodeId(id),
+            name: name.into(),
+            incarnation: 1,
+            role: Role::Proxy,
+            bind,
+            advertise: None,
+            seeds: vec![server.server().addrs().gossip.to_string()],
+            peers_file: None,
+            timing: GossipTiming::default(),
+        })
+        .expect("gossip starts")
+}
+
+/// What a sidecar says of its app.
+pub fn advertised(service: &str, id: &str, port: u16, health: InstanceHealth) -> InstanceRecord {
+    InstanceRecord {
+        service: service.into(),
+        instance_id: id.into(),
+        address: SocketAddr::from(([127, 0, 0, 1], port)),
+        health,
+        metadata: Default::default(),
+    }
 }

@@ -1,7 +1,10 @@
-//! One real server in this process, on free ports and a temporary folder, driven over its sockets.
+//! Real servers in this process, on free ports and a temporary folder, driven over its sockets.
 
+mod cluster;
 mod coordination;
+mod gossip;
 mod harness;
 mod lifecycle;
 mod mesh;
 mod registry;
+mod xds;
