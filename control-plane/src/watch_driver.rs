@@ -48,6 +48,11 @@ impl Watches {
         self.inner.lock().wake.len()
     }
 
+    /// How often a watcher's queue was full and the watcher went back to history, since the start.
+    pub fn overflows(&self) -> u64 {
+        self.inner.lock().hub.overflows()
+    }
+
     /// Opens one watcher for one task to wait on.
     pub fn open(self: &Arc<Self>, coordinator: &Coordinator, options: WatchOptions) -> WatchHandle {
         let wakes = Arc::new(Wakes::default());

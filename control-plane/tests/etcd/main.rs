@@ -3,6 +3,7 @@
 
 mod cluster;
 mod etcdctl;
+mod group;
 mod kv;
 mod lease;
 mod server;

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
 use weft_control_plane::api::etcd::limits::Limits;
 use weft_control_plane::api::etcd::{self, EtcdOptions};
-use weft_control_plane::raft::{Coordinator, RaftConfig};
+use weft_control_plane::raft::{Coordinator, RaftConfig, RaftTiming};
 use weft_control_plane::watch_driver::Watches;
 use weft_core::drain::{self, DrainSignal};
 use weft_core::id::NodeId;
@@ -21,8 +21,24 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub const ID: NodeId = NodeId(0x1234_5678_9abc_def0);
 
+/// How to start a server.
+pub struct Launch {
+    pub id: NodeId,
+    pub limits: Limits,
+    pub timing: RaftTiming,
+    /// Form a group of one; else wait to be taken into one.
+    pub bootstrap: bool,
+}
+
+impl Default for Launch {
+    fn default() -> Self {
+        Launch { id: ID, limits: Limits::default(), timing: RaftTiming::default(), bootstrap: true }
+    }
+}
+
 pub struct Server {
     pub addr: SocketAddr,
+    pub peer_addr: SocketAddr,
     pub coordinator: Coordinator,
     pub watches: Arc<Watches>,
     pub channel: Channel,
@@ -37,31 +53,41 @@ impl Server {
     }
 
     pub async fn start_with(limits: Limits) -> Server {
+        Server::launch(Launch { limits, ..Launch::default() }).await
+    }
+
+    /// Ready to serve; with a leader if it forms its own group.
+    pub async fn launch(launch: Launch) -> Server {
+        let Launch { id, limits, timing, bootstrap } = launch;
         let data_dir = tempfile::tempdir().unwrap();
         let peer_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer_addr = peer_listener.local_addr().unwrap();
         let config = RaftConfig {
-            id: ID,
+            id,
             name: "one".to_owned(),
             data_dir: data_dir.path().to_owned(),
-            peer_advertise: peer_listener.local_addr().unwrap(),
+            peer_advertise: peer_addr,
             peer_listener,
-            bootstrap: true,
-            timing: Default::default(),
+            bootstrap,
+            timing,
             snapshot_every: 1000,
         };
         let watches = Watches::new();
         let coordinator = Coordinator::start(config, vec![watches.clone()]).await.unwrap();
-        let leader = async {
-            coordinator.leader_changes().wait_for(Option::is_some).await.unwrap();
-        };
-        tokio::time::timeout(DEADLINE, leader).await.expect("a group of one elects itself");
+        if bootstrap {
+            let mut leader = coordinator.leader_changes();
+            let elected = tokio::time::timeout(DEADLINE, leader.wait_for(Option::is_some)).await;
+            elected.expect("a group of one elects itself").unwrap();
+        }
 
         let (drain, drain_watch) = drain::channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let options = EtcdOptions {
             client_urls: Arc::new(
-                move |id| if id == ID { vec![format!("http://{addr}")] } else { Vec::new() },
+                move |member| {
+                    if member == id { vec![format!("http://{addr}")] } else { Vec::new() }
+                },
             ),
             drain: Some(drain_watch.clone()),
             limits,
@@ -77,7 +103,16 @@ impl Server {
                 .unwrap();
         });
         let channel = Channel::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
-        Server { addr, coordinator, watches, channel, drain: Some(drain), serving, _data_dir: data_dir }
+        Server {
+            addr,
+            peer_addr,
+            coordinator,
+            watches,
+            channel,
+            drain: Some(drain),
+            serving,
+            _data_dir: data_dir,
+        }
     }
 
     /// Ends open streams, waits until the last connection is closed, then stops the group.

@@ -41,6 +41,7 @@ async fn a_reader_that_was_away_gets_every_event_from_history() {
     let mut stream = slow_stream(&server).await;
     stream.create(everything()).await;
     write_much(&server).await;
+    assert!(server.watches.overflows() > 0, "its queue is bounded and was given up");
     let events = stream.events(WRITES as usize).await;
     let revisions = events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision);
     assert!(revisions.eq(2..2 + WRITES));
