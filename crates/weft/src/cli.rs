@@ -161,7 +161,7 @@ impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         // People and scripts rather hear soon that nobody is there; a change of leader is waited for
         // by the servers themselves.
-        let options = Options { retry_for: Duration::from_secs(2), ..Options::default() };
+        let options = Options { retry_for: Duration::from_secs(1), ..Options::default() };
         Ok(Client::connect_with(&self.endpoints, options)?)
     }
 }
