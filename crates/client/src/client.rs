@@ -222,7 +222,7 @@ async fn attempt<T>(
     let answer = match limit {
         Some(limit) => tokio::time::timeout(limit, request)
             .await
-            .map_err(|_| Failure::Interrupted(format!("no answer within {} s", limit.as_secs_f64())))?,
+            .map_err(|_| Failure::Interrupted(format!("no answer within {:.1} s", limit.as_secs_f64())))?,
         None => request.await,
     };
     answer.map_err(|status| Failure::of(&status))

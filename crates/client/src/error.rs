@@ -105,6 +105,14 @@ impl Error {
         }
     }
 
+    /// What happened, without the advice: for messages about something larger.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Unreachable { attempts } | Self::Unavailable { attempts } => list(attempts),
+            other => other.to_string(),
+        }
+    }
+
     /// A server says that the named thing does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(Code::NotFound)

@@ -30,7 +30,7 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// No server confirmed a renewal in time.
-    #[error("no server renewed lease {lease:x} in time ({last_failure}), so its {ttl:?} may be over")]
+    #[error("no server renewed lease {lease:x} within its {ttl:?} ({last_failure})")]
     Unrenewed {
         /// The lease.
         lease: i64,
@@ -215,7 +215,7 @@ async fn keep_alive<F, Fut>(
     Fut: Future<Output = Result<(Instant, Duration), Error>>,
 {
     let mut next = sent + interval(ttl);
-    let mut last_failure = "it was not due yet".to_owned();
+    let mut last_failure = "no answer".to_owned();
     loop {
         let deadline = state.borrow().deadline.until();
         let lost = Lost::Unrenewed { lease, ttl, last_failure: last_failure.clone() };
@@ -232,8 +232,12 @@ async fn keep_alive<F, Fut>(
                 next = sent + interval(ttl);
             }
             Ok(Err(error)) => {
-                last_failure = error.to_string();
-                tracing::warn!(lease = format!("{lease:x}"), %error, "could not renew the session; trying again");
+                last_failure = error.brief();
+                tracing::warn!(
+                    lease = format!("{lease:x}"),
+                    why = last_failure,
+                    "session not renewed; trying again"
+                );
                 next = Instant::now() + (interval(ttl) / 8).max(RETRY_PAUSE_MIN);
             }
         }

@@ -14,18 +14,21 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
+use weft_client::Session;
 use weft_client::grant::Grant;
-use weft_client::{Lost, Session};
 
 use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 use crate::signals::Signals;
+
+/// A group may gain a member while it is being killed, so it is killed again until the child has ended.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// How the child ended.
 pub(crate) enum Ended {
     /// By itself, or by a signal that was forwarded: exit with this code.
     Code(u8),
     /// The session or the grant was lost, so it was made to end.
-    SessionLost(Lost),
+    Lost,
 }
 
 /// Runs `command` to its end, with `environment` added to ours.
@@ -40,27 +43,24 @@ pub(crate) async fn run(
     tokio::pin!(gone);
     let mut child = Running::start(command, environment)?;
     let mut asked_to_end = false;
-    let mut lost: Option<(Lost, Instant)> = None;
+    // When to kill what did not end by itself after the loss.
+    let mut kill_at: Option<Instant> = None;
     loop {
-        let kill_at = lost.as_ref().map(|(_, at)| *at);
         tokio::select! {
             status = child.process.wait() => {
                 let status = status.map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))?;
-                return Ok(match lost {
-                    Some((lost, _)) => Ended::SessionLost(lost),
-                    None => Ended::Code(code(status)),
-                });
+                return Ok(if kill_at.is_some() { Ended::Lost } else { Ended::Code(code(status)) });
             }
-            reason = &mut gone, if lost.is_none() => {
+            reason = &mut gone, if kill_at.is_none() => {
                 // The margin before the lease's real end is split: half of it for an orderly end.
                 let grace = session.margin() / 2;
                 eprintln!("lost: {reason}; stopping the command, in {grace:?} by force");
                 child.signal(Signal::TERM);
-                lost = Some((reason, Instant::now() + grace));
+                kill_at = Some(Instant::now() + grace);
             }
             () = at(kill_at) => {
                 child.signal(Signal::KILL);
-                lost = lost.map(|(lost, _)| (lost, Instant::now() + Duration::from_secs(1)));
+                kill_at = Some(Instant::now() + KILL_AGAIN);
             }
             signal = signals.next() => {
                 let ending = signal == Signal::TERM.as_raw() || signal == Signal::INT.as_raw();
@@ -165,3 +165,14 @@ fn die_with_parent(builder: &mut Command) {
 /// Only Linux has it. Elsewhere a command outlives a `weft` that was killed without a word.
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent(_builder: &mut Command) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_shells() {
+        assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(code(ExitStatus::from_raw(15)), 143);
+    }
+}

@@ -98,15 +98,12 @@ impl Holding {
         ];
         let ended = child::run(wanted.command, &environment, &grant, &session, &mut signals).await;
         match ended {
-            Ok(Ended::SessionLost(lost)) => {
+            Ok(Ended::Lost) => {
                 // What may be left of it is of no use to us and in the way of others.
                 let _ = tokio::time::timeout(Duration::from_secs(1), session.close()).await;
                 Err(Failure::with_code(
                     SESSION_LOST,
-                    format!(
-                        "{} was lost while the command ran ({lost}); the command was stopped",
-                        wanted.what
-                    ),
+                    format!("{} was lost while the command ran; the command was stopped", wanted.what),
                 ))
             }
             Ok(Ended::Code(code)) => {
