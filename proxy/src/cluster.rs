@@ -4,13 +4,18 @@
 //! without a lock. What must survive a change (requests in flight, failures, ejection, place in the rotation) lives in
 //! atomics that old and new sets share: [`endpoint::EndpointState`], [`rotation::Rotation`].
 //!
-//! Time and randomness are arguments everywhere but in [`health_check`], the driver of active checks.
+//! Time and randomness are arguments everywhere but in `health_check` and `expiry`, which drive checks and timers.
 
 pub mod check;
 pub mod endpoint;
+pub mod endpoint_set;
+pub(crate) mod expiry;
+pub(crate) mod health_check;
 pub mod least_connections;
 pub mod outlier;
 pub mod picker;
+pub mod probe;
 pub mod random;
 pub mod rotation;
 pub mod round_robin;
+pub mod state;

@@ -1,1 +1,14 @@
 //! The HTTP request path.
+//!
+//! *Request:* accept → detect → guard → [`server`]: host → route → cluster → pick → pool checkout or connect →
+//! [`forward`] → one outcome goes back to outlier detection and metrics. Errors leave through [`rescue`] only.
+
+pub(crate) mod body;
+pub(crate) mod context;
+pub(crate) mod error;
+pub(crate) mod forward;
+pub(crate) mod headers;
+pub(crate) mod rescue;
+pub(crate) mod resolve;
+pub(crate) mod server;
+pub(crate) mod target;

@@ -2,6 +2,7 @@
 //!
 //! accept → (TLS) → detect HTTP/1 or HTTP/2 → guard (HTTP/1 only: [`scanner`]) → hyper → [`crate::http`].
 
+pub(crate) mod accept;
 pub(crate) mod connection;
 pub(crate) mod detect;
 pub(crate) mod guard;

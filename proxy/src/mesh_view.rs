@@ -1,1 +1,251 @@
-//! What one request reads: routes, clusters, endpoints and health of one moment.
+//! What one request reads: routes, clusters, endpoints and health of one moment; and the one writer of it.
+//!
+//! A request loads the view once and keeps it. The writer builds the next one aside and swaps it in whole, so no
+//! request sees two revisions mixed (D01). Changes come from discovery, active checks, ejections and their ends.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::cluster::outlier::Cause;
+use crate::cluster::state::{Cluster, ClusterShared};
+use crate::config_snapshot::{ConfigSnapshot, ControlPlaneState};
+use crate::route::table::RouteTable;
+use crate::telemetry::metrics::{Direction, Metrics};
+
+/// Clusters by name.
+pub type Clusters = HashMap<String, Arc<Cluster>, foldhash::fast::RandomState>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct MeshView {
+    /// By service name.
+    pub clusters: Clusters,
+    /// Services that the control plane says do not exist, with the text for the 404.
+    pub absent: HashMap<String, String>,
+    /// Static routes; they come before service names.
+    pub routes: Arc<RouteTable>,
+    /// State of the connection to the control plane.
+    pub control_plane: ControlPlaneState,
+    /// Version of the config snapshot.
+    pub version: u64,
+}
+
+/// The writer. One for outbound and one for inbound traffic.
+#[derive(Debug)]
+pub struct MeshState {
+    view: ArcSwap<MeshView>,
+    /// Held while a new view is built and swapped in; never by a request that only reads.
+    writer: Mutex<()>,
+    changed: watch::Sender<u64>,
+    /// Wakes whoever waits for [`MeshState::next_expiry`].
+    pub(crate) ejected: Notify,
+    direction: Direction,
+    metrics: Metrics,
+}
+
+impl MeshState {
+    /// Without clusters.
+    pub fn new(direction: Direction, routes: RouteTable, metrics: Metrics) -> Self {
+        let view = MeshView {
+            clusters: Clusters::default(),
+            absent: HashMap::new(),
+            routes: Arc::new(routes),
+            control_plane: ControlPlaneState::default(),
+            version: 0,
+        };
+        Self {
+            view: ArcSwap::from_pointee(view),
+            writer: Mutex::new(()),
+            changed: watch::channel(0).0,
+            ejected: Notify::new(),
+            direction,
+            metrics,
+        }
+    }
+
+    /// The present view.
+    pub fn view(&self) -> Arc<MeshView> {
+        self.view.load_full()
+    }
+
+    /// For readers that keep the last one beside them.
+    pub(crate) fn published(&self) -> &ArcSwap<MeshView> {
+        &self.view
+    }
+
+    /// Grows with each new view.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Takes over what the mesh says now. Clusters that did not change stay as they are.
+    pub fn apply(&self, snapshot: &ConfigSnapshot) {
+        let _writer = self.writer.lock();
+        let old = self.view.load_full();
+        let mut clusters = Clusters::with_capacity_and_hasher(snapshot.clusters.len(), Default::default());
+        for (name, config) in &snapshot.clusters {
+            let cluster = match old.clusters.get(name) {
+                Some(known) if Arc::ptr_eq(&known.config, config) => known.clone(),
+                Some(known) => Arc::new(known.updated(config.clone())),
+                None => {
+                    let metrics = self.metrics.cluster(self.direction, name);
+                    let shared = Arc::new(ClusterShared::new(fastrand::u64(..), metrics));
+                    Arc::new(Cluster::new(config.clone(), shared))
+                }
+            };
+            count_endpoints(&cluster);
+            clusters.insert(name.clone(), cluster);
+        }
+        for gone in old.clusters.keys().filter(|name| !clusters.contains_key(*name)) {
+            self.metrics.forget(self.direction, gone);
+        }
+        self.publish(MeshView {
+            clusters,
+            absent: snapshot.absent.clone(),
+            routes: old.routes.clone(),
+            control_plane: snapshot.control_plane.clone(),
+            version: snapshot.version,
+        });
+    }
+
+    /// Ejects an endpoint if its cluster's policy allows it. Called by workers; rare.
+    pub fn eject(&self, cluster: &str, addr: SocketAddr, cause: Cause, now: Instant) -> bool {
+        let done = self.change(cluster, |cluster| cluster.eject(addr, cause, now));
+        if done {
+            tracing::info!(cluster, endpoint = %addr, ?cause, "endpoint ejected");
+            if let Some(cluster) = self.view.load().clusters.get(cluster) {
+                cluster.shared.metrics.ejections.inc();
+            }
+            self.ejected.notify_one();
+        }
+        done
+    }
+
+    /// Takes over the result of an active check.
+    pub fn checked(&self, cluster: &str, addr: SocketAddr, result: Result<(), String>, now: Instant) {
+        let why = result.clone().err();
+        if self.change(cluster, |cluster| cluster.checked(addr, result, now)) {
+            match why {
+                None => tracing::info!(cluster, endpoint = %addr, "endpoint passes its checks"),
+                Some(why) => tracing::info!(cluster, endpoint = %addr, why, "endpoint fails its checks"),
+            }
+        }
+    }
+
+    /// Lets endpoints back in whose ejection is over.
+    pub fn expire_ejections(&self, now: Instant) {
+        let view = self.view.load_full();
+        for name in view.clusters.iter().filter(|(_, c)| c.next_expiry().is_some_and(|t| t <= now)).map(|(n, _)| n) {
+            self.change(name, |cluster| cluster.expire_ejections(now));
+        }
+    }
+
+    /// When the next ejection is over.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.view.load().clusters.values().filter_map(|c| c.next_expiry()).min()
+    }
+
+    /// Publishes a new version of one cluster if `change` says that one is due.
+    fn change(&self, name: &str, change: impl FnOnce(&Cluster) -> bool) -> bool {
+        let _writer = self.writer.lock();
+        let old = self.view.load_full();
+        let Some(cluster) = old.clusters.get(name) else { return false };
+        if !change(cluster) {
+            return false;
+        }
+        let next = Arc::new(cluster.refreshed());
+        count_endpoints(&next);
+        let mut clusters = old.clusters.clone();
+        clusters.insert(name.to_owned(), next);
+        self.publish(MeshView {
+            clusters,
+            absent: old.absent.clone(),
+            routes: old.routes.clone(),
+            control_plane: old.control_plane.clone(),
+            version: old.version,
+        });
+        true
+    }
+
+    fn publish(&self, view: MeshView) {
+        self.view.store(Arc::new(view));
+        self.changed.send_modify(|n| *n += 1);
+    }
+}
+
+fn count_endpoints(cluster: &Cluster) {
+    let counts = cluster.endpoints.counts();
+    let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    cluster.shared.metrics.endpoints.set(gauge(counts.total));
+    cluster.shared.metrics.usable.set(gauge(counts.usable));
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_core::metrics::Registry;
+
+    use super::*;
+    use crate::config::static_config::static_endpoint;
+    use crate::config_snapshot::ClusterConfig;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn snapshot(version: u64, clusters: &[(&str, &[u16])]) -> ConfigSnapshot {
+        let clusters = clusters
+            .iter()
+            .map(|(name, ports)| {
+                let cluster = weft_xds_proto::resource::cluster::Cluster::with_defaults(*name);
+                let endpoints = ports.iter().map(|p| static_endpoint(addr(*p), 1)).collect();
+                let config = ClusterConfig { cluster, endpoints, version: version.to_string() };
+                ((*name).to_owned(), Arc::new(config))
+            })
+            .collect();
+        ConfigSnapshot { clusters, version, ..ConfigSnapshot::default() }
+    }
+
+    fn state() -> MeshState {
+        MeshState::new(Direction::Outbound, RouteTable::default(), Metrics::new(Registry::new()))
+    }
+
+    #[test]
+    fn unchanged_clusters_are_kept_and_gone_ones_leave() {
+        let state = state();
+        let first = snapshot(1, &[("a", &[1]), ("b", &[2])]);
+        state.apply(&first);
+        let before = state.view();
+        let mut second = snapshot(2, &[("c", &[3])]);
+        second.clusters.insert("a".into(), first.clusters["a"].clone());
+        state.apply(&second);
+        let after = state.view();
+        assert!(Arc::ptr_eq(&before.clusters["a"], &after.clusters["a"]));
+        assert!(!after.clusters.contains_key("b") && after.clusters.contains_key("c"));
+        assert_eq!((before.version, after.version), (1, 2));
+        assert!(before.clusters.contains_key("b"), "a request that holds the old view is not disturbed");
+    }
+
+    #[test]
+    fn ejection_is_visible_at_once_and_ends_in_time() {
+        let state = state();
+        state.apply(&snapshot(1, &[("a", &[1, 2])]));
+        let mut changes = state.changes();
+        changes.mark_unchanged();
+        let now = Instant::now();
+        assert!(state.eject("a", addr(1), Cause::Connect, now));
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(state.view().clusters["a"].endpoints.counts().ejected, 1);
+        assert!(!state.eject("a", addr(1), Cause::Connect, now), "it is already");
+        let until = state.next_expiry().unwrap();
+        state.expire_ejections(until);
+        assert_eq!(state.view().clusters["a"].endpoints.counts().usable, 2);
+        assert_eq!(state.next_expiry(), None);
+        assert!(!state.eject("unknown", addr(1), Cause::Connect, now));
+    }
+}

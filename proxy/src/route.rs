@@ -1,1 +1,4 @@
 //! Host and path to cluster.
+
+pub mod host;
+pub mod table;

@@ -1,1 +1,3 @@
 //! Metrics of the data path.
+
+pub mod metrics;

@@ -1,1 +1,5 @@
-//! Connections to endpoints.
+//! Connections to endpoints: one pool a worker, nothing shared between workers.
+
+pub(crate) mod connect;
+pub(crate) mod pool;
+pub(crate) mod request_body;

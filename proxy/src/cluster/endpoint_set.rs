@@ -1,0 +1,225 @@
+//! Endpoints and their health at one moment, with the picker over the usable ones. Immutable.
+
+use std::sync::Arc;
+
+use weft_xds_proto::resource::cluster::LbPolicy;
+use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth};
+
+use super::check::CheckStatus;
+use super::endpoint::EndpointState;
+use super::picker::Picker;
+use super::rotation::Rotation;
+
+/// A healthy endpoint gets so many times the share of a degraded one of equal weight.
+const DEGRADED_SHARE: u32 = 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct EndpointSet {
+    endpoints: Box<[EndpointView]>,
+    picker: Picker,
+    counts: Counts,
+}
+
+/// One endpoint of the set.
+#[derive(Debug, Clone)]
+pub struct EndpointView {
+    /// What the mesh says of it.
+    pub endpoint: Endpoint,
+    /// What this proxy remembers of it.
+    pub state: Arc<EndpointState>,
+    /// Both together.
+    pub status: Status,
+}
+
+/// Whether an endpoint gets requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Yes.
+    Ready,
+    /// Few: its owner is suspected to be down, or it says so itself.
+    Degraded,
+    /// No: it failed requests.
+    Ejected,
+    /// No: it fails this proxy's active checks.
+    FailingChecks,
+    /// No: the mesh says that it is unhealthy.
+    Unhealthy,
+}
+
+impl Status {
+    /// Lower-case words, as shown on the admin port.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Ejected => "ejected",
+            Self::FailingChecks => "failing-checks",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+
+    fn of(endpoint: &Endpoint, state: &EndpointState) -> Self {
+        let health = state.health.lock();
+        match (endpoint.health, health.check.status()) {
+            (EndpointHealth::Unhealthy, _) => Self::Unhealthy,
+            (_, CheckStatus::Failing) => Self::FailingChecks,
+            _ if health.ejection.current().is_some() => Self::Ejected,
+            (EndpointHealth::Degraded, _) => Self::Degraded,
+            (EndpointHealth::Healthy, _) => Self::Ready,
+        }
+    }
+
+    fn is_usable(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
+}
+
+/// How many endpoints are in which status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All.
+    pub total: usize,
+    /// [`Status::Ready`] and [`Status::Degraded`].
+    pub usable: usize,
+    /// [`Status::Ejected`].
+    pub ejected: usize,
+    /// [`Status::FailingChecks`].
+    pub failing_checks: usize,
+    /// [`Status::Unhealthy`].
+    pub unhealthy: usize,
+}
+
+impl std::fmt::Display for Counts {
+    /// `1 ejected, 2 failing checks of 3`; `it has no endpoints`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.total == 0 {
+            return f.write_str("it has no endpoints");
+        }
+        let parts = [
+            (self.usable, "ready"),
+            (self.ejected, "ejected"),
+            (self.failing_checks, "failing checks"),
+            (self.unhealthy, "reported unhealthy"),
+        ];
+        let mut first = true;
+        for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{}{count} {what}", if first { "" } else { ", " })?;
+            first = false;
+        }
+        write!(f, " of {}", self.total)
+    }
+}
+
+impl EndpointSet {
+    /// Reads the states once; later changes of them need a new set.
+    pub fn new(
+        endpoints: impl IntoIterator<Item = (Endpoint, Arc<EndpointState>)>,
+        policy: LbPolicy,
+        rotation: &Arc<Rotation>,
+    ) -> Self {
+        let endpoints: Box<[EndpointView]> = endpoints
+            .into_iter()
+            .map(|(endpoint, state)| EndpointView { status: Status::of(&endpoint, &state), endpoint, state })
+            .collect();
+        let mut counts = Counts { total: endpoints.len(), ..Counts::default() };
+        for view in &endpoints {
+            match view.status {
+                Status::Ready | Status::Degraded => counts.usable += 1,
+                Status::Ejected => counts.ejected += 1,
+                Status::FailingChecks => counts.failing_checks += 1,
+                Status::Unhealthy => counts.unhealthy += 1,
+            }
+        }
+        let usable = || endpoints.iter().filter(|v| v.status.is_usable());
+        // As long as all are equal the weights stay as they are, and round robin an exact cycle.
+        let mixed = usable().any(|v| v.status == Status::Ready) && usable().any(|v| v.status == Status::Degraded);
+        let weighted: Vec<_> = usable()
+            .map(|v| {
+                let factor = if mixed && v.status == Status::Ready { DEGRADED_SHARE } else { 1 };
+                (v.state.clone(), v.endpoint.weight.max(1).saturating_mul(factor))
+            })
+            .collect();
+        Self { picker: Picker::new(policy, &weighted, rotation), endpoints, counts }
+    }
+
+    /// All, in order of their addresses.
+    pub fn endpoints(&self) -> &[EndpointView] {
+        &self.endpoints
+    }
+
+    /// Chooses among the usable ones.
+    pub fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
+    /// In which status how many are.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use weft_xds_proto::resource::cluster::{HealthCheck, OutlierDetection};
+
+    use super::*;
+    use crate::cluster::outlier::Cause;
+    use crate::config::static_config::static_endpoint;
+
+    fn pair(port: u16, health: EndpointHealth) -> (Endpoint, Arc<EndpointState>) {
+        let mut endpoint = static_endpoint(std::net::SocketAddr::from(([127, 0, 0, 1], port)), 1);
+        endpoint.health = health;
+        let state = EndpointState::new(endpoint.address);
+        (endpoint, state)
+    }
+
+    fn set(pairs: &[(Endpoint, Arc<EndpointState>)]) -> EndpointSet {
+        EndpointSet::new(pairs.to_vec(), LbPolicy::RoundRobin, &Arc::new(Rotation::new(0)))
+    }
+
+    /// SD-31, D05.
+    #[test]
+    fn ejected_failing_and_unhealthy_endpoints_are_never_picked() {
+        let pairs = [
+            pair(1, EndpointHealth::Healthy),
+            pair(2, EndpointHealth::Healthy),
+            pair(3, EndpointHealth::Healthy),
+            pair(4, EndpointHealth::Unhealthy),
+        ];
+        pairs[1].1.health.lock().ejection.eject(Instant::now(), Cause::Connect, &OutlierDetection::default());
+        pairs[2].1.health.lock().check.record(Err("refused".into()), &HealthCheck::default());
+        let set = set(&pairs);
+        let mut rng = fastrand::Rng::with_seed(1);
+        assert!((0..20).all(|_| set.picker().pick(&[], &mut rng).unwrap().addr().port() == 1));
+        assert_eq!(set.counts().to_string(), "1 ready, 1 ejected, 1 failing checks, 1 reported unhealthy of 4");
+        assert_eq!(EndpointSet::new([], LbPolicy::Random, &Arc::new(Rotation::new(0))).counts().to_string(), "it has no endpoints");
+    }
+
+    #[test]
+    fn a_degraded_endpoint_gets_a_small_share_and_an_equal_one_if_all_are() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut share = |pairs: &[(Endpoint, Arc<EndpointState>)]| {
+            let set = set(pairs);
+            (0..210).filter(|_| set.picker().pick(&[], &mut rng).unwrap().addr().port() == 3).count()
+        };
+        let healthy = [pair(1, EndpointHealth::Healthy), pair(2, EndpointHealth::Healthy)];
+        let degraded = pair(3, EndpointHealth::Degraded);
+        assert_eq!(share(&[healthy.as_slice(), &[degraded.clone()]].concat()), 10);
+        let all = [pair(1, EndpointHealth::Degraded), pair(2, EndpointHealth::Degraded), degraded];
+        assert_eq!(share(&all), 70);
+    }
+
+    #[test]
+    fn a_set_does_not_change_when_a_state_does() {
+        let pairs = [pair(1, EndpointHealth::Healthy)];
+        let before = set(&pairs);
+        pairs[0].1.health.lock().ejection.eject(Instant::now(), Cause::Connect, &OutlierDetection::default());
+        assert_eq!(before.counts().usable, 1);
+        assert_eq!(set(&pairs).counts().ejected, 1);
+        pairs[0].1.health.lock().ejection.expire(Instant::now() + Duration::from_secs(60));
+        assert_eq!(set(&pairs).counts().usable, 1);
+    }
+}

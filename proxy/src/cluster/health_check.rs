@@ -1,0 +1,107 @@
+//! Drives the active checks of the clusters in use, on the control runtime.
+//!
+//! One task per endpoint: check at once when it appears, then at each interval with jitter, so that many proxies do
+//! not check in step. Endpoints that were ejected because nobody listened are tried in clusters without checks too,
+//! so that they are back as soon as they listen again and not only when their time is over.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::endpoint_set::{EndpointView, Status};
+use super::outlier::Cause;
+use super::probe::Probe;
+use super::state::Cluster;
+use crate::limits::{HEALTH_CHECKS_AT_ONCE, RECOVERY_PROBE_INTERVAL};
+use crate::mesh_view::{MeshState, MeshView};
+use crate::telemetry::metrics::Metrics;
+
+/// Share of the interval by which each wait is longer or shorter, at most.
+const JITTER: f64 = 0.1;
+
+/// What is checked, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plan {
+    probe: Probe,
+    interval: Duration,
+}
+
+type Key = (String, SocketAddr);
+
+/// Runs until it is aborted; its tasks end with it.
+pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics) {
+    let mut changes = mesh.changes();
+    let at_once = Arc::new(Semaphore::new(HEALTH_CHECKS_AT_ONCE));
+    let mut tasks = JoinSet::new();
+    let mut running = HashMap::<Key, (Plan, tokio::task::AbortHandle)>::new();
+    loop {
+        let planned = plans(&mesh.view());
+        running.retain(|key, (plan, task)| {
+            let keep = planned.get(key) == Some(plan);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (key, plan) in planned {
+            if !running.contains_key(&key) {
+                let check = check(mesh.clone(), metrics.clone(), at_once.clone(), key.0.clone(), plan.clone());
+                running.insert(key, (plan, tasks.spawn(check)));
+            }
+        }
+        // Those that were aborted.
+        while tasks.try_join_next().is_some() {}
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn plans(view: &MeshView) -> HashMap<Key, Plan> {
+    let of = |cluster: &Arc<Cluster>| {
+        let views = cluster.endpoints.endpoints().iter();
+        let plans = views.filter_map(|v| Some(((cluster.name().to_owned(), v.endpoint.address), plan(cluster, v)?)));
+        plans.collect::<Vec<_>>()
+    };
+    view.clusters.values().flat_map(of).collect()
+}
+
+fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
+    let config = &cluster.config.cluster;
+    let probe = |path, timeout| Probe {
+        addr: endpoint.endpoint.address,
+        path,
+        host: config.name.clone(),
+        protocol: config.protocol,
+        timeout,
+    };
+    match &config.health_check {
+        Some(check) => Some(Plan { probe: probe(check.path.clone(), check.timeout), interval: check.interval }),
+        None if endpoint.status == Status::Ejected => {
+            let cause = endpoint.state.health.lock().ejection.current()?.0;
+            let plan = Plan { probe: probe(None, config.connect_timeout), interval: RECOVERY_PROBE_INTERVAL };
+            (cause == Cause::Connect).then_some(plan)
+        }
+        None => None,
+    }
+}
+
+async fn check(mesh: Arc<MeshState>, metrics: Metrics, at_once: Arc<Semaphore>, cluster: String, plan: Plan) {
+    loop {
+        {
+            let Ok(_turn) = at_once.acquire().await else { return };
+            let result = plan.probe.run().await;
+            metrics.checks.inc();
+            if result.is_err() {
+                metrics.checks_failed.inc();
+            }
+            mesh.checked(&cluster, plan.probe.addr, result, Instant::now());
+        }
+        let factor = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
+        tokio::time::sleep(plan.interval.mul_f64(factor)).await;
+    }
+}

@@ -1,0 +1,184 @@
+//! One active check of one endpoint.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use weft_xds_proto::resource::cluster::Protocol;
+
+use crate::limits::HEALTH_BODY_BYTES_MAX;
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Where.
+    pub addr: SocketAddr,
+    /// GET this path and want a 2xx; without, a connection is enough.
+    pub path: Option<String>,
+    /// For the `Host` field: sidecars route by it.
+    pub host: String,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// For all of it.
+    pub timeout: Duration,
+}
+
+impl Probe {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Why it failed, for people.
+    pub async fn run(&self) -> Result<(), String> {
+        let limit = self.timeout;
+        tokio::time::timeout(limit, self.run_to_end()).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+    }
+
+    async fn run_to_end(&self) -> Result<(), String> {
+        let stream = TcpStream::connect(self.addr).await.map_err(|e| format!("connect: {e}"))?;
+        let Some(path) = &self.path else { return Ok(()) };
+        let answer = match self.protocol {
+            Protocol::Http1 => {
+                let (mut sender, connection) =
+                    http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+                let _connection = Task(tokio::spawn(async move {
+                    let _ = connection.await;
+                }));
+                let mut request = self.request(path)?;
+                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                judge(sender.send_request(request).await.map_err(|e| e.to_string())?).await
+            }
+            Protocol::Http2 => {
+                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                    .await
+                    .map_err(|e| e.to_string())?;
+                let _connection = Task(tokio::spawn(async move {
+                    let _ = connection.await;
+                }));
+                let request = self.request(&format!("http://{}{path}", self.host))?;
+                judge(sender.send_request(request).await.map_err(|e| e.to_string())?).await
+            }
+        };
+        answer
+    }
+
+    fn request(&self, uri: &str) -> Result<Request<Empty<Bytes>>, String> {
+        let mut request = Request::get(uri).header(USER_AGENT, "weft-health");
+        if self.protocol == Protocol::Http1 {
+            request = request.header(HOST, self.host.as_str());
+        }
+        request.body(Empty::new()).map_err(|e| e.to_string())
+    }
+}
+
+/// Ends with whoever holds it.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn judge(answer: Response<Incoming>) -> Result<(), String> {
+    let (head, body) = answer.into_parts();
+    if !head.status.is_success() {
+        return Err(format!("status {}", head.status.as_u16()));
+    }
+    if body.is_end_stream() {
+        return Ok(());
+    }
+    // A body that is too long or breaks off is no statement on health.
+    let body = Limited::new(body, HEALTH_BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    judge_body(&body)
+}
+
+/// A body such as `{"status":"DOWN"}` contradicts a status of 200, and wins.
+fn judge_body(body: &[u8]) -> Result<(), String> {
+    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
+    match json.as_ref().and_then(|j| j.get("status")).and_then(|s| s.as_str()) {
+        Some(status) if DOWN.iter().any(|d| status.eq_ignore_ascii_case(d)) => {
+            Err(format!("its body says status {status:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+const DOWN: [&str; 5] = ["DOWN", "OUT_OF_SERVICE", "FAIL", "FAILING", "CRITICAL"];
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn probe(answer: &'static str, path: Option<&str>) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let probe = Probe {
+            addr: listener.local_addr().unwrap(),
+            path: path.map(Into::into),
+            host: "orders".into(),
+            protocol: Protocol::Http1,
+            timeout: Duration::from_millis(500),
+        };
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = vec![0; 1024];
+            let n = stream.read(&mut seen).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if answer.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            String::from_utf8_lossy(&seen[..n]).into_owned()
+        });
+        let result = probe.run().await;
+        if path.is_some() && !answer.is_empty() {
+            let seen = server.await.unwrap().to_lowercase();
+            assert!(seen.starts_with("get /health http/1.1") && seen.contains("host: orders"), "{seen}");
+        } else {
+            server.abort();
+        }
+        result
+    }
+
+    #[tokio::test]
+    async fn a_2xx_passes_and_others_fail() {
+        let health = Some("/health");
+        probe("HTTP/1.1 204 No Content\r\n\r\n", health).await.unwrap();
+        probe("HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"UP\"}", health).await.unwrap();
+        assert_eq!(probe("HTTP/1.1 503 Bad\r\ncontent-length: 0\r\n\r\n", health).await.unwrap_err(), "status 503");
+        let down = "HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{\"status\":\"DOWN\"}";
+        assert!(probe(down, health).await.unwrap_err().contains("DOWN"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_enough_without_a_path_and_silence_fails_with_one() {
+        probe("", None).await.unwrap();
+        assert!(probe("", Some("/health")).await.unwrap_err().contains("within"));
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let probe = Probe {
+            addr: closed,
+            path: None,
+            host: String::new(),
+            protocol: Protocol::Http1,
+            timeout: Duration::from_secs(1),
+        };
+        assert!(probe.run().await.unwrap_err().contains("refused"));
+    }
+
+    #[test]
+    fn only_a_status_word_that_means_down_counts() {
+        for fine in ["", "hello", "{}", "[1]", "{\"status\":3}", "{\"status\":\"ok\"}", "{\"status\":\"degraded\"}"] {
+            judge_body(fine.as_bytes()).unwrap();
+        }
+        judge_body(br#"{"status":"down","checks":[]}"#).unwrap_err();
+    }
+}

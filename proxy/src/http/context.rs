@@ -1,0 +1,82 @@
+//! What the request path of one worker shares for one side. Everything in it belongs to one thread, or is an atomic
+//! or a snapshot.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Cache};
+
+use crate::mesh_view::{MeshState, MeshView};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::pool::Pool;
+
+/// Tells discovery that a service is in use.
+pub(crate) type Want = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Which way requests go.
+#[derive(Clone)]
+pub(crate) enum Side {
+    /// From the local app; `want` if services can become known at run time.
+    Outbound { want: Option<Want> },
+    /// From peers to local services. With only one, every host is its.
+    Inbound { only: Option<String> },
+}
+
+/// See the module.
+pub(crate) struct Context {
+    pub side: Side,
+    pub mesh: Arc<MeshState>,
+    cached: RefCell<Cache<MeshSwap, Arc<MeshView>>>,
+    pub pool: Rc<Pool>,
+    pub rng: RefCell<fastrand::Rng>,
+    pub metrics: Metrics,
+    /// Origin of the process clock that [`crate::cluster::state::ClusterShared::touch`] counts from.
+    pub epoch: Instant,
+    /// Answers say `Connection: close`.
+    pub closing: Rc<Cell<bool>>,
+    /// Requests whose answers are not gone yet.
+    pub in_flight: Rc<Cell<usize>>,
+}
+
+/// Lets a [`Cache`] look into the mesh state that it shares.
+pub(crate) struct MeshSwap(Arc<MeshState>);
+
+impl std::ops::Deref for MeshSwap {
+    type Target = ArcSwap<MeshView>;
+
+    fn deref(&self) -> &ArcSwap<MeshView> {
+        self.0.published()
+    }
+}
+
+impl Context {
+    pub fn new(side: Side, mesh: Arc<MeshState>, worker: &WorkerParts) -> Self {
+        Self {
+            side,
+            cached: RefCell::new(Cache::new(MeshSwap(mesh.clone()))),
+            mesh,
+            pool: worker.pool.clone(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            metrics: worker.metrics.clone(),
+            epoch: worker.epoch,
+            closing: worker.closing.clone(),
+            in_flight: worker.in_flight.clone(),
+        }
+    }
+
+    /// The present view; a request asks once and keeps what it takes from it.
+    pub fn with_view<R>(&self, f: impl FnOnce(&MeshView) -> R) -> R {
+        f(self.cached.borrow_mut().load())
+    }
+}
+
+/// What both sides of a worker share.
+pub(crate) struct WorkerParts {
+    pub pool: Rc<Pool>,
+    pub metrics: Metrics,
+    pub epoch: Instant,
+    pub closing: Rc<Cell<bool>>,
+    pub in_flight: Rc<Cell<usize>>,
+}

@@ -1,0 +1,55 @@
+//! Why a request gets an answer of the proxy's own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::cluster::endpoint_set::Counts;
+use crate::listener::refusal::Refusal;
+use crate::route::host::HostError;
+
+/// One variant for each thing that a caller does about it; [`super::rescue`] maps them to answers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("CONNECT tunnels are not supported: send plain HTTP requests to this proxy")]
+    Connect,
+    #[error("Host is missing")]
+    NoHost,
+    #[error("Host {host:?} is not valid: {why}")]
+    BadHost { host: String, why: HostError },
+    #[error("Host {host:?} and :authority {authority:?} differ")]
+    TwoHosts { host: String, authority: String },
+    #[error("scheme {0:?} is not supported in a request target: use http")]
+    Scheme(String),
+    #[error("Expect: {0:?} is not supported: only 100-continue is")]
+    Expectation(String),
+    #[error("the request passed {0} proxies: it goes in a circle")]
+    Loop(usize),
+    #[error("no route for host {host:?}: {known}")]
+    UnknownHost { host: String, known: String },
+    #[error("{message}")]
+    Absent { message: String },
+    #[error(
+        "no control plane reachable to ask about service {service:?}: waited {waited:?} ({reason})"
+    )]
+    NoControlPlane { service: String, waited: Duration, reason: String },
+    #[error("service {service:?} is not resolved: no answer from {server} within {waited:?}")]
+    NotResolved { service: String, server: SocketAddr, waited: Duration },
+    #[error("the route for host {host:?} leads to cluster {cluster:?}, which is not known")]
+    NoCluster { host: String, cluster: String },
+    #[error("no ready endpoint in cluster {cluster} ({counts})")]
+    NoReadyEndpoint { cluster: String, counts: Counts },
+    #[error("cannot connect to cluster {cluster}: {tried} of its endpoints tried, the last one {addr}: {why} ({counts})")]
+    CannotConnect { cluster: String, tried: usize, addr: SocketAddr, why: String, counts: Counts },
+    #[error("local service {service} at {addr} does not take connections: {why}")]
+    LocalAppDown { service: String, addr: SocketAddr, why: String },
+    #[error("endpoint {addr} of cluster {cluster} closed the connection before it answered: {why}")]
+    Broken { cluster: String, addr: SocketAddr, why: String },
+    #[error("endpoint {addr} of cluster {cluster} sent an invalid answer: {why}")]
+    BadAnswer { cluster: String, addr: SocketAddr, why: String },
+    #[error("endpoint {addr} of cluster {cluster} did not answer within {limit:?}")]
+    Timeout { cluster: String, addr: SocketAddr, limit: Duration },
+    #[error("the request body broke off: {0}")]
+    ClientBody(String),
+}

@@ -1,0 +1,185 @@
+//! Header fields that are for one hop only, and those that proxies add (RFC 9110 §7.6).
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
+};
+use http::Version;
+use smallvec::SmallVec;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Name by which our proxies know each other in `Via`.
+const PSEUDONYM: &str = "weft";
+
+/// Removes what was meant for this hop only. Answers whether the sender takes trailers (`TE: trailers`).
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
+    // One pass finds out that there is nothing to do, which is the common case.
+    let mut present = SmallVec::<[HeaderName; 4]>::new();
+    for name in headers.keys() {
+        if is_hop_by_hop(name) {
+            present.push(name.clone());
+        }
+    }
+    if present.is_empty() {
+        return false;
+    }
+    let trailers = headers.get_all(TE).iter().any(|v| tokens(v).any(|t| t.eq_ignore_ascii_case("trailers")));
+    let listed: SmallVec<[HeaderName; 4]> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(may_be_listed)
+        .collect();
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // The coding decides where the body ends (RFC 9112 §6.3); a length beside it is wrong.
+        headers.remove(CONTENT_LENGTH);
+    }
+    for name in present.into_iter().chain(listed) {
+        headers.remove(name);
+    }
+    trailers
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == TE
+        || *name == UPGRADE
+        || *name == PROXY_AUTHORIZATION
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+        || *name == HTTP2_SETTINGS
+}
+
+/// A client must not use `Connection` to take away what this proxy or the app relies on.
+fn may_be_listed(name: &HeaderName) -> bool {
+    let kept = [HOST, CONTENT_LENGTH, VIA, X_FORWARDED_FOR, X_FORWARDED_PROTO];
+    !kept.contains(name)
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|t| !t.is_empty())
+}
+
+/// Says to the next hop that trailers are welcome; on HTTP/1 `TE` itself is for one hop.
+pub(crate) fn announce_trailers(headers: &mut HeaderMap, http1: bool) {
+    headers.insert(TE, TRAILERS);
+    if http1 {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// Appends this hop to `Via`. Answers how often a proxy of ours was passed before.
+pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) -> usize {
+    let passed = headers.get_all(VIA).iter().flat_map(tokens).filter(|t| t.ends_with(PSEUDONYM)).count();
+    let hop = match received {
+        Version::HTTP_2 => "2 weft",
+        Version::HTTP_10 => "1.0 weft",
+        _ => "1.1 weft",
+    };
+    headers.append(VIA, HeaderValue::from_static(hop));
+    passed
+}
+
+/// Appends who sent the request and how. What came before stays: it is from other hops.
+pub(crate) fn append_forwarded(headers: &mut HeaderMap, peer: IpAddr, tls: bool) {
+    let known = headers.get(X_FORWARDED_FOR).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
+    let list = match known {
+        Some(known) => format!("{known}, {peer}"),
+        None => peer.to_string(),
+    };
+    // Addresses and what was a header value before make a header value.
+    if let Ok(value) = HeaderValue::from_str(&list) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse().unwrap())).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn fields_of_one_hop_are_removed_and_others_stay() {
+        let mut headers = map(&[
+            ("host", "a"),
+            ("connection", "close, X-Mine"),
+            ("connection", "x-other"),
+            ("x-mine", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("trailer", "x-sum"),
+            ("accept", "*/*"),
+        ]);
+        assert!(!strip_hop_by_hop(&mut headers));
+        assert_eq!(names(&headers), ["accept", "host", "trailer"]);
+    }
+
+    #[test]
+    fn te_trailers_is_understood_and_announced_again() {
+        let mut headers = map(&[("te", "deflate;q=0.5, Trailers"), ("connection", "te")]);
+        assert!(strip_hop_by_hop(&mut headers));
+        assert!(headers.is_empty());
+        announce_trailers(&mut headers, true);
+        assert_eq!(names(&headers), ["connection", "te"]);
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_we_rely_on() {
+        let mut headers = map(&[
+            ("connection", "host, content-length, x-forwarded-for, via"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("via", "1.1 other"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(names(&headers), ["content-length", "host", "via", "x-forwarded-for"]);
+    }
+
+    #[test]
+    fn via_counts_our_hops() {
+        let mut headers = map(&[("via", "1.1 cdn, 2 weft")]);
+        assert_eq!(append_via(&mut headers, Version::HTTP_11), 1);
+        assert_eq!(append_via(&mut headers, Version::HTTP_2), 2);
+        assert_eq!(headers.get_all(VIA).iter().count(), 3);
+    }
+
+    #[test]
+    fn forwarded_for_is_a_list_in_order_of_hops() {
+        let mut headers = map(&[("x-forwarded-for", "10.0.0.1")]);
+        append_forwarded(&mut headers, [10, 0, 0, 2].into(), true);
+        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 10.0.0.2");
+        assert_eq!(headers[X_FORWARDED_PROTO], "https");
+        append_forwarded(&mut headers, [10, 0, 0, 3].into(), false);
+        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 10.0.0.2, 10.0.0.3");
+        assert_eq!(headers[X_FORWARDED_PROTO], "https", "the first hop knows");
+    }
+}

@@ -1,0 +1,103 @@
+//! One request, from the parsed head to the answer.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use super::body::{InFlight, ResponseBody};
+use super::context::{Context, Side};
+use super::error::RequestError;
+use super::{forward, headers, rescue, resolve, target};
+use crate::limits::HOPS_MAX;
+use crate::listener::connection::Connection;
+use crate::listener::guard;
+
+/// Never fails: every error is an answer.
+pub(crate) async fn handle(
+    ctx: Rc<Context>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let version = request.version();
+    let mut response = match respond(&ctx, &connection, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            count(&ctx, &error);
+            rescue::answer(&error)
+        }
+    };
+    if version == Version::HTTP_2 {
+        response.headers_mut().remove(CONNECTION);
+    } else if ctx.closing.get() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn respond(
+    ctx: &Rc<Context>,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, RequestError> {
+    if let Some(refusal) = guard::is_refused(request.method(), connection) {
+        return Err(refusal.into());
+    }
+    let started = Instant::now();
+    let in_flight = InFlight::new(&ctx.in_flight);
+    let (mut head, body) = request.into_parts();
+    let target = target::of(&head)?;
+    let cluster = resolve::resolve(ctx, &target, head.uri.path()).await?;
+    expectation(&mut head)?;
+    let takes_trailers = headers::strip_hop_by_hop(&mut head.headers);
+    let hops = headers::append_via(&mut head.headers, head.version);
+    if hops >= HOPS_MAX {
+        return Err(RequestError::Loop(hops));
+    }
+    // The local app's own address tells its peers nothing.
+    if matches!(ctx.side, Side::Inbound { .. }) || !connection.peer.ip().is_loopback() {
+        headers::append_forwarded(&mut head.headers, connection.peer.ip(), connection.tls);
+    }
+    let metrics = cluster.clone();
+    let forwarded = forward::forward(ctx, cluster, head, target, takes_trailers, body, in_flight).await;
+    let forwarded = forwarded.map_err(|error| match (error, connection.refusal()) {
+        // The guard knows better what was wrong with the body.
+        (RequestError::ClientBody(_), Some(refusal)) => RequestError::Refused(refusal),
+        (error, _) => error,
+    });
+    let status = match &forwarded {
+        Ok(response) => response.status(),
+        Err(error) => rescue::status(error).0,
+    };
+    metrics.shared.metrics.answered(status, started.elapsed());
+    forwarded
+}
+
+/// The one expectation there is was met by reading on: the server side answers 100 when the body is first read. The
+/// next hop is not asked to do the same again.
+fn expectation(head: &mut http::request::Parts) -> Result<(), RequestError> {
+    match head.headers.remove(EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(RequestError::Expectation(String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn count(ctx: &Context, error: &RequestError) {
+    match error {
+        RequestError::Refused(refusal) => ctx.metrics.refused(refusal.label()),
+        // Counted with their cluster.
+        RequestError::CannotConnect { .. }
+        | RequestError::NoReadyEndpoint { .. }
+        | RequestError::LocalAppDown { .. }
+        | RequestError::Broken { .. }
+        | RequestError::BadAnswer { .. }
+        | RequestError::Timeout { .. }
+        | RequestError::ClientBody(_) => {}
+        error => ctx.metrics.unrouted(rescue::status(error).1),
+    }
+}

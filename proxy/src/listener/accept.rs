@@ -1,0 +1,193 @@
+//! Accepts connections on one worker's socket and serves them there until they end.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{Connection, Connections};
+use super::detect::{Detected, detect};
+use super::guard::Guard;
+use crate::http::context::Context;
+use crate::http::server;
+use crate::limits;
+use crate::upstream::connect::LocalExecutor;
+
+/// After an error that is not of one connection, such as no free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One socket with what its connections need.
+pub(crate) struct Door {
+    pub ctx: Rc<Context>,
+    pub connections: Rc<Connections>,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Connections of this worker at once.
+    pub connections_max: usize,
+    /// No more are taken, once those that wait in the kernel are.
+    pub stop: Rc<Cell<bool>>,
+}
+
+/// Accepts until [`Door::stop`]; wake it by [`tokio::sync::Notify`] `stopped` then. What waits in the kernel's queue
+/// at that moment is still served: closing the socket would reset it.
+pub(crate) async fn run(listener: TcpListener, door: Rc<Door>, stopped: Rc<tokio::sync::Notify>) {
+    loop {
+        if door.connections.count() >= door.connections_max && !door.stop.get() {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        }
+        let accepted = if door.stop.get() {
+            match now(listener.accept()).await {
+                Some(accepted) => accepted,
+                None => return,
+            }
+        } else {
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stopped.notified() => continue,
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Without it small answers may wait for acknowledgements; it fails only on a dead connection.
+                let _ = stream.set_nodelay(true);
+                let door = door.clone();
+                tokio::task::spawn_local(async move { door.serve(stream, peer).await });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The result if it is there already.
+async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+impl Door {
+    async fn serve(&self, stream: TcpStream, peer: std::net::SocketAddr) {
+        let open = self.connections.open(peer, self.tls.is_some());
+        let metrics = &self.ctx.metrics;
+        metrics.connections_total.inc();
+        metrics.connections.inc();
+        let served = match &self.tls {
+            None => self.serve_plain(stream, open.shared()).await,
+            Some(tls) => self.serve_tls(tls, stream, open.shared()).await,
+        };
+        if let Err(error) = served {
+            tracing::debug!(%peer, error = %error, "connection ended");
+        }
+        metrics.connections.dec();
+    }
+
+    async fn serve_plain<S>(&self, mut stream: S, connection: &Rc<Connection>) -> Result<(), Ended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match detect(&mut stream, connection).await? {
+            None => Ok(()),
+            Some((Detected::Http1, seen)) => self.http1(Guard::http1(stream, seen, connection.clone()), connection).await,
+            Some((Detected::Http2, seen)) => self.http2(Guard::http2(stream, seen, connection.clone()), connection).await,
+        }
+    }
+
+    async fn serve_tls(
+        &self,
+        config: &Arc<rustls::ServerConfig>,
+        stream: TcpStream,
+        connection: &Rc<Connection>,
+    ) -> Result<(), Ended> {
+        let handshake = TlsAcceptor::from(config.clone()).accept(stream);
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Ended::SlowHandshake)??;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => self.http2(Guard::http2(stream, Vec::new(), connection.clone()), connection).await,
+            Some(_) => self.http1(Guard::http1(stream, Vec::new(), connection.clone()), connection).await,
+            None => self.serve_plain(stream, connection).await,
+        }
+    }
+
+    async fn http1<S>(&self, io: Guard<S>, connection: &Rc<Connection>) -> Result<(), Ended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|request| server::handle(self.ctx.clone(), connection.clone(), request));
+        let serving = http1::Builder::new()
+            .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
+            .serve_connection(TokioIo::new(io), service);
+        let mut serving = pin!(serving);
+        let mut told = false;
+        poll_fn(|cx| {
+            connection.remember(cx.waker());
+            if connection.is_closing() && !told {
+                told = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn http2<S>(&self, io: Guard<S>, connection: &Rc<Connection>) -> Result<(), Ended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (ctx, shared) = (self.ctx.clone(), connection.clone());
+        let service = service_fn(move |request| server::handle(ctx.clone(), shared.clone(), request));
+        let serving = http2::Builder::new(LocalExecutor)
+            .max_concurrent_streams(limits::H2_STREAMS_MAX)
+            .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .serve_connection(TokioIo::new(io), service);
+        let mut serving = pin!(serving);
+        let mut told = false;
+        poll_fn(|cx| {
+            connection.remember(cx.waker());
+            if connection.is_closing() && !told {
+                told = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Why a connection ended other than by an orderly close; for the debug log.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error("no TLS handshake within {HANDSHAKE_TIMEOUT:?}")]
+    SlowHandshake,
+}

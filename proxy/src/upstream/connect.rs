@@ -1,0 +1,82 @@
+//! One new connection to an endpoint.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::request_body::RequestBody;
+use crate::limits;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+    #[error("{}", reason(.0))]
+    Io(#[from] io::Error),
+    #[error("handshake: {0}")]
+    Handshake(#[from] hyper::Error),
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Runs tasks of HTTP/2 connections on the worker that owns them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// A connection that speaks HTTP/1.1. Its task ends with the connection, which ends with its sender.
+pub(crate) async fn http1(addr: SocketAddr, limit: Duration) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
+    let stream = tcp(addr, limit).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(limits::HEADERS_MAX)
+        .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::task::spawn_local(async move {
+        // Its requests hear of the error.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+/// A connection that speaks HTTP/2 by prior knowledge.
+pub(crate) async fn http2(addr: SocketAddr, limit: Duration) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    let stream = tcp(addr, limit).await?;
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::task::spawn_local(async move {
+        // Its requests hear of the error.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+async fn tcp(addr: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let stream =
+        tokio::time::timeout(limit, TcpStream::connect(addr)).await.map_err(|_| ConnectError::Timeout(limit))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
