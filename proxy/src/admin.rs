@@ -1,1 +1,158 @@
-//! Answers of the admin port.
+//! The admin port: what this proxy knows and does, for people and probes. Reads snapshots only, on the control
+//! runtime.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::JoinSet;
+use weft_core::id::NodeId;
+use weft_gossip::GossipHandle;
+
+use crate::app::ProxyAddrs;
+use crate::config::ProxyConfig;
+use crate::health::LocalServices;
+use crate::limits::ADMIN_HEAD_BYTES_MAX;
+use crate::mesh_view::MeshState;
+use crate::telemetry::metrics::Metrics;
+
+mod clusters;
+mod config_dump;
+mod ready;
+
+/// Everything that is shown.
+pub(crate) struct AdminState {
+    pub config: ProxyConfig,
+    pub addrs: ProxyAddrs,
+    pub node_id: NodeId,
+    pub outbound: Arc<MeshState>,
+    pub inbound: Arc<MeshState>,
+    pub local: Arc<LocalServices>,
+    pub gossip: Option<GossipHandle>,
+    pub metrics: Metrics,
+    pub draining: Arc<AtomicBool>,
+}
+
+impl AdminState {
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// Connections at once; an admin port has few visitors.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request head, and for the next request on a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+const PATHS: [(&str, &str); 5] = [
+    ("/ready", "200 if this proxy takes requests, else 503 and why not"),
+    (
+        "/clusters",
+        "services with endpoints, health, ejection, requests in flight, source and age; ?format=json",
+    ),
+    ("/config_dump", "configuration and the present snapshot, as JSON"),
+    ("/members", "the gossip pool as this proxy sees it; ?format=json"),
+    ("/metrics", "Prometheus metrics"),
+];
+
+/// Serves until it is aborted; its connections end with it.
+pub(crate) async fn run(socket: std::net::TcpListener, state: AdminState) {
+    let listener = match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "admin port does not work");
+            return;
+        }
+    };
+    let state = Arc::new(state);
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS_MAX {
+            connections.join_next().await;
+            continue;
+        }
+        let Ok((stream, _)) = listener.accept().await else {
+            // Such as no free file descriptor: it may pass.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let state = state.clone();
+        connections.spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = answer(&state, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let serving = http1::Builder::new()
+                .max_buf_size(ADMIN_HEAD_BYTES_MAX)
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "admin connection ended");
+            }
+        });
+    }
+}
+
+fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let json = request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "format=json"));
+    let known = path == "/" || PATHS.iter().any(|(p, _)| *p == path);
+    if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes GET\n"));
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    match path {
+        "/ready" => match ready::why_not(state) {
+            None => text(StatusCode::OK, "ready\n".to_owned()),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        },
+        "/clusters" if json => json_answer(&clusters::json(state)),
+        "/clusters" => text(StatusCode::OK, clusters::text(state)),
+        "/config_dump" => json_answer(&config_dump::json(state)),
+        "/members" if json => json_answer(&config_dump::members(state)),
+        "/members" => text(StatusCode::OK, config_dump::members_text(state)),
+        "/metrics" => {
+            let mut answer = text(StatusCode::OK, state.metrics.encode());
+            let kind = HeaderValue::from_static(weft_core::metrics::CONTENT_TYPE);
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+            answer
+        }
+        "/" => text(StatusCode::OK, known_paths()),
+        other => text(StatusCode::NOT_FOUND, format!("no {other} here; known are:\n{}", known_paths())),
+    }
+}
+
+fn known_paths() -> String {
+    PATHS.iter().map(|(path, what)| format!("  {path:<13} {what}\n")).collect()
+}
+
+fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+fn json_answer(value: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut answer = text(StatusCode::OK, format!("{value:#}\n"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// Shown where an address may be missing.
+fn optional(addr: Option<SocketAddr>) -> Option<String> {
+    addr.map(|a| a.to_string())
+}

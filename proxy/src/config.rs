@@ -112,7 +112,8 @@ impl ProxyConfig {
             problems.push("inbound TLS needs an inbound address".to_owned());
         }
         if self.inbound.is_some() && self.services.is_empty() {
-            problems.push("inbound: no service to receive for; name one with --service NAME=IP:PORT".to_owned());
+            problems
+                .push("inbound: no service to receive for; name one with --service NAME=IP:PORT".to_owned());
         }
         if !self.join.is_empty() && self.gossip.is_none() {
             problems.push("join needs a gossip address".to_owned());
@@ -193,9 +194,16 @@ mod tests {
         };
         config.services = vec![service("Orders"), service("Orders")];
         let ConfigProblems(problems) = config.validate().unwrap_err();
-        for part in
-            ["workers: 0", "inbound TLS", "join needs", "has 'O'", "given twice", "port 0", "start with /", "nothing to listen on"]
-        {
+        for part in [
+            "workers: 0",
+            "inbound TLS",
+            "join needs",
+            "has 'O'",
+            "given twice",
+            "port 0",
+            "start with /",
+            "nothing to listen on",
+        ] {
             assert!(problems.iter().any(|p| p.contains(part)), "{part} not in {problems:?}");
         }
     }

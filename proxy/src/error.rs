@@ -50,7 +50,9 @@ pub enum StartError {
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "the port is in use by another process".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied (ports below 1024 need a privilege)".to_owned(),
+        std::io::ErrorKind::PermissionDenied => {
+            "permission denied (ports below 1024 need a privilege)".to_owned()
+        }
         _ => error.to_string(),
     }
 }

@@ -1,1 +1,180 @@
-//! Checks of the services beside this sidecar, and what it advertises of them.
+//! Checks the services beside this sidecar and tells the mesh how they are.
+//!
+//! An instance is critical until its first check passes (P28): peers learn of it, and send it nothing yet.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+use weft_core::id::NodeId;
+use weft_gossip::{GossipHandle, InstanceHealth, InstanceRecord};
+use weft_xds_proto::resource::cluster::Protocol;
+
+use crate::cluster::probe::Probe;
+use crate::config::LocalService;
+use crate::limits::{LOCAL_CHECK_INTERVAL, LOCAL_CHECK_TIMEOUT};
+
+/// Longest part of an instance id that comes from the proxy's name.
+const NAME_PART_MAX: usize = 40;
+
+/// A local service as the sidecar sees it now.
+#[derive(Debug, Clone)]
+pub struct LocalStatus {
+    /// Which.
+    pub service: LocalService,
+    /// What peers are told.
+    pub health: InstanceHealth,
+    /// Why the last check failed.
+    pub error: Option<String>,
+}
+
+/// All of them; the admin port reads it.
+#[derive(Debug)]
+pub struct LocalServices {
+    instance_id: String,
+    /// Where peers send calls; the app's own address without an inbound listener.
+    inbound: Option<SocketAddr>,
+    /// Label of this proxy.
+    name: String,
+    /// Held to copy in or out, nothing else.
+    statuses: Mutex<Vec<LocalStatus>>,
+}
+
+impl LocalServices {
+    /// All critical, until checked.
+    pub fn new(name: &str, id: NodeId, inbound: Option<SocketAddr>, services: &[LocalService]) -> Arc<Self> {
+        let status = |service: &LocalService| LocalStatus {
+            service: service.clone(),
+            health: InstanceHealth::Critical,
+            error: Some("not checked yet".to_owned()),
+        };
+        Arc::new(Self {
+            instance_id: instance_id(name, id),
+            inbound,
+            name: name.to_owned(),
+            statuses: Mutex::new(services.iter().map(status).collect()),
+        })
+    }
+
+    /// How they are.
+    pub fn statuses(&self) -> Vec<LocalStatus> {
+        self.statuses.lock().clone()
+    }
+
+    /// What peers are told.
+    pub fn records(&self) -> Vec<InstanceRecord> {
+        let mut metadata = BTreeMap::new();
+        if self.inbound.is_some() {
+            metadata.insert("sidecar".to_owned(), self.name.clone());
+        }
+        let record = |status: &LocalStatus| InstanceRecord {
+            service: status.service.name.clone(),
+            instance_id: self.instance_id.clone(),
+            address: self.inbound.unwrap_or(status.service.addr),
+            health: status.health,
+            metadata: metadata.clone(),
+        };
+        self.statuses.lock().iter().map(record).collect()
+    }
+
+    /// Takes over the results of one round. Answers whether peers must be told.
+    fn record(&self, results: Vec<Result<(), String>>) -> bool {
+        let mut changed = false;
+        for (status, result) in self.statuses.lock().iter_mut().zip(results) {
+            let health = if result.is_ok() { InstanceHealth::Passing } else { InstanceHealth::Critical };
+            if status.health != health {
+                changed = true;
+                let service = &status.service.name;
+                match &result {
+                    Ok(()) => tracing::info!(service, "local service passes its checks"),
+                    Err(why) => tracing::warn!(service, why, "local service fails its checks"),
+                }
+            }
+            status.health = health;
+            status.error = result.err();
+        }
+        changed
+    }
+}
+
+/// Checks and tells until it is aborted.
+pub(crate) async fn run(local: Arc<LocalServices>, gossip: Option<GossipHandle>) {
+    let tell = |records| {
+        if let Some(gossip) = &gossip {
+            gossip.advertise(records);
+        }
+    };
+    tell(local.records());
+    let probes: Vec<Probe> = local.statuses().iter().map(|s| probe(&s.service)).collect();
+    let mut tick = tokio::time::interval(LOCAL_CHECK_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let results = futures::future::join_all(probes.iter().map(Probe::run)).await;
+        if local.record(results) {
+            tell(local.records());
+        }
+    }
+}
+
+fn probe(service: &LocalService) -> Probe {
+    Probe {
+        addr: service.addr,
+        path: service.health_path.clone(),
+        host: service.name.clone(),
+        protocol: Protocol::Http1,
+        timeout: LOCAL_CHECK_TIMEOUT,
+    }
+}
+
+/// Readable, and unique through the node id: names may repeat (P26).
+fn instance_id(name: &str, id: NodeId) -> String {
+    let clean = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = name.chars().take(NAME_PART_MAX).map(clean).collect();
+    let id = id.to_string();
+    format!("{name}-{}", &id[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services() -> Vec<LocalService> {
+        let service = |name: &str| LocalService {
+            name: name.to_owned(),
+            addr: "127.0.0.1:8080".parse().unwrap(),
+            health_path: None,
+        };
+        vec![service("orders"), service("billing")]
+    }
+
+    /// P28.
+    #[test]
+    fn instances_are_critical_until_their_first_check_passes() {
+        let local = LocalServices::new("p", NodeId(1), None, &services());
+        assert!(local.records().iter().all(|r| r.health == InstanceHealth::Critical));
+        assert!(local.record(vec![Ok(()), Err("refused".into())]));
+        let health: Vec<_> = local.records().iter().map(|r| r.health).collect();
+        assert_eq!(health, [InstanceHealth::Passing, InstanceHealth::Critical]);
+        assert!(!local.record(vec![Ok(()), Err("still refused".into())]), "nothing to tell");
+        assert!(local.record(vec![Err("gone".into()), Ok(())]));
+    }
+
+    #[test]
+    fn peers_are_told_the_inbound_address_if_there_is_one() {
+        let app = "127.0.0.1:8080".parse().unwrap();
+        let inbound = "10.0.0.1:15006".parse().unwrap();
+        assert_eq!(LocalServices::new("p", NodeId(1), None, &services()).records()[0].address, app);
+        let records = LocalServices::new("p", NodeId(1), Some(inbound), &services()).records();
+        assert_eq!(records[0].address, inbound);
+        assert_eq!(records[0].metadata["sidecar"], "p");
+    }
+
+    #[test]
+    fn instance_ids_of_equal_names_differ_by_node() {
+        assert_eq!(instance_id("My Proxy", NodeId(0x1234_5678_0000_0000)), "my-proxy-12345678");
+        assert_ne!(instance_id("p", NodeId(1 << 40)), instance_id("p", NodeId(2 << 40)));
+    }
+}

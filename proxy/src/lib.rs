@@ -26,4 +26,5 @@ pub mod mesh_view;
 pub mod route;
 pub mod telemetry;
 pub mod upstream;
+mod worker;
 pub mod xds;

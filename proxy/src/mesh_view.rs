@@ -141,7 +141,9 @@ impl MeshState {
     /// Lets endpoints back in whose ejection is over.
     pub fn expire_ejections(&self, now: Instant) {
         let view = self.view.load_full();
-        for name in view.clusters.iter().filter(|(_, c)| c.next_expiry().is_some_and(|t| t <= now)).map(|(n, _)| n) {
+        for name in
+            view.clusters.iter().filter(|(_, c)| c.next_expiry().is_some_and(|t| t <= now)).map(|(n, _)| n)
+        {
             self.change(name, |cluster| cluster.expire_ejections(now));
         }
     }

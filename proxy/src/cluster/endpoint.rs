@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -13,6 +14,7 @@ use super::outlier::{Ejection, Failures};
 #[derive(Debug)]
 pub struct EndpointState {
     addr: SocketAddr,
+    since: Instant,
     active: AtomicU32,
     /// Failures in a row.
     pub failures: Failures,
@@ -30,12 +32,23 @@ pub(crate) struct Health {
 impl EndpointState {
     /// Of an address seen for the first time.
     pub fn new(addr: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { addr, active: AtomicU32::new(0), failures: Failures::default(), health: Mutex::default() })
+        Arc::new(Self {
+            addr,
+            since: Instant::now(),
+            active: AtomicU32::new(0),
+            failures: Failures::default(),
+            health: Mutex::default(),
+        })
     }
 
     /// The address.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// When this proxy first heard of it; for display.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Requests in flight, of all workers.

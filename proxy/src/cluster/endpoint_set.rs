@@ -133,7 +133,8 @@ impl EndpointSet {
         }
         let usable = || endpoints.iter().filter(|v| v.status.is_usable());
         // As long as all are equal the weights stay as they are, and round robin an exact cycle.
-        let mixed = usable().any(|v| v.status == Status::Ready) && usable().any(|v| v.status == Status::Degraded);
+        let mixed =
+            usable().any(|v| v.status == Status::Ready) && usable().any(|v| v.status == Status::Degraded);
         let weighted: Vec<_> = usable()
             .map(|v| {
                 let factor = if mixed && v.status == Status::Ready { DEGRADED_SHARE } else { 1 };
@@ -194,8 +195,14 @@ mod tests {
         let set = set(&pairs);
         let mut rng = fastrand::Rng::with_seed(1);
         assert!((0..20).all(|_| set.picker().pick(&[], &mut rng).unwrap().addr().port() == 1));
-        assert_eq!(set.counts().to_string(), "1 ready, 1 ejected, 1 failing checks, 1 reported unhealthy of 4");
-        assert_eq!(EndpointSet::new([], LbPolicy::Random, &Arc::new(Rotation::new(0))).counts().to_string(), "it has no endpoints");
+        assert_eq!(
+            set.counts().to_string(),
+            "1 ready, 1 ejected, 1 failing checks, 1 reported unhealthy of 4"
+        );
+        assert_eq!(
+            EndpointSet::new([], LbPolicy::Random, &Arc::new(Rotation::new(0))).counts().to_string(),
+            "it has no endpoints"
+        );
     }
 
     #[test]

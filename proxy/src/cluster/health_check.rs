@@ -49,7 +49,8 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics) {
         });
         for (key, plan) in planned {
             if !running.contains_key(&key) {
-                let check = check(mesh.clone(), metrics.clone(), at_once.clone(), key.0.clone(), plan.clone());
+                let check =
+                    check(mesh.clone(), metrics.clone(), at_once.clone(), key.0.clone(), plan.clone());
                 running.insert(key, (plan, tasks.spawn(check)));
             }
         }
@@ -64,7 +65,8 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics) {
 fn plans(view: &MeshView) -> HashMap<Key, Plan> {
     let of = |cluster: &Arc<Cluster>| {
         let views = cluster.endpoints.endpoints().iter();
-        let plans = views.filter_map(|v| Some(((cluster.name().to_owned(), v.endpoint.address), plan(cluster, v)?)));
+        let plans =
+            views.filter_map(|v| Some(((cluster.name().to_owned(), v.endpoint.address), plan(cluster, v)?)));
         plans.collect::<Vec<_>>()
     };
     view.clusters.values().flat_map(of).collect()
@@ -80,7 +82,9 @@ fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
         timeout,
     };
     match &config.health_check {
-        Some(check) => Some(Plan { probe: probe(check.path.clone(), check.timeout), interval: check.interval }),
+        Some(check) => {
+            Some(Plan { probe: probe(check.path.clone(), check.timeout), interval: check.interval })
+        }
         None if endpoint.status == Status::Ejected => {
             let cause = endpoint.state.health.lock().ejection.current()?.0;
             let plan = Plan { probe: probe(None, config.connect_timeout), interval: RECOVERY_PROBE_INTERVAL };

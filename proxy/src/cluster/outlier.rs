@@ -69,6 +69,16 @@ pub enum Cause {
     Failures,
 }
 
+impl Cause {
+    /// As shown on the admin port.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect-failure",
+            Self::Failures => "consecutive-failures",
+        }
+    }
+}
+
 /// Ejections of one endpoint.
 #[derive(Debug, Default, Clone)]
 pub struct Ejection {
@@ -143,7 +153,9 @@ mod tests {
     #[test]
     fn failures_in_a_row_eject_and_a_success_starts_over() {
         let (failures, policy) = (Failures::default(), policy());
-        for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Failure, Outcome::Failure] {
+        for outcome in
+            [Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Failure, Outcome::Failure]
+        {
             assert_eq!(failures.record(outcome, &policy), None);
         }
         assert_eq!(failures.record(Outcome::Failure, &policy), Some(Cause::Failures));

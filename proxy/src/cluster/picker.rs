@@ -37,10 +37,15 @@ pub enum Picker {
 impl Picker {
     /// Over these endpoints with their weights; `rotation` is the cluster's.
     pub fn new(policy: LbPolicy, endpoints: &[(Arc<EndpointState>, u32)], rotation: &Arc<Rotation>) -> Self {
-        let backends: BTreeSet<Backend> = endpoints.iter().map(|(state, weight)| backend(state, *weight)).collect();
+        let backends: BTreeSet<Backend> =
+            endpoints.iter().map(|(state, weight)| backend(state, *weight)).collect();
         match policy {
-            LbPolicy::RoundRobin => Self::RoundRobin(Arc::new(BackendSelection::build_with_config(&backends, rotation))),
-            LbPolicy::Random => Self::Random(Arc::new(BackendSelection::build_with_config(&backends, rotation))),
+            LbPolicy::RoundRobin => {
+                Self::RoundRobin(Arc::new(BackendSelection::build_with_config(&backends, rotation)))
+            }
+            LbPolicy::Random => {
+                Self::Random(Arc::new(BackendSelection::build_with_config(&backends, rotation)))
+            }
             LbPolicy::LeastConnections => {
                 Self::LeastConnections(Arc::new(BackendSelection::build_with_config(&backends, rotation)))
             }
@@ -80,7 +85,8 @@ impl Candidates {
     pub(crate) fn new(backends: &BTreeSet<Backend>, rotation: Arc<Rotation>) -> Self {
         let usable: Vec<(Backend, Arc<EndpointState>)> =
             backends.iter().filter_map(|b| Some((b.clone(), state_of(b)?))).collect();
-        let weights = usable.iter().map(|(b, _)| u32::try_from(b.weight).unwrap_or(u32::MAX).max(1)).collect();
+        let weights =
+            usable.iter().map(|(b, _)| u32::try_from(b.weight).unwrap_or(u32::MAX).max(1)).collect();
         let (backends, states): (Vec<_>, Vec<_>) = usable.into_iter().unzip();
         Self { backends: backends.into(), states: states.into(), weights, rotation }
     }
@@ -106,7 +112,7 @@ fn state_of(backend: &Backend) -> Option<Arc<EndpointState>> {
 }
 
 /// An algorithm that can be asked again with what it gave so far.
-pub(crate) trait Pick {
+pub trait Pick {
     fn candidates(&self) -> &Candidates;
     fn next(&self, tried: &[SocketAddr], rng: &mut fastrand::Rng) -> Option<usize>;
 }

@@ -38,7 +38,9 @@ impl Probe {
     /// Why it failed, for people.
     pub async fn run(&self) -> Result<(), String> {
         let limit = self.timeout;
-        tokio::time::timeout(limit, self.run_to_end()).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+        tokio::time::timeout(limit, self.run_to_end())
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
     }
 
     async fn run_to_end(&self) -> Result<(), String> {
@@ -96,7 +98,8 @@ async fn judge(answer: Response<Incoming>) -> Result<(), String> {
         return Ok(());
     }
     // A body that is too long or breaks off is no statement on health.
-    let body = Limited::new(body, HEALTH_BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let body =
+        Limited::new(body, HEALTH_BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     judge_body(&body)
 }
 
@@ -154,7 +157,10 @@ mod tests {
         let health = Some("/health");
         probe("HTTP/1.1 204 No Content\r\n\r\n", health).await.unwrap();
         probe("HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"UP\"}", health).await.unwrap();
-        assert_eq!(probe("HTTP/1.1 503 Bad\r\ncontent-length: 0\r\n\r\n", health).await.unwrap_err(), "status 503");
+        assert_eq!(
+            probe("HTTP/1.1 503 Bad\r\ncontent-length: 0\r\n\r\n", health).await.unwrap_err(),
+            "status 503"
+        );
         let down = "HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{\"status\":\"DOWN\"}";
         assert!(probe(down, health).await.unwrap_err().contains("DOWN"));
     }
@@ -176,7 +182,9 @@ mod tests {
 
     #[test]
     fn only_a_status_word_that_means_down_counts() {
-        for fine in ["", "hello", "{}", "[1]", "{\"status\":3}", "{\"status\":\"ok\"}", "{\"status\":\"degraded\"}"] {
+        for fine in
+            ["", "hello", "{}", "[1]", "{\"status\":3}", "{\"status\":\"ok\"}", "{\"status\":\"degraded\"}"]
+        {
             judge_body(fine.as_bytes()).unwrap();
         }
         judge_body(br#"{"status":"down","checks":[]}"#).unwrap_err();

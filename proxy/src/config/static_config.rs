@@ -176,9 +176,11 @@ impl StaticConfig {
             if let Some(host) = &route.host
                 && (host.is_empty() || host.contains([':', '/', '*', ' ']))
             {
-                problems.push(format!("{at}: host {host:?} must be a plain host name without port or wildcard"));
+                problems
+                    .push(format!("{at}: host {host:?} must be a plain host name without port or wildcard"));
             }
-            let same = |other: &RouteEntry| other.host == route.host && other.path_prefix == route.path_prefix;
+            let same =
+                |other: &RouteEntry| other.host == route.host && other.path_prefix == route.path_prefix;
             if self.routes[..i].iter().any(same) {
                 problems.push(format!("{at}: the same host and path-prefix are given twice"));
             }
@@ -193,7 +195,10 @@ impl StaticConfig {
 
     /// Listeners with their parsed addresses. Call it on a configuration without [`Self::problems`].
     pub fn listener_addresses(&self) -> Vec<(String, SocketAddr)> {
-        self.listeners.iter().filter_map(|l| Some((l.name.clone(), parse_address(&l.address).ok()?))).collect()
+        self.listeners
+            .iter()
+            .filter_map(|l| Some((l.name.clone(), parse_address(&l.address).ok()?)))
+            .collect()
     }
 
     /// Clusters as discovery presets. Call it on a configuration without [`Self::problems`].
@@ -248,7 +253,9 @@ impl StaticCluster {
         }
         if let Some(outlier) = &self.outlier_detection {
             if let Some(percent) = outlier.max_ejection_percent.filter(|p| *p > 100) {
-                problems.push(format!("outlier-detection: max-ejection-percent {percent} is not between 0 and 100"));
+                problems.push(format!(
+                    "outlier-detection: max-ejection-percent {percent} is not between 0 and 100"
+                ));
             }
             if outlier.base_ejection_time.is_some_and(|t| t.is_zero()) {
                 problems.push("outlier-detection: base-ejection-time must be longer than 0".to_owned());
@@ -316,7 +323,10 @@ impl StaticOutlierDetection {
         OutlierDetection {
             consecutive_failures: self.consecutive_failures.unwrap_or(defaults.consecutive_failures),
             base_ejection_time,
-            max_ejection_time: self.max_ejection_time.unwrap_or(defaults.max_ejection_time).max(base_ejection_time),
+            max_ejection_time: self
+                .max_ejection_time
+                .unwrap_or(defaults.max_ejection_time)
+                .max(base_ejection_time),
             max_ejection_percent: self.max_ejection_percent.unwrap_or(defaults.max_ejection_percent),
         }
     }
@@ -333,7 +343,10 @@ impl StaticEndpoint {
             return Err(format!("{text:?}: port 0 is no address to send to"));
         }
         if weight == 0 || weight > limits::ENDPOINT_WEIGHT_MAX {
-            return Err(format!("{text}: weight {weight} is not between 1 and {}", limits::ENDPOINT_WEIGHT_MAX));
+            return Err(format!(
+                "{text}: weight {weight} is not between 1 and {}",
+                limits::ENDPOINT_WEIGHT_MAX
+            ));
         }
         Ok((address, weight))
     }

@@ -30,9 +30,7 @@ pub(crate) enum RequestError {
     UnknownHost { host: String, known: String },
     #[error("{message}")]
     Absent { message: String },
-    #[error(
-        "no control plane reachable to ask about service {service:?}: waited {waited:?} ({reason})"
-    )]
+    #[error("no control plane reachable to ask about service {service:?}: waited {waited:?} ({reason})")]
     NoControlPlane { service: String, waited: Duration, reason: String },
     #[error("service {service:?} is not resolved: no answer from {server} within {waited:?}")]
     NotResolved { service: String, server: SocketAddr, waited: Duration },
@@ -40,7 +38,9 @@ pub(crate) enum RequestError {
     NoCluster { host: String, cluster: String },
     #[error("no ready endpoint in cluster {cluster} ({counts})")]
     NoReadyEndpoint { cluster: String, counts: Counts },
-    #[error("cannot connect to cluster {cluster}: {tried} of its endpoints tried, the last one {addr}: {why} ({counts})")]
+    #[error(
+        "cannot connect to cluster {cluster}: {tried} of its endpoints tried, the last one {addr}: {why} ({counts})"
+    )]
     CannotConnect { cluster: String, tried: usize, addr: SocketAddr, why: String, counts: Counts },
     #[error("local service {service} at {addr} does not take connections: {why}")]
     LocalAppDown { service: String, addr: SocketAddr, why: String },

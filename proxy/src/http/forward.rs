@@ -123,7 +123,13 @@ pub(crate) async fn forward(
         }
         let outcome = if answer.status().is_server_error() { Outcome::Failure } else { Outcome::Success };
         report(ctx, &cluster, &endpoint, outcome);
-        let exchange = Exchange { ctx: ctx.clone(), cluster: cluster.clone(), active, lease: link.into_lease(), progress };
+        let exchange = Exchange {
+            ctx: ctx.clone(),
+            cluster: cluster.clone(),
+            active,
+            lease: link.into_lease(),
+            progress,
+        };
         return Ok(incoming_answer(answer, exchange, in_flight));
     }
 }
@@ -296,8 +302,10 @@ fn outgoing(
     body: RequestBody,
 ) -> Result<Request<RequestBody>, RequestError> {
     let http1 = cluster.config.cluster.protocol == Protocol::Http1;
-    let bad_host =
-        |_| RequestError::BadHost { host: target.authority.clone(), why: crate::route::host::HostError::Character };
+    let bad_host = |_| RequestError::BadHost {
+        host: target.authority.clone(),
+        why: crate::route::host::HostError::Character,
+    };
     let mut uri = http::uri::Parts::default();
     uri.path_and_query = Some(match head.uri.path_and_query() {
         Some(path) if !path.as_str().is_empty() => path.clone(),
@@ -351,7 +359,11 @@ fn says_app_is_down(answer: &Response<Incoming>) -> bool {
         && answer.headers().get(X_WEFT_ERROR).is_some_and(|v| v == LOCAL_APP_DOWN)
 }
 
-fn incoming_answer(answer: Response<Incoming>, exchange: Exchange, in_flight: InFlight) -> Response<ResponseBody> {
+fn incoming_answer(
+    answer: Response<Incoming>,
+    exchange: Exchange,
+    in_flight: InFlight,
+) -> Response<ResponseBody> {
     let (mut head, body) = answer.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_11;

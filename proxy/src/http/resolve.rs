@@ -20,7 +20,11 @@ const NAMES_MAX: usize = 20;
 ///
 /// # Errors
 /// If there is no such cluster, or nobody to ask.
-pub(crate) async fn resolve(ctx: &Context, target: &Target, path: &str) -> Result<Arc<Cluster>, RequestError> {
+pub(crate) async fn resolve(
+    ctx: &Context,
+    target: &Target,
+    path: &str,
+) -> Result<Arc<Cluster>, RequestError> {
     let want = match &ctx.side {
         Side::Inbound { only } => return ctx.with_view(|view| local(view, only.as_deref(), target)),
         Side::Outbound { want } => want.as_ref(),
@@ -53,8 +57,7 @@ fn lookup(view: &MeshView, target: &Target, path: &str) -> Result<Lookup, Reques
     if !view.routes.is_empty()
         && let Some(name) = view.routes.select(&target.host, path)
     {
-        let no_cluster =
-            || RequestError::NoCluster { host: target.host.clone(), cluster: name.to_owned() };
+        let no_cluster = || RequestError::NoCluster { host: target.host.clone(), cluster: name.to_owned() };
         return view.clusters.get(name).cloned().map(Lookup::Found).ok_or_else(no_cluster);
     }
     let Some(name) = service(&target.host) else { return Ok(Lookup::Unknown(None)) };
@@ -90,7 +93,9 @@ async fn wait(ctx: &Context, name: &str) -> Result<Arc<Cluster>, RequestError> {
 fn nobody_answered(view: &MeshView, name: &str) -> RequestError {
     let state = &view.control_plane;
     match state.server {
-        Some(server) => RequestError::NotResolved { service: name.to_owned(), server, waited: RESOLVE_TIMEOUT },
+        Some(server) => {
+            RequestError::NotResolved { service: name.to_owned(), server, waited: RESOLVE_TIMEOUT }
+        }
         None => {
             let reason = match &state.last_error {
                 Some(error) => error.clone(),
@@ -124,7 +129,9 @@ fn known(mut names: Vec<&str>) -> String {
     names.dedup();
     match names.len() {
         0 => "no service is known here".to_owned(),
-        n if n > NAMES_MAX => format!("known here are {} and {} more", names[..NAMES_MAX].join(", "), n - NAMES_MAX),
+        n if n > NAMES_MAX => {
+            format!("known here are {} and {} more", names[..NAMES_MAX].join(", "), n - NAMES_MAX)
+        }
         _ => format!("known here are {}", names.join(", ")),
     }
 }

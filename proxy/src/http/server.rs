@@ -80,9 +80,9 @@ async fn respond(
 /// next hop is not asked to do the same again.
 fn expectation(head: &mut http::request::Parts) -> Result<(), RequestError> {
     match head.headers.remove(EXPECT) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            Err(RequestError::Expectation(String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()))
-        }
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(
+            RequestError::Expectation(String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()),
+        ),
         _ => Ok(()),
     }
 }

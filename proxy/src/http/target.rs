@@ -31,7 +31,9 @@ pub(crate) fn of(head: &request::Parts) -> Result<Target, RequestError> {
     }
     let field = field(head)?;
     let authority = match (head.uri.authority(), field) {
-        (Some(authority), Some(field)) if head.version == Version::HTTP_2 && !same(authority.as_str(), field) => {
+        (Some(authority), Some(field))
+            if head.version == Version::HTTP_2 && !same(authority.as_str(), field) =>
+        {
             return Err(RequestError::TwoHosts { host: field.to_owned(), authority: authority.to_string() });
         }
         // The target wins over Host (RFC 9112 §3.2.2).
@@ -92,7 +94,9 @@ mod tests {
 
     #[test]
     fn what_names_no_single_host_is_refused() {
-        let error = |method, uri, version, hosts: &[&str]| target(method, uri, version, hosts).unwrap_err().to_string();
+        let error = |method, uri, version, hosts: &[&str]| {
+            target(method, uri, version, hosts).unwrap_err().to_string()
+        };
         assert!(error("GET", "/", Version::HTTP_11, &[]).contains("missing"));
         assert!(error("GET", "/", Version::HTTP_11, &["a", "b"]).contains("differ"));
         assert!(error("GET", "/", Version::HTTP_11, &["a/b"]).contains("not valid"));

@@ -112,8 +112,12 @@ impl Door {
     {
         match detect(&mut stream, connection).await? {
             None => Ok(()),
-            Some((Detected::Http1, seen)) => self.http1(Guard::http1(stream, seen, connection.clone()), connection).await,
-            Some((Detected::Http2, seen)) => self.http2(Guard::http2(stream, seen, connection.clone()), connection).await,
+            Some((Detected::Http1, seen)) => {
+                self.http1(Guard::http1(stream, seen, connection.clone()), connection).await
+            }
+            Some((Detected::Http2, seen)) => {
+                self.http2(Guard::http2(stream, seen, connection.clone()), connection).await
+            }
         }
     }
 
@@ -124,7 +128,8 @@ impl Door {
         connection: &Rc<Connection>,
     ) -> Result<(), Ended> {
         let handshake = TlsAcceptor::from(config.clone()).accept(stream);
-        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Ended::SlowHandshake)??;
+        let stream =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Ended::SlowHandshake)??;
         match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => self.http2(Guard::http2(stream, Vec::new(), connection.clone()), connection).await,
             Some(_) => self.http1(Guard::http1(stream, Vec::new(), connection.clone()), connection).await,

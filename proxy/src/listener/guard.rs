@@ -69,7 +69,12 @@ struct Linger {
 impl<S> Guard<S> {
     /// For HTTP/1. `seen` was read from `inner` already.
     pub fn http1(inner: S, seen: Vec<u8>, connection: Rc<Connection>) -> Self {
-        Self { scanner: Some(Scanner::new()), held_is_new: !seen.is_empty(), held: seen, ..Self::bare(inner, connection) }
+        Self {
+            scanner: Some(Scanner::new()),
+            held_is_new: !seen.is_empty(),
+            held: seen,
+            ..Self::bare(inner, connection)
+        }
     }
 
     /// For HTTP/2: only notes that bytes move.

@@ -14,7 +14,11 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// If somebody else has the port: `SO_REUSEPORT` alone would share it with another process of the same user.
-pub(crate) fn bind(what: &str, addr: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<TcpListener>), StartError> {
+pub(crate) fn bind(
+    what: &str,
+    addr: SocketAddr,
+    workers: usize,
+) -> Result<(SocketAddr, Vec<TcpListener>), StartError> {
     let refused = |source| StartError::Bind { what: what.to_owned(), addr, source };
     if addr.port() != 0 {
         // An exclusive bind fails if anyone listens there.

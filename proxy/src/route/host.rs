@@ -26,7 +26,9 @@ pub enum HostError {
 /// If it is no `host` or `host:port` (RFC 9110 §7.2, RFC 3986 §3.2.2).
 pub fn normalise(host: &str) -> Result<Cow<'_, str>, HostError> {
     let (name, port) = split_port(host)?;
-    if port.is_some_and(|p| !p.is_empty() && (!p.bytes().all(|b| b.is_ascii_digit()) || p.parse::<u16>().is_err())) {
+    if port.is_some_and(|p| {
+        !p.is_empty() && (!p.bytes().all(|b| b.is_ascii_digit()) || p.parse::<u16>().is_err())
+    }) {
         return Err(HostError::Port);
     }
     let name = name.strip_suffix('.').unwrap_or(name);

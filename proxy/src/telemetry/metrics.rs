@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use weft_core::metrics::{Counter, Counters, Gauge, Gauges, Histogram, Histograms, Registry, SECONDS_BUCKETS};
+use weft_core::metrics::{
+    Counter, Counters, Gauge, Gauges, Histogram, Histograms, Registry, SECONDS_BUCKETS,
+};
 
 /// Which way a request passes the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +69,16 @@ impl Metrics {
                 by_service,
             ),
             retries: r.counters("weft_proxy_retries_total", "Further tries of a request", by_service),
-            ejections: r.counters("weft_proxy_ejections_total", "Endpoints left out for failing requests", by_service),
-            connects: r.counters("weft_proxy_upstream_connects_total", "Connections made to endpoints", by_service),
+            ejections: r.counters(
+                "weft_proxy_ejections_total",
+                "Endpoints left out for failing requests",
+                by_service,
+            ),
+            connects: r.counters(
+                "weft_proxy_upstream_connects_total",
+                "Connections made to endpoints",
+                by_service,
+            ),
             connect_failures: r.counters(
                 "weft_proxy_upstream_connect_failures_total",
                 "Connections to endpoints that failed",
@@ -80,11 +90,16 @@ impl Metrics {
                 &["direction", "service", "kind"],
             ),
             refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
-            unrouted: r.counters("weft_proxy_unrouted_total", "Requests answered without an endpoint, by reason", &["reason"]),
+            unrouted: r.counters(
+                "weft_proxy_unrouted_total",
+                "Requests answered without an endpoint, by reason",
+                &["reason"],
+            ),
             connections: r.gauge("weft_proxy_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
             checks: r.counter("weft_proxy_health_checks_total", "Active checks of endpoints"),
-            checks_failed: r.counter("weft_proxy_health_check_failures_total", "Active checks of endpoints that failed"),
+            checks_failed: r
+                .counter("weft_proxy_health_check_failures_total", "Active checks of endpoints that failed"),
             registry,
         }
     }

@@ -44,7 +44,10 @@ where
 }
 
 /// A connection that speaks HTTP/1.1. Its task ends with the connection, which ends with its sender.
-pub(crate) async fn http1(addr: SocketAddr, limit: Duration) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
+pub(crate) async fn http1(
+    addr: SocketAddr,
+    limit: Duration,
+) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
     let stream = tcp(addr, limit).await?;
     let (sender, connection) = http1::Builder::new()
         .max_headers(limits::HEADERS_MAX)
@@ -59,7 +62,10 @@ pub(crate) async fn http1(addr: SocketAddr, limit: Duration) -> Result<http1::Se
 }
 
 /// A connection that speaks HTTP/2 by prior knowledge.
-pub(crate) async fn http2(addr: SocketAddr, limit: Duration) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+pub(crate) async fn http2(
+    addr: SocketAddr,
+    limit: Duration,
+) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
     let stream = tcp(addr, limit).await?;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
@@ -75,8 +81,9 @@ pub(crate) async fn http2(addr: SocketAddr, limit: Duration) -> Result<http2::Se
 }
 
 async fn tcp(addr: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
-    let stream =
-        tokio::time::timeout(limit, TcpStream::connect(addr)).await.map_err(|_| ConnectError::Timeout(limit))??;
+    let stream = tokio::time::timeout(limit, TcpStream::connect(addr))
+        .await
+        .map_err(|_| ConnectError::Timeout(limit))??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

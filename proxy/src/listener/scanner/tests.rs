@@ -39,10 +39,22 @@ const GOOD: &[&[u8]] = &[
 ];
 
 const BAD_HEADS: &[(&[u8], Refusal)] = &[
-    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refusal::LengthAndEncoding),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", Refusal::LengthAndEncoding),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", Refusal::SeveralLengths),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", Refusal::SeveralLengths),
+    (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        Refusal::LengthAndEncoding,
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        Refusal::LengthAndEncoding,
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        Refusal::SeveralLengths,
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        Refusal::SeveralLengths,
+    ),
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nhello", Refusal::Length),
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello", Refusal::Length),
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", Refusal::Length),
@@ -58,8 +70,14 @@ const BAD_HEADS: &[(&[u8], Refusal)] = &[
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", Refusal::Encoding),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n", Refusal::Encoding),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n", Refusal::Encoding),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::SeveralEncodings),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ntransfer-encoding: x\r\n\r\n", Refusal::SeveralEncodings),
+    (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Refusal::SeveralEncodings,
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ntransfer-encoding: x\r\n\r\n",
+        Refusal::SeveralEncodings,
+    ),
     (b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::EncodingInHttp10),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n", Refusal::SpaceBeforeColon),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding\t: chunked\r\n\r\n", Refusal::SpaceBeforeColon),
@@ -140,7 +158,11 @@ fn smuggling_forms_are_refused_and_nothing_of_their_head_passes() {
         let expected = Scanned { passable: 0, refusal: Some(Refused::Head(*refusal)) };
         assert_eq!(whole(bytes), expected, "{text:?}");
         let behind = [GOOD[5], *bytes].concat();
-        assert_eq!(whole(&behind), Scanned { passable: GOOD[5].len(), ..expected }, "behind another: {text:?}");
+        assert_eq!(
+            whole(&behind),
+            Scanned { passable: GOOD[5].len(), ..expected },
+            "behind another: {text:?}"
+        );
     }
 }
 

@@ -1,0 +1,178 @@
+//! A worker: one thread with one current-thread runtime, which owns its sockets, connections and upstream pool.
+//! Workers share nothing but atomics and snapshots.
+//!
+//! ```text
+//!  Serving ──> Closing ──────────────> Stopping ────────────────────────────> Stopped
+//!              answers say             no more accepted, idle connections     whatever is left is cut
+//!              Connection: close       closed, the others finish
+//! ```
+
+use std::cell::Cell;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::http::context::{Context, Side, WorkerParts};
+use crate::listener::accept::{self, Door};
+use crate::listener::connection::{Connections, TICK};
+use crate::mesh_view::MeshState;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::pool::Pool;
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    Closing,
+    Stopping,
+    Stopped,
+}
+
+/// What a worker is made of.
+pub(crate) struct WorkerConfig {
+    pub index: usize,
+    pub doors: Vec<DoorConfig>,
+    pub metrics: Metrics,
+    pub epoch: Instant,
+    pub connections_max: usize,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// One listening socket with the side that it serves.
+pub(crate) struct DoorConfig {
+    pub listener: TcpListener,
+    pub side: Side,
+    pub mesh: Arc<MeshState>,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// A running worker. It ends when its phase says so, or when the sender of the phase is gone.
+pub(crate) struct Worker {
+    thread: JoinHandle<()>,
+    done: oneshot::Receiver<usize>,
+}
+
+impl Worker {
+    /// Starts the thread. It accepts when this returns.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event queue.
+    pub fn spawn(config: WorkerConfig) -> io::Result<Self> {
+        let (started, start) = std::sync::mpsc::sync_channel(1);
+        let (finished, done) = oneshot::channel();
+        let thread =
+            std::thread::Builder::new().name(format!("weft-worker-{}", config.index)).spawn(move || {
+                let runtime =
+                    match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                        Ok(runtime) => runtime,
+                        Err(error) => {
+                            // The receiver waits below.
+                            let _ = started.send(Err(error));
+                            return;
+                        }
+                    };
+                let left = runtime.block_on(run(config, started));
+                // Tasks that are left end with the runtime.
+                drop(runtime);
+                // Nobody waits if the proxy was dropped without a drain.
+                let _ = finished.send(left);
+            })?;
+        start.recv().map_err(|_| io::Error::other("the worker ended before it started"))??;
+        Ok(Self { thread, done })
+    }
+
+    /// Waits for its end. Answers how many connections were cut.
+    pub async fn join(self) -> usize {
+        let left = self.done.await.unwrap_or(0);
+        // It ends right after it said so.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        left
+    }
+}
+
+async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Result<()>>) -> usize {
+    let parts = WorkerParts {
+        pool: Rc::new(Pool::default()),
+        metrics: config.metrics,
+        epoch: config.epoch,
+        closing: Rc::default(),
+        in_flight: Rc::default(),
+    };
+    let connections = Rc::new(Connections::default());
+    let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
+    let mut doors = Vec::new();
+    for door in config.doors {
+        let listener = match tokio::net::TcpListener::from_std(door.listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                // The receiver waits in `spawn`.
+                let _ = started.send(Err(error));
+                return 0;
+            }
+        };
+        let door = Rc::new(Door {
+            ctx: Rc::new(Context::new(door.side, door.mesh, &parts)),
+            connections: connections.clone(),
+            tls: door.tls,
+            connections_max: config.connections_max,
+            stop: stop.clone(),
+        });
+        doors.push(tokio::task::spawn_local(accept::run(listener, door, stopped.clone())));
+    }
+    // The receiver waits in `spawn`.
+    let _ = started.send(Ok(()));
+    let mut phase = config.phase;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                connections.sweep();
+                parts.pool.expire(Instant::now());
+            }
+            changed = phase.changed() => {
+                let now = if changed.is_ok() { *phase.borrow_and_update() } else { Phase::Stopped };
+                match now {
+                    Phase::Serving => {}
+                    Phase::Closing => parts.closing.set(true),
+                    Phase::Stopping => {
+                        parts.closing.set(true);
+                        stop.set(true);
+                        stopped.notify_waiters();
+                        for door in doors.drain(..) {
+                            // It ends once the kernel's queue is empty.
+                            let _ = door.await;
+                        }
+                        connections.close_all();
+                        return finish(&connections, &mut phase).await;
+                    }
+                    Phase::Stopped => return connections.count(),
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the last connection, or for the end of patience. Answers how many are left.
+async fn finish(connections: &Connections, phase: &mut watch::Receiver<Phase>) -> usize {
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    let stopped = async {
+        // An error means that nobody decides any more.
+        let _ = phase.wait_for(|p| *p == Phase::Stopped).await;
+    };
+    tokio::pin!(stopped);
+    while connections.count() > 0 {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = &mut stopped => break,
+        }
+    }
+    connections.count()
+}
