@@ -2,18 +2,39 @@
 //! [`ConfigSnapshot`]s.
 //!
 //! *Config push*, the proxy's half: the server pushes what changed → `xds::subscription` decodes and validates, a bad
-//! resource is rejected by name and its last good version stays → `merge` adds gossip and static endpoints →
-//! one new snapshot is swapped in → ACK.
+//! resource is rejected by name and its last good version stays → `xds::apply` pairs clusters with endpoints →
+//! [`merge`] adds gossip → one new snapshot is swapped in → ACK.
+//!
+//! - [`wanted`]: which services are asked for. Pure.
+//! - [`merge`]: one service out of two sources. Pure.
+//! - [`servers`]: which server to use. Pure.
+//! - `driver`: the one task. [`Discovery::shutdown`] ends it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use tokio::sync::watch;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use weft_core::id::NodeId;
 use weft_gossip::GossipHandle;
+use weft_xds_proto::resource::RESOURCE_NAME_BYTES_MAX;
 
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
+
+mod driver;
+pub mod merge;
+pub mod servers;
+pub mod wanted;
+
+use driver::Driver;
+use wanted::LastCall;
 
 /// What discovery is told at start.
 #[derive(Clone)]
@@ -36,13 +57,40 @@ pub struct DiscoveryConfig {
 #[derive(Clone)]
 pub struct Discovery {
     snapshots: watch::Receiver<Arc<ConfigSnapshot>>,
+    asked: mpsc::Sender<String>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Names asked for that the control loop has not taken yet. At the limit a name is dropped; its request asks again or
+/// ends at its deadline.
+const ASKED_WAITING_MAX: usize = 1024;
+
+/// What the request path and the control loop share.
+struct Shared {
+    /// Services that are asked for, each with the time of its last call. Replaced when a name comes or goes.
+    calls: ArcSwap<HashMap<String, LastCall>>,
+    start: Instant,
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        driver::since(self.start)
+    }
 }
 
 impl Discovery {
-    /// Starts the control loop on the current runtime.
-    pub fn start(_config: DiscoveryConfig) -> Self {
-        let (_tx, snapshots) = watch::channel(Arc::new(ConfigSnapshot::default()));
-        Self { snapshots }
+    /// Takes up the last good state from disk and starts the control loop on the current runtime. The snapshot of the
+    /// last good state is there on return.
+    pub fn start(config: DiscoveryConfig) -> Self {
+        let shared = Arc::new(Shared { calls: ArcSwap::default(), start: Instant::now() });
+        let (publish, snapshots) = watch::channel(Arc::new(ConfigSnapshot::default()));
+        let (asked, queue) = mpsc::channel(ASKED_WAITING_MAX);
+        let stop = CancellationToken::new();
+        let driver = Driver::new(config, shared.clone(), publish);
+        let task = tokio::spawn(driver.run(queue, stop.clone()));
+        Self { snapshots, asked, shared, stop, task: Arc::new(Mutex::new(Some(task))) }
     }
 
     /// The present snapshot and its successors.
@@ -52,8 +100,30 @@ impl Discovery {
 
     /// Asks for a service, or says that it is still in use. Cheap and idempotent; call it for each request. A
     /// service that is not asked for any more is given up after a while.
-    pub fn want(&self, _service: &str) {}
+    ///
+    /// A name that cannot be a resource name is ignored; see [`is_service_name`].
+    pub fn want(&self, service: &str) {
+        if let Some(last_call) = self.shared.calls.load().get(service) {
+            last_call.store(self.shared.now_ms(), Ordering::Relaxed);
+        } else if is_service_name(service) {
+            // Full or stopped: the request's own deadline answers it.
+            let _ = self.asked.try_send(service.to_owned());
+        }
+    }
 
     /// Ends the control loop and writes the last good state.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Whether a service can have this name at all: 1 to 253 bytes without spaces and control characters. Others can be
+/// refused without asking anybody.
+pub fn is_service_name(name: &str) -> bool {
+    (1..=RESOURCE_NAME_BYTES_MAX).contains(&name.len())
+        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
 }

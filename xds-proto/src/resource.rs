@@ -11,6 +11,7 @@ use serde::Serialize;
 pub mod cluster;
 pub mod endpoint;
 pub mod grpc_target;
+pub mod labels;
 
 /// Longest resource name, in bytes: that of a DNS name.
 pub const RESOURCE_NAME_BYTES_MAX: usize = 253;

@@ -10,11 +10,11 @@ use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as Clus
 use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
 use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::envoy_types::util::pack_any;
-use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy, Protocol};
+use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy};
 use weft_xds_proto::resource::endpoint::{
     ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource, unique_by_address,
 };
-use weft_xds_proto::resource::{content_version, grpc_target};
+use weft_xds_proto::resource::{content_version, grpc_target, labels};
 use weft_xds_proto::type_url::ResourceType;
 
 use super::config_snapshot::{ConfigSnapshot, Resource};
@@ -48,11 +48,6 @@ pub struct InstanceView {
     /// For active checks.
     pub health_path: Option<String>,
 }
-
-/// Label of an instance that says what it speaks.
-const PROTOCOL_LABEL: &str = "protocol";
-/// Label of an instance that says which share of the traffic it takes; 1 if absent or no positive number.
-const WEIGHT_LABEL: &str = "weight";
 
 /// Builds a snapshot. What equals its predecessor is taken over from it, not encoded again.
 pub fn build(services: &[ServiceView], previous: &ConfigSnapshot) -> ConfigSnapshot {
@@ -94,16 +89,9 @@ fn resource<T: Serialize>(
 }
 
 fn cluster(service: &ServiceView) -> Cluster {
-    let speaks_http2 = |i: &InstanceView| {
-        i.metadata
-            .get(PROTOCOL_LABEL)
-            .is_some_and(|p| ["http2", "h2", "h2c", "grpc"].iter().any(|w| p.eq_ignore_ascii_case(w)))
-    };
-    // One that does not speak HTTP/2 is enough: HTTP/1.1 is what the others fall back to least badly.
-    let http2 = !service.instances.is_empty() && service.instances.iter().all(speaks_http2);
     Cluster {
         lb_policy: service.lb_policy,
-        protocol: if http2 { Protocol::Http2 } else { Protocol::Http1 },
+        protocol: labels::protocol(service.instances.iter().map(|i| &i.metadata)),
         health_check: Some(HealthCheck { path: health_path(service), ..HealthCheck::default() }),
         ..Cluster::with_defaults(service.name.clone())
     }
@@ -133,7 +121,7 @@ fn load_assignment(service: &ServiceView) -> ClusterLoadAssignment {
                 InstanceHealth::Suspect => EndpointHealth::Degraded,
                 InstanceHealth::Critical => EndpointHealth::Unhealthy,
             },
-            weight: i.metadata.get(WEIGHT_LABEL).and_then(|w| w.parse().ok()).filter(|w| *w > 0).unwrap_or(1),
+            weight: labels::weight(&i.metadata),
             source: i.source,
             owner: i.owner.clone(),
             metadata: i.metadata.clone(),
@@ -145,6 +133,7 @@ fn load_assignment(service: &ServiceView) -> ClusterLoadAssignment {
 #[cfg(test)]
 mod tests {
     use prost::Message;
+    use weft_xds_proto::resource::cluster::Protocol;
 
     use super::*;
 
@@ -260,23 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_http2_if_all_its_instances_are() {
-        let mut h2 = instance("a", "10.0.0.1:80");
-        h2.metadata.insert("protocol".to_owned(), "grpc".to_owned());
-        assert_eq!(built_cluster(service("s", vec![h2.clone()])).protocol, Protocol::Http2);
-        let h1 = instance("b", "10.0.0.2:80");
-        assert_eq!(built_cluster(service("s", vec![h2, h1])).protocol, Protocol::Http1);
-        assert_eq!(built_cluster(service("s", vec![])).protocol, Protocol::Http1);
-    }
-
-    #[test]
-    fn the_weight_label_is_the_weight_and_nonsense_is_one() {
-        for (label, weight) in [("7", 7), ("0", 1), ("-3", 1), ("many", 1)] {
-            let mut i = instance("a", "10.0.0.1:80");
-            i.metadata.insert("weight".to_owned(), label.to_owned());
-            let snapshot = build(&[service("s", vec![i])], &ConfigSnapshot::default());
-            assert_eq!(endpoints(&snapshot, "s")[0].weight, weight);
-        }
+    fn labels_choose_protocol_and_weight() {
+        let mut i = instance("a", "10.0.0.1:80");
+        i.metadata
+            .extend([("protocol".to_owned(), "grpc".to_owned()), ("weight".to_owned(), "7".to_owned())]);
+        let s = service("s", vec![i]);
+        let snapshot = build(std::slice::from_ref(&s), &ConfigSnapshot::default());
+        assert_eq!(endpoints(&snapshot, "s")[0].weight, 7);
+        assert_eq!(built_cluster(s).protocol, Protocol::Http2);
     }
 
     #[test]

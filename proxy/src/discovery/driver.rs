@@ -1,0 +1,444 @@
+//! The control loop: one task that owns the link to the control plane, the wanted services and the cache, and that
+//! alone makes snapshots.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use weft_core::backoff::Backoff;
+use weft_gossip::CatalogView;
+use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
+
+use super::merge::{GossipInput, Owners, merge};
+use super::servers::{candidates, choose};
+use super::wanted::{Standing, Wanted};
+use super::{DiscoveryConfig, Shared};
+use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
+use crate::xds::apply::Pairs;
+use crate::xds::cache::{self, Saved};
+use crate::xds::stream::{Link, LinkEvent};
+use crate::xds::subscription::Client;
+
+/// Waits between connection attempts: short at first, since another server may be there, and never long, since a
+/// group that comes back should be found soon.
+const RECONNECT_WAIT_BASE: Duration = Duration::from_millis(100);
+const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// A connection that lasted this long was a good one: the next attempt starts with short waits again.
+const GOOD_CONNECTION_MIN: Duration = Duration::from_secs(5);
+
+/// While nobody knows a server, the pool is asked again this often, besides at each change.
+const NO_SERVER_WAIT: Duration = Duration::from_secs(5);
+
+/// Housekeeping: expiry of unused names, overdue updates, and the cache, which is written at most this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Names taken from the queue of asked ones at once.
+const ASKED_AT_ONCE_MAX: usize = 256;
+
+/// Which services a change concerns.
+enum Touched {
+    All,
+    Only(HashSet<String>),
+}
+
+pub(super) struct Driver {
+    config: DiscoveryConfig,
+    shared: Arc<Shared>,
+    publish: watch::Sender<Arc<ConfigSnapshot>>,
+    preset: HashMap<String, Arc<ClusterConfig>>,
+    client: Client,
+    pairs: Pairs,
+    wanted: Wanted,
+    link: Link,
+    backoff: Backoff,
+    /// Tried last; another one is tried next.
+    last_server: Option<std::net::SocketAddr>,
+    /// The last attempt found no server to try.
+    nobody_known: bool,
+    connected_since: Option<std::time::Instant>,
+    last_error: Option<String>,
+    refused: u64,
+    cache: CacheWriter,
+}
+
+struct CacheWriter {
+    folder: Option<PathBuf>,
+    dirty: bool,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: DiscoveryConfig,
+        shared: Arc<Shared>,
+        publish: watch::Sender<Arc<ConfigSnapshot>>,
+    ) -> Self {
+        let preset = config.preset.iter().map(|c| (c.cluster.name.clone(), Arc::new(c.clone()))).collect();
+        let node = Node {
+            id: config.node_id.to_string(),
+            cluster: config.name.clone(),
+            user_agent_name: "weft".to_owned(),
+            ..Node::default()
+        };
+        let cache = CacheWriter { folder: config.cache_dir.clone(), dirty: false, writing: None };
+        let mut driver = Self {
+            config,
+            shared,
+            publish,
+            preset,
+            client: Client::new(node),
+            pairs: Pairs::default(),
+            wanted: Wanted::default(),
+            link: Link::new(),
+            backoff: Backoff::new(RECONNECT_WAIT_BASE, RECONNECT_WAIT_MAX),
+            last_server: None,
+            nobody_known: false,
+            connected_since: None,
+            last_error: None,
+            refused: 0,
+            cache,
+        };
+        driver.load_cache();
+        driver.share_calls();
+        driver.publish(&Touched::All);
+        driver
+    }
+
+    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<String>, stop: CancellationToken) {
+        let mut gossip = self.config.gossip.as_ref().map(|g| g.changes());
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut names = Vec::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = self.link.next() => self.on_link(event),
+                n = asked.recv_many(&mut names, ASKED_AT_ONCE_MAX) => {
+                    if n == 0 {
+                        break;
+                    }
+                    self.on_asked(&mut names);
+                }
+                gone = gossip_changed(&mut gossip) => {
+                    if gone {
+                        gossip = None;
+                    }
+                    self.on_gossip();
+                }
+                _ = tick.tick() => self.on_tick(),
+            }
+        }
+        drop(self.link);
+        self.cache.flush(&self.client).await;
+    }
+
+    fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Due => self.connect(),
+            LinkEvent::Connected(_) => {
+                let requests = self.client.connected();
+                self.send(requests);
+            }
+            LinkEvent::Accepted(server) => {
+                tracing::info!(%server, "connected to the control plane");
+                self.connected_since = Some(std::time::Instant::now());
+                self.last_error = None;
+                // What a server repeats of gossip is fresh now.
+                self.publish(&Touched::All);
+            }
+            LinkEvent::Response(response) => self.on_response(*response),
+            LinkEvent::Failed(reason) => self.on_failure(reason),
+        }
+    }
+
+    fn connect(&mut self) {
+        let servers = self.servers();
+        let server = choose(&servers, self.last_server, fastrand::usize(..));
+        self.nobody_known = server.is_none();
+        if let Some(server) = server {
+            self.last_server = Some(server);
+            self.link.connect(server);
+        } else {
+            self.link.wait(NO_SERVER_WAIT);
+            self.publish(&Touched::Only(HashSet::new()));
+        }
+    }
+
+    fn servers(&self) -> Vec<std::net::SocketAddr> {
+        let members = self.config.gossip.as_ref().map(|g| g.members());
+        candidates(&self.config.servers, members.as_deref().map_or(&[], Vec::as_slice))
+    }
+
+    fn on_failure(&mut self, reason: String) {
+        let was_connected = self.connected_since.take().is_some();
+        if self.link.open_for().is_some_and(|d| d >= GOOD_CONNECTION_MIN) {
+            self.backoff.reset();
+        }
+        self.client.disconnected();
+        let wait = self.backoff.next(fastrand::f64());
+        self.link.wait(wait);
+        // Once per loss; attempts that fail while there is no server would fill the log.
+        if was_connected {
+            tracing::warn!(%reason, "lost the control plane; the last good state stays in use");
+        } else {
+            tracing::debug!(%reason, ?wait, "no control plane");
+        }
+        self.last_error = Some(reason);
+        self.publish(&Touched::All);
+    }
+
+    fn on_response(&mut self, response: DeltaDiscoveryResponse) {
+        self.backoff.reset();
+        let handled = self.client.handle(response);
+        for (name, reason) in &handled.rejected {
+            tracing::warn!(resource = %name, %reason, "rejected; the last good version stays in use");
+        }
+        if !handled.changes.is_empty() {
+            self.cache.dirty = true;
+        }
+        let mut touched = self.pairs.update(&handled.changes, &self.client, std::time::Instant::now());
+        touched.extend(handled.changes.into_iter().map(|(_, name, _)| name));
+        self.publish(&Touched::Only(touched));
+        // The ACK says that it is in use, so it comes after.
+        self.send(vec![handled.answer]);
+    }
+
+    fn on_asked(&mut self, names: &mut Vec<String>) {
+        let now = self.shared.now_ms();
+        let mut new = HashSet::new();
+        let mut given_up = Vec::new();
+        for name in names.drain(..) {
+            if self.wanted.contains(&name) || self.preset.contains_key(&name) {
+                continue;
+            }
+            match self.wanted.insert(&name, now) {
+                Ok(victim) => {
+                    given_up.extend(victim);
+                    new.insert(name);
+                }
+                Err(full) => {
+                    self.refused += 1;
+                    if self.refused.is_power_of_two() {
+                        tracing::warn!(service = %name, times = self.refused, "{full}");
+                    }
+                }
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        // Asked for and given up again within one batch: then not at all.
+        new.retain(|name| self.wanted.contains(name));
+        self.give_up(&given_up);
+        let list: Vec<String> = new.iter().cloned().collect();
+        let requests = self.client.want(&list);
+        self.share_calls();
+        new.extend(given_up);
+        self.publish(&Touched::Only(new));
+        self.send(requests);
+    }
+
+    fn on_gossip(&mut self) {
+        if self.nobody_known && !self.servers().is_empty() {
+            self.link.wait(Duration::ZERO);
+        }
+        self.publish(&Touched::All);
+    }
+
+    fn on_tick(&mut self) {
+        let late = self.pairs.expire(&self.client, std::time::Instant::now());
+        if !late.is_empty() {
+            self.publish(&Touched::Only(late));
+        }
+        let connected = self.connected_since.is_some();
+        let expired = self.wanted.expire(self.shared.now_ms(), !connected);
+        if !expired.is_empty() {
+            self.give_up(&expired);
+            self.share_calls();
+            self.publish(&Touched::Only(expired.into_iter().collect()));
+        }
+        self.cache.write(&self.client);
+    }
+
+    fn give_up(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        let requests = self.client.unwant(names);
+        self.pairs.forget(names);
+        self.cache.dirty = true;
+        self.send(requests);
+    }
+
+    fn send(&mut self, requests: Vec<DeltaDiscoveryRequest>) {
+        if requests.is_empty() || self.link.server().is_none() {
+            return;
+        }
+        let expects_answer = self.client.is_waiting();
+        if let Err(reason) = self.link.send(requests, expects_answer) {
+            self.on_failure(reason);
+        }
+    }
+
+    /// Lets the request path note calls without asking us.
+    fn share_calls(&self) {
+        let wanted = self.wanted.calls().map(|(n, c)| (n.clone(), c.clone()));
+        let preset = self.preset.keys().map(|n| (n.clone(), Arc::default()));
+        self.shared.calls.store(Arc::new(wanted.chain(preset).collect()));
+    }
+
+    /// Makes the next snapshot and swaps it in, if anything changed.
+    fn publish(&mut self, touched: &Touched) {
+        let current = self.publish.borrow().clone();
+        let mut next = (*current).clone();
+        let connected = self.connected_since.is_some();
+        next.control_plane.server = if connected { self.link.server() } else { None };
+        next.control_plane.connected_since = self.connected_since;
+        next.control_plane.last_error.clone_from(&self.last_error);
+        next.control_plane.servers_known = !self.servers().is_empty();
+
+        let pool = self.config.gossip.as_ref().map(|g| (g.catalog(), Owners::new(&g.members())));
+        let names: Vec<String> = match touched {
+            Touched::All => {
+                let known: HashSet<&str> = self
+                    .wanted
+                    .names()
+                    .chain(next.clusters.keys().map(String::as_str))
+                    .chain(next.absent.keys().map(String::as_str))
+                    .collect();
+                known.into_iter().map(str::to_owned).collect()
+            }
+            Touched::Only(names) => names.iter().cloned().collect(),
+        };
+        for name in &names {
+            if !self.preset.contains_key(name) {
+                self.refresh(name, pool.as_ref(), connected, &mut next);
+            }
+        }
+        for (name, preset) in &self.preset {
+            next.clusters.entry(name.clone()).or_insert_with(|| preset.clone());
+        }
+
+        let same = next.control_plane == current.control_plane
+            && next.absent == current.absent
+            && next.clusters.len() == current.clusters.len()
+            && next
+                .clusters
+                .iter()
+                .all(|(name, c)| current.clusters.get(name).is_some_and(|o| Arc::ptr_eq(c, o)));
+        if !same {
+            next.version = current.version + 1;
+            self.publish.send_replace(Arc::new(next));
+        }
+    }
+
+    fn refresh(
+        &mut self,
+        name: &str,
+        pool: Option<&(Arc<CatalogView>, Owners)>,
+        connected: bool,
+        next: &mut ConfigSnapshot,
+    ) {
+        if !self.wanted.contains(name) {
+            next.clusters.remove(name);
+            next.absent.remove(name);
+            return;
+        }
+        let gossip = pool.map(|(catalog, owners)| GossipInput { instances: catalog.instances(name), owners });
+        let standing = if let Some(merged) = merge(name, self.pairs.get(name), gossip, connected) {
+            next.absent.remove(name);
+            if next.clusters.get(name).is_none_or(|old| **old != merged) {
+                next.clusters.insert(name.to_owned(), Arc::new(merged));
+            }
+            Standing::Present
+        } else {
+            next.clusters.remove(name);
+            if let Some(message) = self.client.absent(name) {
+                next.absent.insert(name.to_owned(), message.to_owned());
+                Standing::Absent
+            } else {
+                next.absent.remove(name);
+                Standing::Pending
+            }
+        };
+        self.wanted.set_standing(name, standing);
+    }
+
+    fn load_cache(&mut self) {
+        let Some(folder) = &self.cache.folder else { return };
+        let path = folder.join(cache::FILE_NAME);
+        let saved = match cache::load(folder) {
+            Ok(Some(saved)) => saved,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the last good state is not used; starting empty");
+                return;
+            }
+        };
+        let now = self.shared.now_ms();
+        let mut dropped = Vec::new();
+        for (name, reason) in self.client.import(saved.clusters, saved.endpoints) {
+            tracing::warn!(resource = %name, %reason, "not taken over from the cache");
+            dropped.push(name);
+        }
+        for name in self.client.held_names() {
+            if self.wanted.insert(&name, now).is_err() {
+                dropped.push(name);
+            }
+        }
+        self.client.unwant(&dropped);
+        let names = self.client.held_names();
+        self.pairs.restore(names.iter().map(String::as_str), &self.client);
+        tracing::info!(services = names.len(), "the last good state is in use until a server answers");
+    }
+}
+
+/// True if the pool is gone.
+async fn gossip_changed(changes: &mut Option<watch::Receiver<u64>>) -> bool {
+    match changes {
+        Some(changes) => changes.changed().await.is_err(),
+        None => std::future::pending().await,
+    }
+}
+
+impl CacheWriter {
+    /// Starts a write if something changed and none is under way.
+    fn write(&mut self, client: &Client) {
+        let Some(folder) = self.folder.clone() else { return };
+        if !self.dirty || self.writing.as_ref().is_some_and(|w| !w.is_finished()) {
+            return;
+        }
+        self.dirty = false;
+        let (clusters, endpoints) = client.export();
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = cache::store(&folder, Saved { clusters, endpoints }) {
+                let path = folder.join(cache::FILE_NAME);
+                tracing::warn!(path = %path.display(), %error, "the last good state cannot be written");
+            }
+        }));
+    }
+
+    /// Ends with everything written.
+    async fn flush(&mut self, client: &Client) {
+        for _ in 0..2 {
+            if let Some(writing) = self.writing.take() {
+                let _ = writing.await;
+            }
+            self.write(client);
+        }
+    }
+}
+
+/// Milliseconds since `start`.
+pub(super) fn since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

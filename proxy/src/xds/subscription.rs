@@ -1,0 +1,370 @@
+//! What this proxy asks for, holds, and tells the server about it. Pure: names and responses in, requests out.
+//!
+//! ```text
+//!  want ─▶ subscribed ─resource─▶ held ─resource that is bad─▶ held, last good version (NACK by name)
+//!              │                   │
+//!              └─removed─▶ absent ◀┘removed         unwant ─▶ forgotten
+//! ```
+//!
+//! What is held outlives the stream: a new one starts with the versions held, and is sent only what differs.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use prost::Message;
+use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
+use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+};
+use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
+use weft_xds_proto::nack;
+use weft_xds_proto::resource::cluster::Cluster;
+use weft_xds_proto::resource::endpoint::ClusterLoadAssignment;
+use weft_xds_proto::type_url::ResourceType;
+
+/// A resource in use: decoded, and as it came, for the cache.
+#[derive(Debug, Clone)]
+pub struct Held<T> {
+    /// As the server named it.
+    pub version: String,
+    /// Validated.
+    pub value: Arc<T>,
+    body: Any,
+}
+
+/// What became of one resource in a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Held now, and was not before.
+    Added,
+    /// Held in a new version.
+    Replaced,
+    /// Sent again in the version held.
+    Unchanged,
+    /// The server says that it does not exist.
+    Removed,
+    /// Bad; the last good version stays, if there is one.
+    Rejected,
+}
+
+/// What a response led to.
+#[derive(Debug)]
+pub struct Handled {
+    /// ACK or NACK, to be sent after the changes are in use.
+    pub answer: DeltaDiscoveryRequest,
+    /// Changes of wanted resources, in the order of the response.
+    pub changes: Vec<(ResourceType, String, Change)>,
+    /// Rejected resources with reasons, for the log; the answer carries them too.
+    pub rejected: Vec<(String, String)>,
+}
+
+/// The client's state over all streams, one at a time.
+#[derive(Debug)]
+pub struct Client {
+    node: Node,
+    streaming: bool,
+    node_sent: bool,
+    clusters: TypeState<Cluster>,
+    endpoints: TypeState<ClusterLoadAssignment>,
+}
+
+#[derive(Debug)]
+struct TypeState<T> {
+    /// Subscribed to, or to be when there is a stream. Everything below is about these only, and so bounded.
+    wanted: BTreeSet<String>,
+    held: HashMap<String, Held<T>>,
+    /// Does not exist, with what the server said.
+    absent: HashMap<String, String>,
+    /// The first request of this type on this stream is out.
+    started: bool,
+}
+
+impl<T> Default for TypeState<T> {
+    fn default() -> Self {
+        Self { wanted: BTreeSet::new(), held: HashMap::new(), absent: HashMap::new(), started: false }
+    }
+}
+
+/// A resource type that can be checked.
+trait Decode: Sized {
+    const TYPE: ResourceType;
+    fn decode(body: &[u8]) -> Result<Self, String>;
+    fn name(&self) -> &str;
+}
+
+impl Decode for Cluster {
+    const TYPE: ResourceType = ResourceType::Cluster;
+    fn decode(body: &[u8]) -> Result<Self, String> {
+        let proto = ClusterProto::decode(body).map_err(|e| e.to_string())?;
+        Self::try_from(proto).map_err(|e| e.to_string())
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Decode for ClusterLoadAssignment {
+    const TYPE: ResourceType = ResourceType::Endpoint;
+    fn decode(body: &[u8]) -> Result<Self, String> {
+        let proto = AssignmentProto::decode(body).map_err(|e| e.to_string())?;
+        Self::try_from(proto).map_err(|e| e.to_string())
+    }
+    fn name(&self) -> &str {
+        &self.cluster_name
+    }
+}
+
+impl Client {
+    /// Nothing wanted, nothing held.
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            streaming: false,
+            node_sent: false,
+            clusters: TypeState::default(),
+            endpoints: TypeState::default(),
+        }
+    }
+
+    /// The cluster and the endpoints held under a name.
+    pub fn held(&self, name: &str) -> (Option<&Held<Cluster>>, Option<&Held<ClusterLoadAssignment>>) {
+        (self.clusters.held.get(name), self.endpoints.held.get(name))
+    }
+
+    /// Names of all clusters held, sorted.
+    pub fn held_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.clusters.held.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// What the server said when asked for a name that does not exist.
+    pub fn absent(&self, name: &str) -> Option<&str> {
+        self.clusters.absent.get(name).or_else(|| self.endpoints.absent.get(name)).map(String::as_str)
+    }
+
+    /// Whether the server has yet to say something about a wanted name.
+    pub fn is_waiting(&self) -> bool {
+        self.clusters.is_waiting() || self.endpoints.is_waiting()
+    }
+
+    /// A stream is open: the first requests, with the versions held. None for types of which nothing is wanted, since
+    /// a first request without names would ask for everything.
+    pub fn connected(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.streaming = true;
+        self.node_sent = false;
+        self.clusters.started = false;
+        self.endpoints.started = false;
+        let requests = [self.clusters.first_request(), self.endpoints.first_request()];
+        self.with_node(requests)
+    }
+
+    /// The stream is gone. What is held stays.
+    pub fn disconnected(&mut self) {
+        self.streaming = false;
+    }
+
+    /// Subscribes to clusters and endpoints of these names.
+    pub fn want(&mut self, names: &[String]) -> Vec<DeltaDiscoveryRequest> {
+        let requests =
+            [self.clusters.want(names, self.streaming), self.endpoints.want(names, self.streaming)];
+        self.with_node(requests)
+    }
+
+    /// Gives these names up, with all that is held of them.
+    pub fn unwant(&mut self, names: &[String]) -> Vec<DeltaDiscoveryRequest> {
+        // Endpoints first, as a server removes them: nobody waits for the endpoints of a cluster given up.
+        let requests =
+            [self.endpoints.unwant(names, self.streaming), self.clusters.unwant(names, self.streaming)];
+        self.with_node(requests)
+    }
+
+    /// Takes a response. Good resources are held, bad ones are rejected by name.
+    pub fn handle(&mut self, response: DeltaDiscoveryResponse) -> Handled {
+        match ResourceType::from_url(&response.type_url) {
+            Some(ResourceType::Cluster) => self.clusters.handle(response),
+            Some(ResourceType::Endpoint) => self.endpoints.handle(response),
+            _ => {
+                let reason = format!("type {:?} was not asked for", nack::shortened(&response.type_url));
+                let rejected: Vec<_> =
+                    response.resources.into_iter().map(|r| (r.name, reason.clone())).collect();
+                let answer = DeltaDiscoveryRequest {
+                    type_url: response.type_url,
+                    response_nonce: response.nonce,
+                    error_detail: Some(nack::rejection(&rejected)),
+                    ..DeltaDiscoveryRequest::default()
+                };
+                Handled { answer, changes: Vec::new(), rejected }
+            }
+        }
+    }
+
+    /// All that is held, as it came, sorted by name: for the cache.
+    pub fn export(&self) -> (Vec<WireResource>, Vec<WireResource>) {
+        (self.clusters.export(), self.endpoints.export())
+    }
+
+    /// Takes back what [`Self::export`] gave, and wants it. Answers what could not be used: a later release may
+    /// refuse what an earlier one accepted.
+    pub fn import(
+        &mut self,
+        clusters: Vec<WireResource>,
+        endpoints: Vec<WireResource>,
+    ) -> Vec<(String, String)> {
+        let names: Vec<String> = clusters.iter().map(|r| r.name.clone()).collect();
+        self.want(&names);
+        let response = |resources| DeltaDiscoveryResponse { resources, ..DeltaDiscoveryResponse::default() };
+        let mut rejected = self.clusters.handle(response(clusters)).rejected;
+        rejected.extend(self.endpoints.handle(response(endpoints)).rejected);
+        rejected
+    }
+
+    /// The first request of a stream says who we are.
+    fn with_node<const N: usize>(
+        &mut self,
+        requests: [Option<DeltaDiscoveryRequest>; N],
+    ) -> Vec<DeltaDiscoveryRequest> {
+        let mut requests: Vec<_> = requests.into_iter().flatten().collect();
+        if let Some(first) = requests.first_mut()
+            && !std::mem::replace(&mut self.node_sent, true)
+        {
+            first.node = Some(self.node.clone());
+        }
+        requests
+    }
+}
+
+impl<T: Decode> TypeState<T> {
+    fn request() -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest { type_url: T::TYPE.url().to_owned(), ..DeltaDiscoveryRequest::default() }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.wanted.iter().any(|n| !self.held.contains_key(n) && !self.absent.contains_key(n))
+    }
+
+    fn first_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        if self.wanted.is_empty() {
+            return None;
+        }
+        self.started = true;
+        Some(DeltaDiscoveryRequest {
+            resource_names_subscribe: self.wanted.iter().cloned().collect(),
+            initial_resource_versions: self
+                .held
+                .iter()
+                .map(|(n, h)| (n.clone(), h.version.clone()))
+                .collect(),
+            ..Self::request()
+        })
+    }
+
+    fn want(&mut self, names: &[String], streaming: bool) -> Option<DeltaDiscoveryRequest> {
+        let new: Vec<String> = names.iter().filter(|n| self.wanted.insert((*n).clone())).cloned().collect();
+        if new.is_empty() || !streaming {
+            return None;
+        }
+        if !self.started {
+            return self.first_request();
+        }
+        Some(DeltaDiscoveryRequest { resource_names_subscribe: new, ..Self::request() })
+    }
+
+    fn unwant(&mut self, names: &[String], streaming: bool) -> Option<DeltaDiscoveryRequest> {
+        let gone: Vec<String> = names.iter().filter(|n| self.wanted.remove(*n)).cloned().collect();
+        for name in &gone {
+            self.held.remove(name);
+            self.absent.remove(name);
+        }
+        (!gone.is_empty() && streaming && self.started)
+            .then(|| DeltaDiscoveryRequest { resource_names_unsubscribe: gone, ..Self::request() })
+    }
+
+    fn handle(&mut self, response: DeltaDiscoveryResponse) -> Handled {
+        let mut changes = Vec::new();
+        let mut rejected = Vec::new();
+        let mut seen = HashSet::new();
+        for resource in response.resources {
+            let name = resource.name.clone();
+            // A response may cross with our unsubscription; what is not wanted is not held, or it would never leave.
+            let wanted = self.wanted.contains(&name);
+            let result = if seen.insert(name.clone()) {
+                decode::<T>(resource)
+            } else {
+                Err("comes twice in one response".to_owned())
+            };
+            let change = match result {
+                Ok(held) if wanted => {
+                    self.absent.remove(&name);
+                    match self.held.insert(name.clone(), held) {
+                        None => Change::Added,
+                        Some(old) if old.version == self.held[&name].version => Change::Unchanged,
+                        Some(_) => Change::Replaced,
+                    }
+                }
+                Ok(_) => continue,
+                Err(reason) => {
+                    rejected.push((name.clone(), reason));
+                    Change::Rejected
+                }
+            };
+            if wanted {
+                changes.push((T::TYPE, name, change));
+            }
+        }
+        let mut errors: HashMap<String, String> = response
+            .resource_errors
+            .into_iter()
+            .map(|e| (e.resource_name.unwrap_or_default().name, e.error_detail.unwrap_or_default().message))
+            .collect();
+        for name in response.removed_resources {
+            if !self.wanted.contains(&name) {
+                continue;
+            }
+            self.held.remove(&name);
+            let text = errors.remove(&name).unwrap_or_else(|| format!("no service {name}"));
+            self.absent.insert(name.clone(), nack::shortened(&text));
+            changes.push((T::TYPE, name, Change::Removed));
+        }
+        let answer = DeltaDiscoveryRequest {
+            response_nonce: response.nonce,
+            error_detail: (!rejected.is_empty()).then(|| nack::rejection(&rejected)),
+            ..Self::request()
+        };
+        Handled { answer, changes, rejected }
+    }
+
+    fn export(&self) -> Vec<WireResource> {
+        let mut all: Vec<_> = self
+            .held
+            .iter()
+            .map(|(name, held)| WireResource {
+                name: name.clone(),
+                version: held.version.clone(),
+                resource: Some(held.body.clone()),
+                ..WireResource::default()
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+fn decode<T: Decode>(resource: WireResource) -> Result<Held<T>, String> {
+    let body = resource.resource.ok_or("has no content")?;
+    if body.type_url != T::TYPE.url() {
+        let seen = nack::shortened(&body.type_url);
+        return Err(format!("has type {seen:?}, expected {:?}", T::TYPE.url()));
+    }
+    let value = T::decode(&body.value)?;
+    if value.name() != resource.name {
+        let seen = nack::shortened(value.name());
+        return Err(format!("is named {:?} outside and {seen:?} inside", resource.name));
+    }
+    Ok(Held { version: resource.version, value: Arc::new(value), body })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Labels of an instance that mean something to the mesh, read alike by the server that builds resources and by the
+//! proxy that learns instances from gossip.
+
+use std::collections::BTreeMap;
+
+use super::cluster::Protocol;
+
+/// Label that says what an instance speaks.
+pub const PROTOCOL: &str = "protocol";
+/// Label that says which share of the traffic an instance takes.
+pub const WEIGHT: &str = "weight";
+
+/// The weight that the labels ask for; 1 if they say nothing or no positive number.
+pub fn weight(labels: &BTreeMap<String, String>) -> u32 {
+    labels.get(WEIGHT).and_then(|w| w.parse().ok()).filter(|w| *w > 0).unwrap_or(1)
+}
+
+/// What to speak to instances with these labels: HTTP/2 if there are instances and all of them speak it. One that
+/// does not is enough for HTTP/1.1, which an HTTP/2 server more often understands than the other way round.
+pub fn protocol<'a>(instances: impl IntoIterator<Item = &'a BTreeMap<String, String>>) -> Protocol {
+    let mut all = instances.into_iter().map(|labels| {
+        labels
+            .get(PROTOCOL)
+            .is_some_and(|p| ["http2", "h2", "h2c", "grpc"].iter().any(|w| p.eq_ignore_ascii_case(w)))
+    });
+    match all.next() {
+        Some(true) if all.all(|speaks_http2| speaks_http2) => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(key: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(key.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn the_weight_label_is_the_weight_and_nonsense_is_one() {
+        for (label, expected) in [("7", 7), ("0", 1), ("-3", 1), ("many", 1), ("4294967296", 1)] {
+            assert_eq!(weight(&labels(WEIGHT, label)), expected, "{label}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_http2_if_all_its_instances_are() {
+        let (h2, h1) = (labels(PROTOCOL, "gRPC"), labels("version", "1"));
+        assert_eq!(protocol([&h2, &h2]), Protocol::Http2);
+        assert_eq!(protocol([&h2, &h1]), Protocol::Http1);
+        assert_eq!(protocol([]), Protocol::Http1);
+    }
+}
