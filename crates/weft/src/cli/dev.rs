@@ -24,6 +24,8 @@ use crate::signals::{Signals, signal_exit};
 
 /// The demo control port, beside the sidecar's own ports.
 const DEMO_PORT: u16 = 15010;
+/// At the end the members leave one after the other, which is nothing to warn of here.
+const LOG_LEVEL: &str = "warn,weft_gossip=error";
 /// Instances of `hello`.
 const HELLOS: usize = 3;
 /// All of it has stopped after this; what has not is left to the end of the process.
@@ -37,7 +39,7 @@ const READY_RETRY: Duration = Duration::from_millis(20);
 
 /// Runs the demo mesh until it is asked to end.
 pub(crate) async fn run(flags: DevFlags) -> Result<ExitCode, Failure> {
-    start_logging(flags.log_level.as_deref(), None, "warn")?;
+    start_logging(flags.log_level.as_deref(), None, LOG_LEVEL)?;
     let mut signals = Signals::listen()?;
     let data = DataDir::choose(flags.data_dir.clone())?;
     let mesh = tokio::select! {
@@ -121,8 +123,14 @@ impl Mesh {
         };
         // Everything of ours is bound before anything starts, so that a taken port leaves nothing behind.
         let demo = ports.address(DEMO_PORT)?;
-        let demo =
-            TcpListener::bind(demo).await.map_err(|error| choose_others(format!("{demo}: {error}")))?;
+        let demo = TcpListener::bind(demo).await.map_err(|error| {
+            let why = if error.kind() == std::io::ErrorKind::AddrInUse {
+                "is taken".to_owned()
+            } else {
+                error.to_string()
+            };
+            choose_others(format!("{demo} {why}"))
+        })?;
         let server = ServerConfig {
             grpc_port: ports.port(config::GRPC_PORT)?,
             http_port: ports.port(config::HTTP_PORT)?,
@@ -225,24 +233,39 @@ ready {ready}
 
 /// `hello` three times and `greeter`, registered as any service would be.
 async fn demo_services(registry: SocketAddr, sidecar: SocketAddr) -> Result<Vec<Instance>, Failure> {
-    let mut planned: Vec<_> = (1..=HELLOS).map(|n| (format!("hello-{n}"), Service::Hello)).collect();
-    planned.push(("greeter-1".to_owned(), Service::Greeter { sidecar }));
+    let mut services: Vec<_> = (1..=HELLOS).map(|n| (format!("hello-{n}"), Service::Hello)).collect();
+    services.push(("greeter-1".to_owned(), Service::Greeter { sidecar }));
+    let addresses = free_addresses(services.len()).await?;
     let started = tokio::time::Instant::now();
     let mut instances = Vec::new();
-    for (id, service) in planned {
-        let instance = loop {
-            match Instance::launch(id.clone(), service.clone(), registry).await {
-                Ok(instance) => break instance,
-                // A new server takes a moment to elect itself.
-                Err(why) if started.elapsed() > READY_LIMIT => {
-                    return Err(Failure::new(format!("the demo services do not start: {why}")));
-                }
-                Err(_) => tokio::time::sleep(READY_RETRY).await,
+    for ((id, service), address) in services.into_iter().zip(addresses) {
+        let mut instance = Instance::new(id, service, registry, address);
+        while let Err(why) = instance.start().await {
+            if started.elapsed() > READY_LIMIT {
+                return Err(Failure::new(format!("the demo services do not start: {why}")));
             }
-        };
+            // A new server takes a moment to elect itself.
+            tokio::time::sleep(READY_RETRY).await;
+        }
         instances.push(instance);
     }
     Ok(instances)
+}
+
+/// Free loopback addresses in ascending order. Round robin goes by address, so that people see
+/// hello-1, hello-2, hello-3.
+async fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, Failure> {
+    let no_port = |error: std::io::Error| Failure::new(format!("no free port on loopback: {error}"));
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for _ in 0..count {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(no_port)?;
+        addresses.push(listener.local_addr().map_err(no_port)?);
+        // Kept until all are known, so that none is given out twice.
+        listeners.push(listener);
+    }
+    addresses.sort();
+    Ok(addresses)
 }
 
 /// How this program was called, so that the printed commands work when pasted.

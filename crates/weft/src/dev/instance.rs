@@ -6,7 +6,7 @@
 //! `stop` is a crash: listener, connections and heartbeats end at once and nobody is told. `start` takes
 //! the same port again if it is still free, and registers anew.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -34,12 +34,9 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts an instance on a free loopback port and registers it with the HTTP API at `registry`.
-    pub(crate) async fn launch(id: String, service: Service, registry: SocketAddr) -> Result<Self, String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut instance = Self { id, service, registry, address, tasks: None };
-        instance.start().await?;
-        Ok(instance)
+    /// An instance that does not run yet and will listen at `address`.
+    pub(crate) fn new(id: String, service: Service, registry: SocketAddr, address: SocketAddr) -> Self {
+        Self { id, service, registry, address, tasks: None }
     }
 
     pub(crate) fn id(&self) -> &str {
