@@ -1,1 +1,250 @@
-//! The leader's clock for leases.
+//! The leader's clock for leases: gives [`Lessor`] the time and carries its batches into the log.
+//!
+//! ```text
+//! apply (leader) ──► LeaseClock::applied    granted, revoked          machine lock, then the clock's
+//! renewals       ──► LeaseClock::renew      after leadership was confirmed
+//! this task      ──► Lessor::handle_timeout ──► LeaseExpire{term, leases} ──► the log ──► every replica
+//! ```
+//! Only one replica keeps time, and what it decides goes through the log with its term, so that a deposed
+//! leader's decision is a no-op everywhere (S01, S04). Renewals never enter the log; a new leader therefore
+//! gives every lease its full time again (S02: at most one such extension a leader change).
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use weft_state::{
+    command::{Command, LeaseId, Response},
+    error::StoreError,
+    lease::{Lessor, Tick},
+    machine::Machine,
+};
+
+/// Wait after a batch could not be proposed: long enough for an election to end.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The clock. Its lock is taken after the machine's, never before, and covers no I/O.
+#[derive(Debug)]
+pub struct LeaseClock {
+    origin: Instant,
+    inner: Mutex<Inner>,
+    /// A deadline may have moved closer, or leadership changed.
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lessor: Lessor,
+    /// The term in which this server leads; none if it does not.
+    term: Option<u64>,
+}
+
+/// Why the clock has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClockError {
+    /// This server does not keep time in the given term.
+    NotLeader,
+    /// It does, and knows no such lease.
+    Store(StoreError),
+}
+
+impl Default for LeaseClock {
+    fn default() -> Self {
+        Self { origin: Instant::now(), inner: Mutex::default(), wake: Notify::new() }
+    }
+}
+
+impl LeaseClock {
+    fn now(&self) -> Tick {
+        Tick(self.origin.elapsed().as_millis() as u64)
+    }
+
+    /// This server leads in `term`: every lease has its full time from now, and `extension` more for
+    /// clients to find the new leader. Call with the machine read-locked, so that no grant is missed.
+    pub fn promote(&self, term: u64, machine: &Machine, extension: Duration) {
+        let mut inner = self.inner.lock();
+        inner.lessor.promote(self.now(), machine.lease_ttls(), extension.as_millis() as u64);
+        inner.term = Some(term);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// This server does not lead.
+    pub fn demote(&self) {
+        let mut inner = self.inner.lock();
+        if inner.term.take().is_some() {
+            inner.lessor.demote();
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// A command was applied. Call with the machine write-locked.
+    pub fn applied(&self, machine: &Machine, command: &Command, response: &Result<Response, StoreError>) {
+        let Ok(response) = response else { return };
+        let granted = match (command, response) {
+            (Command::LeaseGrant { .. }, Response::LeaseGrant { id, .. }) => *id,
+            (Command::Register(_), Response::Register { lease }) => *lease,
+            (Command::LeaseRevoke { id }, _) => return self.revoked(&[*id]),
+            (Command::LeaseExpire { leases, .. }, _) => return self.expired(machine, leases),
+            _ => return,
+        };
+        let mut inner = self.inner.lock();
+        if inner.term.is_some()
+            && let Some(ttl_secs) = machine.lease_ttl_secs(granted)
+        {
+            inner.lessor.granted(self.now(), granted, ttl_secs);
+            drop(inner);
+            self.wake.notify_one();
+        }
+    }
+
+    fn revoked(&self, ids: &[LeaseId]) {
+        let mut inner = self.inner.lock();
+        if inner.term.is_some() {
+            ids.iter().for_each(|id| inner.lessor.revoked(*id));
+        }
+    }
+
+    /// Some of a batch may live on: it was proposed in another term.
+    fn expired(&self, machine: &Machine, ids: &[LeaseId]) {
+        let gone: Vec<LeaseId> =
+            ids.iter().copied().filter(|id| machine.lease_ttl_secs(*id).is_none()).collect();
+        self.revoked(&gone);
+    }
+
+    /// Renews a lease; answers its time to live in seconds. The caller has confirmed, after the request
+    /// came in, that this server leads in `term` (S07).
+    ///
+    /// # Errors
+    /// See [`ClockError`].
+    pub fn renew(&self, term: u64, id: LeaseId) -> Result<i64, ClockError> {
+        let mut inner = self.inner.lock();
+        if inner.term != Some(term) {
+            return Err(ClockError::NotLeader);
+        }
+        let now = self.now();
+        inner.lessor.renew(now, id).map_err(ClockError::Store)
+    }
+
+    /// Time left of a lease, none if it is unknown; with the same condition as [`LeaseClock::renew`].
+    pub fn remaining(&self, term: u64, id: LeaseId) -> Result<Option<Duration>, ClockError> {
+        let inner = self.inner.lock();
+        if inner.term != Some(term) {
+            return Err(ClockError::NotLeader);
+        }
+        Ok(inner.lessor.remaining(self.now(), id).map(Duration::from_millis))
+    }
+
+    /// Leases whose time is kept here.
+    pub fn len(&self) -> usize {
+        self.inner.lock().lessor.len()
+    }
+
+    /// Whether no lease's time is kept here.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Expires leases for as long as it is polled. `propose` carries a command into the log if this server
+    /// leads, and says whether it was applied.
+    pub async fn run<F>(&self, propose: impl Fn(Command) -> F)
+    where
+        F: Future<Output = bool>,
+    {
+        loop {
+            while let Some((term, leases)) = self.next_batch() {
+                let command = Command::LeaseExpire { term, leases: leases.clone() };
+                if !propose(command).await {
+                    self.inner.lock().lessor.not_expired(&leases);
+                    tokio::time::sleep(RETRY_AFTER).await;
+                } else {
+                    // Those that live on after all (the term had changed) can be renewed again.
+                    self.inner.lock().lessor.not_expired(&leases);
+                }
+            }
+            let due = self.inner.lock().lessor.poll_timeout();
+            match due {
+                Some(tick) => {
+                    let wait = Duration::from_millis(tick.0.saturating_sub(self.now().0));
+                    // At least a millisecond, so that a tick that is due at once cannot spin.
+                    let _ =
+                        tokio::time::timeout(wait.max(Duration::from_millis(1)), self.wake.notified()).await;
+                }
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    fn next_batch(&self) -> Option<(u64, Vec<LeaseId>)> {
+        let mut inner = self.inner.lock();
+        let term = inner.term?;
+        let now = self.now();
+        inner.lessor.handle_timeout(now);
+        Some((term, inner.lessor.poll_output()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine_with(leases: &[(LeaseId, i64)]) -> Machine {
+        let mut machine = Machine::new();
+        for (index, (id, ttl_secs)) in leases.iter().enumerate() {
+            let command = Command::LeaseGrant { id: *id, ttl_secs: *ttl_secs };
+            machine.apply(index as u64 + 1, 1, &command).response.expect("granted");
+        }
+        machine
+    }
+
+    /// S07
+    #[test]
+    fn a_server_that_does_not_lead_renews_nothing() {
+        let clock = LeaseClock::default();
+        let machine = machine_with(&[(7, 60)]);
+        assert_eq!(clock.renew(1, 7), Err(ClockError::NotLeader));
+        clock.promote(3, &machine, Duration::ZERO);
+        assert_eq!(clock.renew(2, 7), Err(ClockError::NotLeader));
+        assert_eq!(clock.renew(3, 7), Ok(60));
+        clock.demote();
+        assert_eq!(clock.renew(3, 7), Err(ClockError::NotLeader));
+        assert_eq!(clock.remaining(3, 7), Err(ClockError::NotLeader));
+    }
+
+    #[test]
+    fn grants_and_revocations_are_followed_while_leading() {
+        let clock = LeaseClock::default();
+        let mut machine = machine_with(&[]);
+        clock.promote(1, &machine, Duration::ZERO);
+        let grant = Command::LeaseGrant { id: 9, ttl_secs: 30 };
+        let response = machine.apply(1, 1, &grant).response;
+        clock.applied(&machine, &grant, &response);
+        assert_eq!(clock.renew(1, 9), Ok(30));
+        let revoke = Command::LeaseRevoke { id: 9 };
+        let response = machine.apply(2, 1, &revoke).response;
+        clock.applied(&machine, &revoke, &response);
+        assert_eq!(clock.renew(1, 9), Err(ClockError::Store(StoreError::LeaseNotFound { id: 9 })));
+    }
+
+    #[tokio::test]
+    async fn an_expired_lease_is_proposed_with_the_term_of_its_clock() {
+        let clock = LeaseClock::default();
+        let machine = Mutex::new(machine_with(&[(5, 1)]));
+        clock.promote(4, &machine.lock(), Duration::ZERO);
+        let proposed = Mutex::new(Vec::new());
+        let run = clock.run(|command| {
+            let mut machine = machine.lock();
+            let response = machine.apply(10, 4, &command).response;
+            clock.applied(&machine, &command, &response);
+            proposed.lock().push(command);
+            std::future::ready(true)
+        });
+        let _ = tokio::time::timeout(Duration::from_millis(1500), run).await;
+        assert_eq!(*proposed.lock(), [Command::LeaseExpire { term: 4, leases: vec![5] }]);
+        assert!(clock.is_empty());
+    }
+}

@@ -58,3 +58,34 @@ impl Default for RaftTiming {
         }
     }
 }
+
+impl RaftTiming {
+    /// For how long after a majority confirmed it a leader may rely on being the only one.
+    pub(super) fn leader_lease(&self) -> Duration {
+        self.election_timeout_max / 2
+    }
+
+    /// Says what is wrong, if anything.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { heartbeat_interval, election_timeout_min, election_timeout_max, deadline } = self;
+        if *heartbeat_interval < Duration::from_millis(5) {
+            return Err(format!("heartbeat interval {heartbeat_interval:?} is below 5ms"));
+        }
+        if election_timeout_min >= election_timeout_max {
+            return Err(format!(
+                "election timeout is {election_timeout_min:?} to {election_timeout_max:?}: the first must be below the second"
+            ));
+        }
+        if self.leader_lease() <= 2 * *heartbeat_interval {
+            return Err(format!(
+                "election timeout maximum {election_timeout_max:?} must be above four heartbeat intervals of {heartbeat_interval:?}"
+            ));
+        }
+        if deadline < election_timeout_max {
+            return Err(format!(
+                "deadline {deadline:?} is below the election timeout maximum {election_timeout_max:?}: no write could outlast an election"
+            ));
+        }
+        Ok(())
+    }
+}

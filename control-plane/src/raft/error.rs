@@ -10,7 +10,7 @@ use weft_state::error::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// Nobody leads. Nothing was written; try again, here or at another server.
-    #[error("no leader: waited {waited:?}; nothing was written, try again")]
+    #[error("no quorum: no leader is elected; waited {waited:?}; nothing was written, try again")]
     NoLeader {
         /// How long this call waited for one.
         waited: Duration,
@@ -137,9 +137,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The timings contradict each other.
-    #[error("raft timing: {0}")]
-    Timing(String),
+    /// A setting is out of range or contradicts another.
+    #[error("raft: {0}")]
+    Setting(String),
     /// The data folder was written by a server with another id.
     #[error(
         "{path} belongs to server {theirs}, but this server's id is {ours}: a data folder is never shared or copied"
@@ -152,7 +152,7 @@ pub enum StartError {
         /// Id of this server.
         ours: weft_core::id::NodeId,
     },
-    /// The Raft core itself refused.
+    /// Stored entries or the Raft core's own state do not make sense together.
     #[error("raft: {0}")]
     Raft(String),
 }

@@ -69,6 +69,8 @@ pub enum Operation {
         /// When it is durable.
         done: Done,
     },
+    /// Write what came before, sync and end.
+    Stop,
 }
 
 /// Numbers of the log since start.
@@ -136,8 +138,8 @@ fn abort(file: &Path, error: &io::Error) {
     std::process::abort()
 }
 
-/// The log, open for writing. Dropping the last handle lets the writer finish what it was given and end;
-/// [`Wal::close`] waits for that.
+/// The log, open for writing. [`Wal::close`], or dropping the last handle, lets the writer finish what it
+/// was given and end.
 #[derive(Clone)]
 pub struct Wal {
     queue: mpsc::Sender<Operation>,
@@ -180,21 +182,22 @@ impl Wal {
         &self.stats
     }
 
-    /// Waits until all that was submitted is durable and the files are closed. Blocks; other handles must
-    /// be dropped first, or this waits for them.
-    pub fn close(self) {
+    /// Waits until all that was submitted before is durable and the files are closed. Later submissions by
+    /// other handles fail.
+    pub async fn close(&self) {
+        self.submit(Operation::Stop).await;
         let thread = self.thread.lock().take();
-        drop(self.queue);
         if let Some(thread) = thread {
             // A panic of the writer was reported by the panic hook already.
-            let _ = thread.join();
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
 }
 
 fn write_all(mut log: LogFile, mut operations: mpsc::Receiver<Operation>, fatal: FatalHook) {
     let mut group = Vec::new();
-    while let Some(first) = operations.blocking_recv() {
+    let mut stop = false;
+    while !stop && let Some(first) = operations.blocking_recv() {
         let mut bytes = first.bytes();
         group.push(first);
         while bytes < GROUP_BYTES_MAX
@@ -202,6 +205,10 @@ fn write_all(mut log: LogFile, mut operations: mpsc::Receiver<Operation>, fatal:
         {
             bytes += next.bytes();
             group.push(next);
+        }
+        if let Some(at) = group.iter().position(|o| matches!(o, Operation::Stop)) {
+            group.truncate(at);
+            stop = true;
         }
         if let Err(error) = log.write_group(&mut group) {
             return fatal(&log.current_path(), &error);
@@ -362,6 +369,7 @@ impl LogFile {
                     purge = true;
                     waiting.push(done);
                 }
+                Operation::Stop => {}
             }
         }
         // Only the last of several commit indexes matters.

@@ -295,34 +295,34 @@ fn a_failed_sync_acknowledges_nothing() {
     assert_eq!(acknowledged.load(Relaxed), 0);
 }
 
-#[test]
-fn the_thread_groups_what_waits_and_calls_back_in_order() {
+#[tokio::test]
+async fn the_thread_groups_what_waits_and_calls_back_in_order() {
     let disk = MemoryDisk::default();
     let (wal, _) = Wal::open_on(disk.shared(), WalOptions::default()).expect("opens");
     let order = Arc::new(Mutex::new(Vec::new()));
     for i in 0..200 {
         let order = order.clone();
         let done: Done = Box::new(move || order.lock().push(i));
-        wal.queue.blocking_send(Operation::Append { entries: vec![entry(i, 8)], done }).ok().expect("runs");
+        assert!(wal.submit(Operation::Append { entries: vec![entry(i, 8)], done }).await);
     }
-    wal.close();
+    wal.close().await;
     assert_eq!(*order.lock(), (0..200).collect::<Vec<_>>());
     assert_eq!(recover(&disk).expect("recovers").entries.len(), 200);
 }
 
-#[test]
-fn a_real_folder_holds_the_log() {
+#[tokio::test]
+async fn a_real_folder_holds_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("wal");
     let (wal, _) = Wal::open(&path, WalOptions { segment_bytes: 8192, ..Default::default() }).expect("opens");
-    wal.queue.blocking_send(append(0..50)).ok().expect("runs");
-    wal.queue.blocking_send(append(50..300)).ok().expect("runs");
-    wal.queue.blocking_send(append(300..301)).ok().expect("runs");
-    wal.close();
+    assert!(wal.submit(append(0..50)).await);
+    assert!(wal.submit(append(50..300)).await);
+    assert!(wal.submit(append(300..301)).await);
+    wal.close().await;
     let (wal, recovered) = Wal::open(&path, WalOptions::default()).expect("opens again");
     assert_eq!(recovered.entries.len(), 301);
     assert!(wal.stats().bytes() >= 8192);
-    wal.close();
+    wal.close().await;
 }
 
 #[derive(Debug, Clone)]
@@ -465,6 +465,7 @@ impl LogFile {
                 Operation::Purge { position, .. } => {
                     record::encode(&Record::Purge(position), &mut self.buffer);
                 }
+                Operation::Stop => {}
             }
         }
         self.flush().expect("writes");

@@ -1,0 +1,145 @@
+//! Which group this server belongs to, kept in `DATA/cluster`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use weft_core::id::{ClusterId, NodeId};
+
+use super::error::StartError;
+
+const FILE: &str = "cluster";
+
+/// The group's id. Set once: when the group is formed, or when the group that this server asked to join
+/// first speaks to it.
+pub struct Cluster {
+    path: PathBuf,
+    server: NodeId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    id: Option<ClusterId>,
+    /// A group was asked to take this server in, so the first one to speak to it may be it.
+    joining: bool,
+}
+
+/// The file: JSON, so that a person can read it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: u32,
+    cluster: String,
+    server: String,
+}
+
+/// What a message of some group is to this server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Of this server's group.
+    Ours,
+    /// Of another one.
+    Foreign {
+        /// Ours.
+        ours: ClusterId,
+    },
+    /// This server has no group and is not joining one.
+    NoGroup,
+}
+
+impl Cluster {
+    /// Reads the file, if there is one.
+    pub fn load(data_dir: &Path, server: NodeId) -> Result<Self, StartError> {
+        let path = data_dir.join(FILE);
+        let io_error = |source| StartError::Io { path: path.clone(), source };
+        let id = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let stored: Stored =
+                    serde_json::from_slice(&bytes).map_err(|e| io_error(io::Error::other(e)))?;
+                let parse =
+                    |hex: &str| u64::from_str_radix(hex, 16).map_err(|e| io_error(io::Error::other(e)));
+                let theirs = NodeId(parse(&stored.server)?);
+                if theirs != server {
+                    let path = data_dir.to_path_buf();
+                    return Err(StartError::ForeignData { path, theirs, ours: server });
+                }
+                Some(ClusterId(parse(&stored.cluster)?))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io_error(e)),
+        };
+        Ok(Self { path, server, state: Mutex::new(State { id, joining: false }) })
+    }
+
+    /// The group, if there is one yet.
+    pub fn id(&self) -> Option<ClusterId> {
+        self.state.lock().id
+    }
+
+    /// The group as messages carry it: 0 is none.
+    pub fn wire_id(&self) -> u64 {
+        self.id().map_or(0, |id| id.0)
+    }
+
+    /// The group that is asked to take this server in may speak to it from now on.
+    pub fn expect_invitation(&self) {
+        self.state.lock().joining = true;
+    }
+
+    /// Makes `id` this server's group, durably. Nothing happens if it has one.
+    pub fn adopt(&self, id: ClusterId) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.id.is_some() {
+            return Ok(());
+        }
+        let stored = Stored { version: 1, cluster: id.to_string(), server: self.server.to_string() };
+        let mut json = serde_json::to_vec_pretty(&stored)?;
+        json.push(b'\n');
+        weft_core::fsio::write_atomic(&self.path, &json)?;
+        state.id = Some(id);
+        tracing::info!(cluster = %id, "this server belongs to a cluster now");
+        Ok(())
+    }
+
+    /// Judges a message. `invites`: it is one that the leader of the group sends to its members, so that a
+    /// joining server learns its group from it.
+    pub fn judge(&self, wire_id: u64, invites: bool) -> io::Result<Verdict> {
+        let (id, joining) = {
+            let state = self.state.lock();
+            (state.id, state.joining)
+        };
+        match id {
+            Some(ours) if ours.0 == wire_id => Ok(Verdict::Ours),
+            Some(ours) => Ok(Verdict::Foreign { ours }),
+            None if joining && invites && wire_id != 0 => {
+                self.adopt(ClusterId(wire_id))?;
+                Ok(Verdict::Ours)
+            }
+            None => Ok(Verdict::NoGroup),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_adopted_once_by_invitation_only_and_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cluster = Cluster::load(folder.path(), NodeId(7)).expect("loads");
+        assert_eq!(cluster.judge(5, true).expect("judges"), Verdict::NoGroup);
+        cluster.expect_invitation();
+        assert_eq!(cluster.judge(5, false).expect("judges"), Verdict::NoGroup);
+        assert_eq!(cluster.judge(5, true).expect("judges"), Verdict::Ours);
+        assert_eq!(cluster.judge(6, true).expect("judges"), Verdict::Foreign { ours: ClusterId(5) });
+
+        let again = Cluster::load(folder.path(), NodeId(7)).expect("loads");
+        assert_eq!(again.id(), Some(ClusterId(5)));
+        assert!(matches!(Cluster::load(folder.path(), NodeId(8)), Err(StartError::ForeignData { .. })));
+    }
+}

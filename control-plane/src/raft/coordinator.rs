@@ -1,0 +1,321 @@
+//! The way into the replicated state machine, from any server.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use weft_core::id::{ClusterId, NodeId};
+use weft_state::{
+    command::{Command, LeaseId},
+    machine::Machine,
+};
+
+use super::{
+    ApplyObserver, JoinError, LeaseError, PeerRole, PeerStatus, ProposeError, Proposed, RaftConfig,
+    RaftStatus, StartError,
+    driver::{Node, Route},
+    forward::{Answer, Asked, Question, Refusal},
+    network::{Lane, never_sent},
+    types::{COMMAND_BYTES_MAX, encode_command},
+};
+
+/// Pause between two attempts, unless the leader changes before. Short against an election.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// How much longer than its patience a forwarded question may take, for the way there and back.
+const FORWARD_SLACK: Duration = Duration::from_millis(250);
+
+/// The way into the replicated state machine. Cheap to clone. Works on any server: what only the leader
+/// can do is forwarded to it.
+#[derive(Clone)]
+pub struct Coordinator {
+    node: Arc<Node>,
+}
+
+impl Coordinator {
+    /// Recover the state from disk and start serving peers.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        config: RaftConfig,
+        observers: Vec<Arc<dyn ApplyObserver>>,
+    ) -> Result<Coordinator, StartError> {
+        Ok(Coordinator { node: Node::start(config, observers).await? })
+    }
+
+    /// Have a command carried out by the group. Returns only after it is applied on this server, so that
+    /// a read here sees it. Tried again on another leader only while it is certain that it was not
+    /// proposed before (A06).
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; within the configured deadline.
+    pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
+        let start = Instant::now();
+        let command = encode_command(&command);
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { seen: command.len(), limit: COMMAND_BYTES_MAX });
+        }
+        let Answer::Proposed(committed) = self.ask(Question::Propose(command), start).await? else {
+            return Err(mismatch(start));
+        };
+        self.wait_applied(committed.index, start)
+            .await
+            .map_err(|()| ProposeError::NotAppliedHere { index: committed.index, waited: start.elapsed() })?;
+        Ok(Proposed { revision: committed.revision, term: committed.term, response: committed.response })
+    }
+
+    /// Wait until a read of this server's state is linearizable: it will see every write that was
+    /// answered, anywhere, before this call (A01, A11). One confirmation by a majority serves everyone who
+    /// waits at the time.
+    ///
+    /// # Errors
+    /// `NoQuorum` or `NoLeader` within the deadline if no majority is there: never a stale answer.
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        let start = Instant::now();
+        let Answer::ReadIndex(index) = self.ask(Question::ReadIndex, start).await? else {
+            return Err(mismatch(start));
+        };
+        self.wait_applied(index, start).await.map_err(|()| ProposeError::NoQuorum {
+            waited: start.elapsed(),
+            reason: format!("this server has not applied entry {index} in time"),
+        })
+    }
+
+    /// Read this server's state. Keep it short: applying waits meanwhile.
+    pub fn read<R>(&self, f: impl FnOnce(&Machine) -> R) -> R {
+        self.node.replica.read(f)
+    }
+
+    /// Start a lease's time to live anew; answers it in seconds. Answered by a leader that a majority
+    /// confirmed within its lease, never by another server (S07). Does not enter the log.
+    ///
+    /// # Errors
+    /// `Store(LeaseNotFound)` if it does not exist or has run out; `Unavailable` if no leader could be
+    /// asked, in which case it may still run.
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, LeaseError> {
+        let start = Instant::now();
+        match self.ask(Question::LeaseRenew(id), start).await? {
+            Answer::Renewed(result) => Ok(result?),
+            _ => Err(mismatch(start).into()),
+        }
+    }
+
+    /// Time left of a lease by the leader's clock; none if there is no such lease.
+    ///
+    /// # Errors
+    /// As [`Coordinator::read_barrier`].
+    pub async fn lease_remaining(&self, id: LeaseId) -> Result<Option<Duration>, ProposeError> {
+        let start = Instant::now();
+        match self.ask(Question::LeaseRemaining(id), start).await? {
+            Answer::Remaining(left) => Ok(left.map(Duration::from_millis)),
+            _ => Err(mismatch(start)),
+        }
+    }
+
+    /// What this server knows of the group.
+    pub fn status(&self) -> RaftStatus {
+        let node = &self.node;
+        let metrics = node.metrics();
+        let membership = &metrics.membership_config;
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let peers = membership.nodes().map(|(id, peer)| {
+            let voter = voters.contains(id);
+            let role = match metrics.current_leader {
+                Some(leader) if leader == *id => PeerRole::Leader,
+                _ if voter => PeerRole::Follower,
+                _ => PeerRole::Learner,
+            };
+            let matched = match &metrics.replication {
+                Some(_) if *id == node.id.0 => metrics.last_log_index,
+                Some(replication) => replication.get(id).copied().flatten().map(|m| m.index()),
+                None => None,
+            };
+            let addr = if *id == node.id.0 { node.advertise } else { node.peers.address(*id, peer.addr) };
+            PeerStatus { id: NodeId(*id), name: peer.name.clone(), addr, voter, role, matched }
+        });
+        let wal = node.wal.stats();
+        RaftStatus {
+            id: node.id,
+            name: node.name.clone(),
+            cluster_id: node.cluster.id(),
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: metrics.local_committed.map_or(0, |id| id.index()),
+            applied: node.replica.applied_index(),
+            snapshot: metrics.snapshot.map_or(0, |id| id.index()),
+            wal_bytes: wal.bytes(),
+            fsyncs: wal.fsyncs(),
+            fsync_slowest: wal.fsync_slowest(),
+            quorum_ack_age: node.quorum_ack_age(),
+            peers: peers.collect(),
+        }
+    }
+
+    /// Whether this server believes that it leads.
+    pub fn is_leader(&self) -> bool {
+        self.node.leads()
+    }
+
+    /// Whether there is a leader at this time: it was heard of, or was confirmed by a majority, within the
+    /// last election timeouts.
+    pub fn has_leader(&self) -> bool {
+        self.node.has_leader()
+    }
+
+    /// The group, once formed or joined.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.node.cluster.id()
+    }
+
+    /// Bumped to the applied index after each applied batch.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.node.replica.changes()
+    }
+
+    /// Who leads, as far as this server knows.
+    pub fn leader_changes(&self) -> watch::Receiver<Option<NodeId>> {
+        self.node.leader.subscribe()
+    }
+
+    /// Ask any of these servers to be taken into their group, as a voter. Safe to call again.
+    ///
+    /// # Errors
+    /// See [`JoinError`]: all but `ForeignCluster` may pass by themselves.
+    pub async fn join_group(&self, server_peer_addrs: Vec<SocketAddr>) -> Result<(), JoinError> {
+        self.node.join(server_peer_addrs).await
+    }
+
+    /// Reach this peer there from now on.
+    pub fn set_peer_address(&self, id: NodeId, addr: SocketAddr) {
+        if id != self.node.id {
+            self.node.peers.set_address(id, addr);
+        }
+    }
+
+    /// Hand leadership over if this server leads, then stop all tasks and close the log.
+    pub async fn shutdown(&self) {
+        self.node.shutdown().await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    async fn wait_applied(&self, index: u64, start: Instant) -> Result<(), ()> {
+        let left = self.node.timing.deadline.saturating_sub(start.elapsed());
+        timeout(left, self.node.replica.wait_applied(index)).await.map_err(|_| ())
+    }
+
+    /// Has a question answered by whoever leads, until the deadline.
+    async fn ask(&self, question: Question, start: Instant) -> Result<Answer, ProposeError> {
+        let node = &self.node;
+        // Repeating a command could carry it out twice; the other questions can be repeated at will.
+        let repeatable = !matches!(question, Question::Propose(_));
+        let mut leader = node.leader.subscribe();
+        let mut last = Refusal::NotLeader;
+        loop {
+            if node.is_stopping() {
+                return Err(ProposeError::Stopped);
+            }
+            let left = node.timing.deadline.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(give_up(last, start));
+            }
+            leader.mark_unchanged();
+            let refusal = match node.route() {
+                Route::Nowhere => Refusal::NotLeader,
+                Route::Here => match node.answer_here(question.clone(), left).await {
+                    Answer::Refused(refusal) => refusal,
+                    answer => return Ok(answer),
+                },
+                Route::There { id, addr } => match self.ask_there(id, addr, question.clone(), left).await {
+                    Answer::Refused(refusal) => refusal,
+                    answer => return Ok(answer),
+                },
+            };
+            match refusal {
+                Refusal::Unknown(reason) if !repeatable => {
+                    return Err(ProposeError::OutcomeUnknown { waited: start.elapsed(), reason });
+                }
+                Refusal::Overloaded(limit) => return Err(ProposeError::Overloaded { limit: limit as usize }),
+                other => last = other,
+            }
+            tokio::select! {
+                () = sleep(RETRY_PAUSE) => {}
+                _ = leader.changed() => {}
+                () = node.stop.cancelled() => return Err(ProposeError::Stopped),
+            }
+        }
+    }
+
+    async fn ask_there(&self, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
+        if !matches!(question, Question::ReadIndex) {
+            return send(&self.node, id, addr, question, patience).await;
+        }
+        // A round serves many, so its patience is its own: one message's time.
+        let node = self.node.clone();
+        let round = self.node.remote_read_rounds.join(move || {
+            let node = node.clone();
+            async move {
+                // The leader may have changed since the round was asked for.
+                let Route::There { id, addr } = node.route() else { return Err(Refusal::NotLeader) };
+                let patience = node.timing.election_timeout_max;
+                match send(&node, id, addr, Question::ReadIndex, patience).await {
+                    Answer::ReadIndex(index) => Ok(index),
+                    Answer::Refused(refusal) => Err(refusal),
+                    _ => Err(Refusal::NotLeader),
+                }
+            }
+        });
+        match timeout(patience, round).await {
+            Ok(Ok(index)) => Answer::ReadIndex(index),
+            Ok(Err(refusal)) => Answer::Refused(refusal),
+            Err(_) => Answer::Refused(Refusal::NoQuorum("the leader does not answer".to_owned())),
+        }
+    }
+}
+
+/// One question to one server.
+async fn send(node: &Node, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
+    let asked = Asked { patience_ms: patience.as_millis() as u64, question };
+    let frame = node.peers.frame(id, asked);
+    let mut client = node.peers.client(addr, Lane::Forward);
+    let leader = NodeId(id);
+    match timeout(patience + FORWARD_SLACK, client.propose(frame)).await {
+        Ok(Ok(answer)) => match super::codec::decode("answer of the leader", &answer.into_inner().body) {
+            Ok(answer) => answer,
+            Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
+        },
+        Ok(Err(status)) => {
+            let reason = format!("leader {leader} at {addr}: {}", status.message());
+            // Refused at the door, before anything was done with it.
+            let at_the_door = status.code() == tonic::Code::FailedPrecondition;
+            if at_the_door || never_sent(&status) {
+                Answer::Refused(Refusal::NoQuorum(reason))
+            } else {
+                Answer::Refused(Refusal::Unknown(reason))
+            }
+        }
+        Err(_) => Answer::Refused(Refusal::Unknown(format!("leader {leader} at {addr} does not answer"))),
+    }
+}
+
+fn give_up(last: Refusal, start: Instant) -> ProposeError {
+    let waited = start.elapsed();
+    match last {
+        Refusal::NoQuorum(reason) | Refusal::Unknown(reason) => ProposeError::NoQuorum { waited, reason },
+        Refusal::NotLeader | Refusal::Stopping => ProposeError::NoLeader { waited },
+        Refusal::Overloaded(limit) => ProposeError::Overloaded { limit: limit as usize },
+    }
+}
+
+/// An answer of another kind than the question: a leader of an incompatible version.
+fn mismatch(start: Instant) -> ProposeError {
+    let reason = "the leader's answer does not fit the question".to_owned();
+    ProposeError::OutcomeUnknown { waited: start.elapsed(), reason }
+}

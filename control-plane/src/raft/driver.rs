@@ -1,0 +1,502 @@
+//! The running Raft part of a server: what it consists of, its tasks, start and stop.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use openraft::{
+    Config, Instant as _, ServerState, SnapshotPolicy, TokioInstant, async_runtime::watch::WatchReceiver,
+    errors::Fatal, metrics::RaftMetrics,
+};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::server::TcpIncoming;
+use weft_core::id::{ClusterId, NodeId};
+
+use super::{
+    ApplyObserver, RaftConfig,
+    batcher::Batcher,
+    cluster::Cluster,
+    config::RaftTiming,
+    error::StartError,
+    forward::Refusal,
+    leader::Confirmed,
+    log_store::LogStore,
+    network::{Factory, Peers},
+    rounds::Rounds,
+    service::Service,
+    snapshot::SnapshotFolder,
+    state_machine::{Replica, StateMachine},
+    types::{Peer, Raft, StoredMembership, TypeConfig, encode_command},
+};
+use crate::{
+    lease_driver::LeaseClock,
+    wal::{Wal, WalOptions},
+};
+
+/// Bytes of log entries in memory above which a snapshot is taken and the log purged, whatever their
+/// number. The log on disk is about as large.
+const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Entries that stay in the log although a snapshot has them, for followers that are a little behind.
+const KEEP_ENTRIES: u64 = 1000;
+
+/// How long a leader that stops waits for another server to take over.
+const HANDOVER_MAX: Duration = Duration::from_secs(1);
+
+/// How long tasks may take to end.
+const STOP_MAX: Duration = Duration::from_millis(500);
+
+/// Everything of one server. The tasks hold it until they are stopped.
+pub struct Node {
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    pub(super) advertise: SocketAddr,
+    pub(super) timing: RaftTiming,
+    pub(super) raft: Raft,
+    pub(super) replica: Arc<Replica>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) batcher: Batcher,
+    pub(super) clock: Arc<LeaseClock>,
+    pub(super) wal: Wal,
+    pub(super) read_rounds: Arc<Rounds<Result<Confirmed, Refusal>>>,
+    pub(super) lease_rounds: Arc<Rounds<Result<Confirmed, Refusal>>>,
+    pub(super) remote_read_rounds: Arc<Rounds<Result<u64, Refusal>>>,
+    pub(super) leader: watch::Sender<Option<NodeId>>,
+    /// Membership changes, one at a time.
+    pub(super) membership_change: tokio::sync::Mutex<()>,
+    pub(super) stop: CancellationToken,
+    log: LogStore,
+    stopping: AtomicBool,
+    /// Milliseconds from `started` to the last message of a leader.
+    leader_heard_ms: AtomicU64,
+    started: Instant,
+    tasks: TaskTracker,
+    /// Taken by the one who stops it.
+    peer_server: parking_lot::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where the leader is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// This server.
+    Here,
+    /// Another one.
+    There {
+        /// Its id.
+        id: u64,
+        /// Where it is reached.
+        addr: SocketAddr,
+    },
+    /// Not known.
+    Nowhere,
+}
+
+impl Node {
+    /// Recovers what is on disk and starts all tasks.
+    pub async fn start(
+        config: RaftConfig,
+        observers: Vec<Arc<dyn ApplyObserver>>,
+    ) -> Result<Arc<Self>, StartError> {
+        let raft_config = raft_config(&config)?;
+        let cluster = Arc::new(Cluster::load(&config.data_dir, config.id)?);
+        let clock = Arc::new(LeaseClock::default());
+        let (disk_clock, data_dir) = (clock.clone(), config.data_dir.clone());
+        let recovered = tokio::task::spawn_blocking(move || recover(&data_dir, observers, disk_clock)).await;
+        let (wal, log, replica) = recovered.expect("recovery does not panic, and is not cancelled")?;
+
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let message_timeout = config.timing.election_timeout_max.max(Duration::from_secs(1));
+        let peers = Arc::new(Peers::new(config.id, cluster.clone(), message_timeout));
+        let raft = Raft::new(
+            config.id.0,
+            Arc::new(raft_config),
+            Factory::new(peers.clone()),
+            log.clone(),
+            StateMachine::new(replica.clone()),
+        )
+        .await
+        .map_err(|e| StartError::Raft(e.to_string()))?;
+
+        let (batcher, batches) = Batcher::new(raft.clone(), stop.clone());
+        tasks.spawn(batches);
+        let node = Arc::new(Node {
+            id: config.id,
+            name: config.name,
+            advertise: config.peer_advertise,
+            timing: config.timing,
+            raft,
+            replica,
+            peers,
+            cluster,
+            batcher,
+            clock,
+            wal,
+            read_rounds: Rounds::new(tasks.clone()),
+            lease_rounds: Rounds::new(tasks.clone()),
+            remote_read_rounds: Rounds::new(tasks.clone()),
+            leader: watch::Sender::new(None),
+            membership_change: tokio::sync::Mutex::new(()),
+            stop,
+            log,
+            stopping: AtomicBool::new(false),
+            leader_heard_ms: AtomicU64::new(0),
+            started: Instant::now(),
+            tasks,
+            peer_server: parking_lot::Mutex::new(None),
+        });
+        let stopped = node.stop.clone();
+        let incoming = TcpIncoming::from(config.peer_listener).with_nodelay(Some(true));
+        let server = tonic::transport::Server::builder()
+            .initial_stream_window_size(4 * 1024 * 1024)
+            .initial_connection_window_size(8 * 1024 * 1024)
+            .add_service(Service::server(node.clone()))
+            .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
+        *node.peer_server.lock() = Some(tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the peer port ended");
+            }
+        }));
+        node.spawn(Node::follow_metrics);
+        node.spawn(Node::keep_log_short);
+        node.spawn(Node::keep_lease_time);
+        if let Err(error) = node.form_group(config.bootstrap).await {
+            node.shutdown().await;
+            return Err(error);
+        }
+        Ok(node)
+    }
+
+    fn spawn<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Node>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, task) = (self.stop.clone(), task(self.clone()));
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Forms a group of one if there is nothing yet and that was asked for; stands for election at once if
+    /// this server is the only voter.
+    async fn form_group(&self, bootstrap: bool) -> Result<(), StartError> {
+        let fatal = |e: &dyn std::fmt::Display| StartError::Raft(e.to_string());
+        if bootstrap && self.log.is_pristine() {
+            if self.cluster.id().is_none() {
+                let id = ClusterId(fastrand::u64(1..));
+                self.cluster.adopt(id).map_err(|source| StartError::Io { path: "cluster".into(), source })?;
+            }
+            let own = Peer { name: self.name.clone(), addr: self.advertise };
+            let members = std::collections::BTreeMap::from([(self.id.0, own)]);
+            return self.raft.initialize(members).await.map_err(|e| fatal(&e));
+        }
+        let voters: Vec<u64> = self.membership().voter_ids().collect();
+        if voters == [self.id.0] {
+            // Nobody else can lead, so waiting for an election timeout would only be a pause.
+            self.raft.trigger().elect(false).await.map_err(|e| fatal(&e))?;
+        }
+        Ok(())
+    }
+
+    /// Follows openraft's state: who leads, whether the lease clock runs here, whether the core has failed.
+    async fn follow_metrics(self: Arc<Self>) {
+        let mut metrics = self.raft.metrics();
+        let mut promoted: Option<u64> = None;
+        let mut acked: Option<TokioInstant> = None;
+        loop {
+            let now = metrics.borrow_watched().clone();
+            if let Err(fatal @ (Fatal::StorageError(_) | Fatal::Panicked)) = &now.running_state {
+                tracing::error!(
+                    %fatal,
+                    "the raft core has failed; what is on disk is unknown now, so this process ends at once"
+                );
+                std::process::abort();
+            }
+            let leader = now.current_leader.map(NodeId);
+            self.leader.send_if_modified(|known| {
+                let changed = *known != leader;
+                if changed {
+                    tracing::info!(
+                        term = now.current_term,
+                        leader = leader.map(|l| l.to_string()).unwrap_or_else(|| "none".to_owned()),
+                        "the leader has changed"
+                    );
+                    *known = leader;
+                }
+                changed
+            });
+            if now.state == ServerState::Leader {
+                let acked_now = now.last_quorum_acked.map(|at| *at);
+                // After a time without a majority nobody could renew: everyone gets another full time.
+                let was_lost = acked
+                    .zip(acked_now)
+                    .is_some_and(|(before, after)| after > before + self.timing.election_timeout_max);
+                if promoted != Some(now.current_term) || was_lost {
+                    let extension = self.timing.election_timeout_max;
+                    self.replica.read(|machine| self.clock.promote(now.current_term, machine, extension));
+                    promoted = Some(now.current_term);
+                }
+                acked = acked_now;
+            } else if promoted.take().is_some() {
+                self.clock.demote();
+                acked = None;
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Bounds the memory and disk that the log takes when its entries are large.
+    async fn keep_log_short(self: Arc<Self>) {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            if self.log.bytes_in_memory() < LOG_BYTES_MAX {
+                continue;
+            }
+            let (applied, snapshot) = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                (metrics.last_applied, metrics.snapshot)
+            };
+            let result = match snapshot {
+                // What the snapshot has can go at once, without keeping some.
+                Some(id) if self.log.purged() < Some(id) => self.raft.trigger().purge_log(id.index()).await,
+                _ if snapshot < applied => self.raft.trigger().snapshot().await,
+                _ => Ok(()),
+            };
+            if result.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn keep_lease_time(self: Arc<Self>) {
+        let propose = |command| {
+            let node = self.clone();
+            async move {
+                let command = encode_command(&command);
+                node.batcher.propose(command, node.timing.deadline).await.is_ok_and(|c| c.response.is_ok())
+            }
+        };
+        self.clock.run(propose).await
+    }
+
+    /// Hands leadership over, stops all tasks, closes the log. Safe to call twice.
+    pub async fn shutdown(&self) {
+        if self.stopping.swap(true, Relaxed) {
+            return;
+        }
+        self.hand_over().await;
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the raft core did not end well");
+        }
+        self.stop.cancel();
+        let server = self.peer_server.lock().take();
+        if let Some(mut server) = server
+            && timeout(STOP_MAX, &mut server).await.is_err()
+        {
+            // A peer that does not let go of its connection.
+            server.abort();
+        }
+        self.tasks.close();
+        if timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some raft tasks have not ended in time");
+        }
+        self.wal.close().await;
+    }
+
+    /// Ends as a killed process does, as far as that goes within one: nobody is told.
+    #[cfg(test)]
+    pub(super) async fn crash(&self) {
+        self.stopping.store(true, Relaxed);
+        if let Some(server) = self.peer_server.lock().take() {
+            server.abort();
+        }
+        self.stop.cancel();
+        let _ = self.raft.shutdown().await;
+        self.wal.close().await;
+    }
+
+    /// If this server leads, lets the follower that has everything take over.
+    async fn hand_over(&self) {
+        let metrics = self.metrics();
+        let (Some(replication), ServerState::Leader) = (&metrics.replication, metrics.state) else { return };
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().filter(|id| *id != self.id.0).collect();
+        let heard = |id: u64| {
+            let at = metrics.heartbeat.as_ref().and_then(|h| h.get(&id).copied().flatten());
+            at.is_some_and(|at| at.elapsed() < self.timing.election_timeout_max)
+        };
+        // A server that is not up to date would refuse, and the group would wait for an election timeout.
+        let target = voters
+            .into_iter()
+            .filter(|id| heard(*id))
+            .max_by_key(|id| replication.get(id).copied().flatten().map(|matched| matched.index()));
+        let Some(target) = target else { return };
+        tracing::info!(to = %NodeId(target), "hand leadership over before stopping");
+        let mut leader = self.leader.subscribe();
+        if self.raft.trigger().transfer_leader(target).await.is_err() {
+            return;
+        }
+        let own = Some(self.id);
+        let _ = timeout(HANDOVER_MAX, leader.wait_for(|l| l.is_some() && *l != own)).await;
+    }
+
+    // --- what others ask of it
+
+    pub(super) fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    pub(super) fn membership(&self) -> Arc<StoredMembership> {
+        self.raft.metrics().borrow_watched().membership_config.clone()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// As leader: up to where a peer's log is known to match, and the last index of this one.
+    pub(super) fn replication_of(&self, id: u64) -> (Option<u64>, u64) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref().and_then(|r| r.get(&id).copied().flatten());
+        (matched.map(|id| id.index()), metrics.last_log_index.unwrap_or(0))
+    }
+
+    pub(super) fn route(&self) -> Route {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.current_leader {
+            Some(id) if id == self.id.0 => Route::Here,
+            Some(id) => match metrics.membership_config.get_node(&id) {
+                Some(peer) => Route::There { id, addr: self.peers.address(id, peer.addr) },
+                None => Route::Nowhere,
+            },
+            None => Route::Nowhere,
+        }
+    }
+
+    pub(super) fn heard_from_leader(&self) {
+        self.leader_heard_ms.store(self.started.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// Whether there is a leader at this time, not only one that is remembered.
+    pub(super) fn has_leader(&self) -> bool {
+        match self.route() {
+            Route::Nowhere => false,
+            Route::Here => self.quorum_ack_age().is_some_and(|age| age < self.timing.election_timeout_max),
+            Route::There { .. } => {
+                let heard = Duration::from_millis(self.leader_heard_ms.load(Relaxed));
+                self.started.elapsed().saturating_sub(heard) < 2 * self.timing.election_timeout_max
+            }
+        }
+    }
+
+    /// As leader: how long ago a majority last confirmed it.
+    pub(super) fn quorum_ack_age(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader {
+            return None;
+        }
+        if metrics.membership_config.voter_ids().all(|id| id == self.id.0) {
+            return Some(Duration::ZERO);
+        }
+        metrics.last_quorum_acked.map(|at| at.elapsed())
+    }
+}
+
+/// Reads the log and the newest snapshot. Blocks.
+fn recover(
+    data_dir: &std::path::Path,
+    observers: Vec<Arc<dyn ApplyObserver>>,
+    clock: Arc<LeaseClock>,
+) -> Result<(Wal, LogStore, Arc<Replica>), StartError> {
+    let (wal, recovered) = Wal::open(&data_dir.join("wal"), WalOptions::default())?;
+    let path = data_dir.join("snapshots");
+    let io_error = |source| StartError::Io { path: path.clone(), source };
+    let folder = SnapshotFolder::open(path.clone()).map_err(io_error)?;
+    let (found, bad) = folder.newest().map_err(io_error)?;
+    let covered = found.as_ref().and_then(|(meta, _)| meta.last_log_id).map(|id| id.index());
+    let needed = recovered.purged.map(|p| p.index);
+    if needed > covered {
+        let hint = "the log no longer has what it covered. If the other servers of the group are well, move \
+                    this data folder away and start with an empty one and --join; else restore it from a copy";
+        return Err(match bad.into_iter().next() {
+            Some(StartError::Snapshot { path, reason }) => {
+                StartError::Snapshot { path, reason: format!("{reason}, and {hint}") }
+            }
+            _ => StartError::Snapshot {
+                path: path.clone(),
+                reason: format!("no snapshot up to entry {}, and {hint}", needed.unwrap_or(0)),
+            },
+        });
+    }
+    for error in bad {
+        tracing::warn!(%error, "a snapshot is damaged; an older one and the log make up for it");
+    }
+    let log = LogStore::new(wal.clone(), recovered).map_err(|e| StartError::Raft(e.to_string()))?;
+    let snapshot_path = folder.path().to_path_buf();
+    let replica = Replica::new(folder, found, observers, clock)
+        .map_err(|reason| StartError::Snapshot { path: snapshot_path, reason })?;
+    Ok((wal, log, Arc::new(replica)))
+}
+
+/// openraft's settings from ours.
+///
+/// A follower of openraft stands for election a *lease* (its largest election timeout) plus a random
+/// election timeout after it last heard of the leader. Ours are from the last word to the election, so
+/// openraft gets the half of our maximum for each.
+fn raft_config(config: &RaftConfig) -> Result<Config, StartError> {
+    let timing = &config.timing;
+    timing.check().map_err(StartError::Setting)?;
+    if config.snapshot_every == 0 {
+        return Err(StartError::Setting("snapshot_every is 0, it must be at least 1".to_owned()));
+    }
+    let millis = |d: Duration| d.as_millis() as u64;
+    let lease = millis(timing.leader_lease());
+    let heartbeat = millis(timing.heartbeat_interval);
+    let election_min =
+        millis(timing.election_timeout_min).saturating_sub(lease).max(2 * heartbeat).min(lease - 1);
+    Config {
+        cluster_name: "weft".to_owned(),
+        heartbeat_interval: heartbeat,
+        election_timeout_min: election_min,
+        election_timeout_max: lease,
+        max_payload_entries: 1024,
+        replication_lag_threshold: config.snapshot_every.saturating_mul(2),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
+        max_in_snapshot_log_to_keep: KEEP_ENTRIES.min(config.snapshot_every),
+        install_snapshot_timeout: 60_000,
+        // Followers get entries while this server's own disk is still writing them.
+        broadcast_submitted_on_append: Some(true),
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(2 * lease),
+        // A restarted leader stands for election again: its log may end in entries that it does not know
+        // to be committed, and what it answered from them must not be forgotten.
+        enable_leader_restore: Some(false),
+        backoff: "50ms 100ms 200ms ...1s".to_owned(),
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|e| StartError::Setting(e.to_string()))
+}

@@ -1,0 +1,82 @@
+//! What servers ask the leader for, beside openraft's own messages. `postcard`; variants are only appended.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use weft_state::{
+    command::{LeaseId, Response, Revision},
+    error::StoreError,
+};
+
+/// A question to the leader.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// How long the one who asks still waits, in milliseconds.
+    pub patience_ms: u64,
+    /// What.
+    pub question: Question,
+}
+
+impl Asked {
+    /// How long the one who asks still waits.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms)
+    }
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Question {
+    /// Carry out a command (encoded).
+    Propose(Bytes),
+    /// Renew a lease.
+    LeaseRenew(LeaseId),
+    /// Time left of a lease.
+    LeaseRemaining(LeaseId),
+    /// An index such that a state that has applied it is current as of this question.
+    ReadIndex,
+}
+
+/// The leader's answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// To `Propose`.
+    Proposed(Committed),
+    /// To `LeaseRenew`: the time to live in seconds.
+    Renewed(Result<i64, StoreError>),
+    /// To `LeaseRemaining`: milliseconds; none if there is no such lease.
+    Remaining(Option<u64>),
+    /// To `ReadIndex`.
+    ReadIndex(u64),
+    /// To any.
+    Refused(Refusal),
+}
+
+/// A command that is committed and was applied on the leader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Committed {
+    /// Index of its log entry.
+    pub index: u64,
+    /// Term of its log entry.
+    pub term: u64,
+    /// The revision after it.
+    pub revision: Revision,
+    /// What it answered.
+    pub response: Result<Response, StoreError>,
+}
+
+/// Why the asked server did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// It does not lead, or hands leadership over. Nothing was done.
+    NotLeader,
+    /// It cannot confirm with a majority that it still leads. Nothing was done.
+    NoQuorum(String),
+    /// Too many wait. Nothing was done.
+    Overloaded(u64),
+    /// It may still happen.
+    Unknown(String),
+    /// It stops. Nothing was done.
+    Stopping,
+}

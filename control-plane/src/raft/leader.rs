@@ -1,0 +1,146 @@
+//! What this server answers as leader, to its own clients and to the other servers' alike.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use openraft::{
+    LinearizerOption,
+    errors::{ForwardReason, LinearizableReadError, RaftError},
+};
+use tokio::time::{Instant, timeout};
+use weft_state::{command::LeaseId, error::StoreError};
+
+use super::{
+    driver::Node,
+    forward::{Answer, Question, Refusal},
+};
+use crate::lease_driver::ClockError;
+
+/// A point at which a majority agreed that this server leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Its term.
+    pub term: u64,
+    /// A state that has applied this index has seen everything that was answered before.
+    pub index: u64,
+}
+
+impl Node {
+    /// Answers a question if this server leads; refuses it else. Ends within `patience`.
+    pub async fn answer_here(self: &Arc<Self>, question: Question, patience: Duration) -> Answer {
+        if self.is_stopping() {
+            return Answer::Refused(Refusal::Stopping);
+        }
+        let patience = patience.min(self.timing.deadline);
+        let answer = match question {
+            Question::Propose(command) => self.propose_here(command, patience).await.map(Answer::Proposed),
+            Question::LeaseRenew(id) => self.renew_here(id, patience).await.map(Answer::Renewed),
+            Question::LeaseRemaining(id) => self
+                .remaining_here(id, patience)
+                .await
+                .map(|left| Answer::Remaining(left.map(|d| d.as_millis() as u64))),
+            Question::ReadIndex => self.read_index_here(patience).await.map(|c| Answer::ReadIndex(c.index)),
+        };
+        answer.unwrap_or_else(Answer::Refused)
+    }
+
+    async fn propose_here(
+        &self,
+        command: Bytes,
+        patience: Duration,
+    ) -> Result<super::forward::Committed, Refusal> {
+        // openraft would refuse as well, but only after the proposal has waited for a batch.
+        if !self.leads() {
+            return Err(Refusal::NotLeader);
+        }
+        self.batcher.propose(command, patience).await
+    }
+
+    /// Confirms leadership with a majority, once for all who ask at this time (ReadIndex, Raft thesis §6.4).
+    pub async fn read_index_here(self: &Arc<Self>, patience: Duration) -> Result<Confirmed, Refusal> {
+        let node = self.clone();
+        let option = LinearizerOption::new(Some(Duration::ZERO), true);
+        let round = self.read_rounds.join(move || confirm(node.clone(), option.clone()));
+        bounded(patience, round).await
+    }
+
+    /// Confirms leadership for a lease call: an acknowledgement by a majority within the leader's lease is
+    /// enough, during which no other server can have become leader (S07).
+    async fn lease_confirmed_here(self: &Arc<Self>, patience: Duration) -> Result<Confirmed, Refusal> {
+        let node = self.clone();
+        let option = LinearizerOption::new(None, true);
+        let round = self.lease_rounds.join(move || confirm(node.clone(), option.clone()));
+        let confirmed = bounded(patience, round).await?;
+        // A lease that an entry of an earlier term granted must be known before it can be told unknown.
+        let applied = async {
+            self.replica.wait_applied(confirmed.index).await;
+            Ok(confirmed)
+        };
+        bounded(patience, applied).await
+    }
+
+    async fn renew_here(
+        self: &Arc<Self>,
+        id: LeaseId,
+        patience: Duration,
+    ) -> Result<Result<i64, StoreError>, Refusal> {
+        let confirmed = self.fresh_lease_confirmation(patience).await?;
+        match self.clock.renew(confirmed.term, id) {
+            Ok(ttl_secs) => Ok(Ok(ttl_secs)),
+            Err(ClockError::Store(error)) => Ok(Err(error)),
+            Err(ClockError::NotLeader) => Err(Refusal::NotLeader),
+        }
+    }
+
+    async fn remaining_here(
+        self: &Arc<Self>,
+        id: LeaseId,
+        patience: Duration,
+    ) -> Result<Option<Duration>, Refusal> {
+        let confirmed = self.fresh_lease_confirmation(patience).await?;
+        self.clock.remaining(confirmed.term, id).map_err(|_| Refusal::NotLeader)
+    }
+
+    /// Asks again if so much time passed since the question that the answer may be out of date: this
+    /// process may have been stopped in between.
+    async fn fresh_lease_confirmation(self: &Arc<Self>, patience: Duration) -> Result<Confirmed, Refusal> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let asked = Instant::now();
+            let confirmed = self.lease_confirmed_here(deadline.saturating_duration_since(asked)).await?;
+            if asked.elapsed() < self.timing.leader_lease() / 2 {
+                return Ok(confirmed);
+            }
+        }
+    }
+}
+
+async fn bounded<T>(
+    patience: Duration,
+    future: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    match timeout(patience, future).await {
+        Ok(result) => result,
+        Err(_) => Err(Refusal::NoQuorum("no majority confirmed the leader in time".to_owned())),
+    }
+}
+
+async fn confirm(node: Arc<Node>, option: LinearizerOption) -> Result<Confirmed, Refusal> {
+    match node.raft.get_read_linearizer(option).await {
+        Ok(linearizer) => {
+            let id = linearizer.read_log_id();
+            Ok(Confirmed { term: id.committed_leader_id().term, index: id.index() })
+        }
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => match forward.reason {
+            ForwardReason::LeaseExpired => {
+                Err(Refusal::NoQuorum("the leader's lease has run out".to_owned()))
+            }
+            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => Err(Refusal::NotLeader),
+        },
+        Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing))) => {
+            let heard = missing.got.len();
+            Err(Refusal::NoQuorum(format!("only {heard} servers confirmed the leader")))
+        }
+        Err(RaftError::Fatal(_)) => Err(Refusal::Stopping),
+    }
+}

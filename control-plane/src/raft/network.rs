@@ -1,0 +1,341 @@
+//! openraft's messages to other servers, over gRPC (`xds-proto/proto/weft/peer.proto`).
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use openraft::{
+    OptionalSend, RPCTypes, RaftNetworkFactory,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::{RPCOption, RaftNetworkV2},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use parking_lot::{Mutex, RwLock};
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use weft_core::id::NodeId;
+use weft_xds_proto::peer::{Frame, SnapshotChunk, peer_client::PeerClient};
+
+use super::{
+    cluster::Cluster,
+    codec::{self, Addressed, Append, AppendAnswer, Ballot, SnapshotOffer, Transfer, VoteAnswer, VoteAsked},
+    snapshot::SnapshotData,
+    types::{Peer, Snapshot, TypeConfig, Vote},
+};
+
+/// Largest message between servers, in bytes: a few of the largest entries ([`super::types`]) with room.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of one chunk of a snapshot.
+const CHUNK_BYTES: usize = 512 * 1024;
+
+/// How long a connection may take to be made. On one network a healthy server answers within milliseconds;
+/// longer would keep proposals waiting for a server that is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Slowest link on which a snapshot still arrives, in bytes a second.
+const SNAPSHOT_BYTES_PER_SEC_MIN: u64 = 1024 * 1024;
+
+/// Connections to one peer are separate by what they carry, so that heartbeats never wait behind entries
+/// and neither waits behind a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Entries and votes.
+    Log,
+    /// Heartbeats and leadership confirmations.
+    Heartbeat,
+    /// Snapshots.
+    Snapshot,
+    /// What followers ask the leader for.
+    Forward,
+}
+
+/// The other servers: where they are, and connections to them.
+pub struct Peers {
+    own: NodeId,
+    cluster: Arc<Cluster>,
+    /// How long one message may take.
+    message_timeout: Duration,
+    /// Told by gossip or by a join; takes precedence over the membership entry.
+    addresses: RwLock<HashMap<u64, SocketAddr>>,
+    channels: Mutex<HashMap<(SocketAddr, Lane), Channel>>,
+    /// Peers whose refusal was logged. Cleared for a peer that answers again.
+    complained: Mutex<HashSet<u64>>,
+}
+
+impl Peers {
+    /// Knows nobody yet.
+    pub fn new(own: NodeId, cluster: Arc<Cluster>, message_timeout: Duration) -> Self {
+        Self {
+            own,
+            cluster,
+            message_timeout,
+            addresses: RwLock::default(),
+            channels: Mutex::default(),
+            complained: Mutex::default(),
+        }
+    }
+
+    /// Reaches a peer there from now on.
+    pub fn set_address(&self, id: NodeId, addr: SocketAddr) {
+        if self.addresses.read().get(&id.0) == Some(&addr) {
+            return;
+        }
+        let old = self.addresses.write().insert(id.0, addr);
+        if let Some(old) = old {
+            tracing::info!(peer = %id, %old, new = %addr, "a peer is reached at another address now");
+            self.channels.lock().retain(|(at, _), _| *at != old);
+        }
+    }
+
+    /// Where to reach a peer: what was last heard, else what the membership says.
+    pub fn address(&self, id: u64, recorded: SocketAddr) -> SocketAddr {
+        self.addresses.read().get(&id).copied().unwrap_or(recorded)
+    }
+
+    /// A client on a shared connection, which is made when first used and made again when it breaks.
+    pub fn client(&self, addr: SocketAddr, lane: Lane) -> PeerClient<Channel> {
+        let mut channels = self.channels.lock();
+        let channel = channels.entry((addr, lane)).or_insert_with(|| {
+            Endpoint::from_shared(format!("http://{addr}"))
+                .expect("a socket address makes a valid URI")
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(Duration::from_secs(5))
+                .keep_alive_timeout(Duration::from_secs(5))
+                .initial_stream_window_size(4 * 1024 * 1024)
+                .initial_connection_window_size(8 * 1024 * 1024)
+                .connect_lazy()
+        });
+        PeerClient::new(channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Wraps a message for a peer.
+    pub fn frame<T: Serialize>(&self, to: u64, message: T) -> Frame {
+        let body = codec::encode(&Addressed { to, from: self.own.0, message });
+        Frame { cluster_id: self.cluster.wire_id(), body }
+    }
+
+    fn heard(&self, id: u64) {
+        let mut complained = self.complained.lock();
+        if !complained.is_empty() {
+            complained.remove(&id);
+        }
+    }
+
+    /// A refusal says that something is set up wrongly; it is logged once, not at each heartbeat.
+    fn refused(&self, id: u64, addr: SocketAddr, status: &Status) {
+        if status.code() == Code::FailedPrecondition && self.complained.lock().insert(id) {
+            tracing::error!(peer = %NodeId(id), %addr, reason = status.message(), "a peer refuses this server");
+        }
+    }
+}
+
+/// Whether a call certainly never reached the other server.
+pub fn never_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Makes connections for openraft.
+pub struct Factory {
+    peers: Arc<Peers>,
+}
+
+impl Factory {
+    /// Over these peers.
+    pub fn new(peers: Arc<Peers>) -> Self {
+        Self { peers }
+    }
+
+    fn network(&self, target: u64, node: &Peer, lane: Lane) -> Network {
+        Network { peers: self.peers.clone(), target, recorded: node.addr, lane }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Factory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Network {
+        self.network(target, node, Lane::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Network {
+        self.network(target, node, Lane::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Network {
+        self.network(target, node, Lane::Snapshot)
+    }
+}
+
+/// One server's link to another.
+pub struct Network {
+    peers: Arc<Peers>,
+    target: u64,
+    recorded: SocketAddr,
+    lane: Lane,
+}
+
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+
+impl Network {
+    /// Sends one message and waits for its answer.
+    ///
+    /// openraft's own limit for an append is one heartbeat interval, less than a loaded disk takes; it does
+    /// not enforce it, and giving up would only send the same entries again. So ours is longer.
+    async fn call<M, A, C, F>(&self, action: RPCTypes, message: M, call: C) -> RpcResult<A>
+    where
+        M: Serialize,
+        A: DeserializeOwned,
+        C: FnOnce(PeerClient<Channel>, Frame) -> F,
+        F: Future<Output = Result<tonic::Response<Frame>, Status>>,
+    {
+        let addr = self.peers.address(self.target, self.recorded);
+        let frame = self.peers.frame(self.target, message);
+        let client = self.peers.client(addr, self.lane);
+        let timeout = self.peers.message_timeout;
+        let Ok(result) = tokio::time::timeout(timeout, call(client, frame)).await else {
+            return Err(self.timeout(action, timeout).into());
+        };
+        let answer = result.map_err(|status| self.failed(addr, &status))?;
+        self.peers.heard(self.target);
+        codec::decode("answer of a peer", &answer.into_inner().body).map_err(|e| NetworkError::new(&e).into())
+    }
+
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
+        Timeout { action, id: self.peers.own.0, target: self.target, timeout }
+    }
+
+    fn failed(&self, addr: SocketAddr, status: &Status) -> RPCError<TypeConfig> {
+        self.peers.refused(self.target, addr, status);
+        Unreachable::from_string(format!("{addr}: {}: {}", status.code(), status.message())).into()
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let answer: AppendAnswer = self
+            .call(RPCTypes::AppendEntries, Append::from(&rpc), |mut client, frame| async move {
+                client.append_entries(frame).await
+            })
+            .await?;
+        Ok(answer.into())
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let answer: VoteAnswer = self
+            .call(RPCTypes::Vote, VoteAsked::from(&rpc), |mut client, frame| async move {
+                client.vote(frame).await
+            })
+            .await?;
+        Ok(answer.into())
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let answer: VoteAnswer = self
+            .call(RPCTypes::Vote, VoteAsked::from(&rpc), |mut client, frame| async move {
+                client.pre_vote(frame).await
+            })
+            .await?;
+        Ok(answer.into())
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
+        // The receiver acts on it or not; either way an election follows, so its answer says nothing more.
+        let () = self
+            .call(RPCTypes::TransferLeader, Transfer::from(&req), |mut client, frame| async move {
+                client.transfer_leader(frame).await
+            })
+            .await?;
+        Ok(Ok(()))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let addr = self.peers.address(self.target, self.recorded);
+        let image = snapshot.snapshot.image;
+        let offer = SnapshotOffer {
+            vote: Ballot::from(&vote),
+            head: (&snapshot.meta).into(),
+            bytes: image.len() as u64,
+            checksum: crc32fast::hash(&image),
+        };
+        let header = self.peers.frame(self.target, offer);
+        let timeout = Duration::from_secs(30 + image.len() as u64 / SNAPSHOT_BYTES_PER_SEC_MIN);
+        let chunks = futures::stream::iter(chunks(header, image));
+        let mut client = self.peers.client(addr, Lane::Snapshot);
+        let result = tokio::select! {
+            closed = cancel => return Err(closed.into()),
+            result = tokio::time::timeout(timeout, client.install_snapshot(chunks)) => result,
+        };
+        let Ok(result) = result else {
+            return Err(self.timeout(RPCTypes::InstallSnapshot, timeout).into());
+        };
+        let answer = result.map_err(|status| StreamingError::from(self.failed(addr, &status)))?;
+        self.peers.heard(self.target);
+        let ballot: Ballot = codec::decode("answer of a peer", &answer.into_inner().body)
+            .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
+        Ok(SnapshotResponse::new(ballot.into()))
+    }
+}
+
+/// Cuts an image into messages; the first carries the header.
+fn chunks(header: Frame, image: Bytes) -> impl Iterator<Item = SnapshotChunk> {
+    let cluster_id = header.cluster_id;
+    let count = image.len().div_ceil(CHUNK_BYTES).max(1);
+    (0..count).map(move |number| {
+        let offset = number * CHUNK_BYTES;
+        let data = image.slice(offset..(offset + CHUNK_BYTES).min(image.len()));
+        SnapshotChunk {
+            cluster_id,
+            header: if number == 0 { header.body.clone() } else { Bytes::new() },
+            offset: offset as u64,
+            checksum: crc32fast::hash(&data),
+            done: number + 1 == count,
+            data,
+        }
+    })
+}

@@ -1,0 +1,224 @@
+//! The peer port: what other servers of the group ask of this one.
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::{Request, Response, Status, Streaming};
+use weft_core::id::{ClusterId, NodeId};
+use weft_xds_proto::peer::{
+    Frame, JoinRequest, JoinResponse, SnapshotChunk,
+    peer_server::{Peer as PeerApi, PeerServer},
+};
+
+use super::{
+    cluster::Verdict,
+    codec::{
+        self, Addressed, Append, AppendAnswer, Ballot, CodecError, SnapshotOffer, Transfer, VoteAnswer,
+        VoteAsked,
+    },
+    driver::Node,
+    forward::{Answer, Asked},
+    network::MESSAGE_BYTES_MAX,
+    snapshot::SnapshotData,
+    types::{Snapshot, SnapshotMeta, TypeConfig, Vote},
+};
+
+/// Largest snapshot that is accepted, in bytes. It is held in memory twice while it is installed.
+const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+
+/// Foreign clusters whose attempts were logged; further ones are refused without a line.
+const FOREIGN_LOGGED_MAX: usize = 64;
+
+/// Serves the peer port.
+pub struct Service {
+    node: Arc<Node>,
+    foreign: Mutex<HashSet<u64>>,
+}
+
+impl Service {
+    /// The gRPC service of a node.
+    pub fn server(node: Arc<Node>) -> PeerServer<Service> {
+        PeerServer::new(Service { node, foreign: Mutex::default() })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Lets in what is of this server's group only.
+    fn admit(&self, cluster_id: u64, invites: bool, from: Option<SocketAddr>) -> Result<(), Status> {
+        match self.node.cluster.judge(cluster_id, invites) {
+            Ok(Verdict::Ours) => Ok(()),
+            Ok(Verdict::Foreign { ours }) => {
+                let theirs = ClusterId(cluster_id);
+                let mut foreign = self.foreign.lock();
+                if foreign.len() < FOREIGN_LOGGED_MAX && foreign.insert(cluster_id) {
+                    let from = from.map(|a| a.to_string()).unwrap_or_default();
+                    tracing::error!(%theirs, %ours, from, "refuse a server of another cluster");
+                }
+                Err(Status::failed_precondition(format!(
+                    "server {} belongs to cluster {ours}, the message is of cluster {theirs}",
+                    self.node.id
+                )))
+            }
+            Ok(Verdict::NoGroup) => Err(Status::failed_precondition(format!(
+                "server {} belongs to no cluster and has not asked cluster {} to take it in",
+                self.node.id,
+                ClusterId(cluster_id)
+            ))),
+            Err(error) => Err(Status::internal(format!("cannot store the cluster's id: {error}"))),
+        }
+    }
+
+    fn open<T: DeserializeOwned>(
+        &self,
+        request: Request<Frame>,
+        invites: bool,
+    ) -> Result<Addressed<T>, Status> {
+        let from = request.remote_addr();
+        let frame = request.into_inner();
+        self.admit(frame.cluster_id, invites, from)?;
+        let message: Addressed<T> = codec::decode("message", &frame.body).map_err(bad)?;
+        self.for_us(message.to)?;
+        Ok(message)
+    }
+
+    /// An address may have passed to another server, or this one lost its data and has a new id.
+    fn for_us(&self, to: u64) -> Result<(), Status> {
+        if to == self.node.id.0 {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "the message is for server {}, but this is server {}",
+            NodeId(to),
+            self.node.id
+        )))
+    }
+
+    fn answer<T: Serialize>(&self, message: &T) -> Result<Response<Frame>, Status> {
+        Ok(Response::new(Frame { cluster_id: self.node.cluster.wire_id(), body: codec::encode(message) }))
+    }
+}
+
+fn bad(error: CodecError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn ended(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl PeerApi for Service {
+    async fn append_entries(&self, request: Request<Frame>) -> Reply<Frame> {
+        let message: Addressed<Append> = self.open(request, true)?;
+        let rpc = AppendEntriesRequest::<TypeConfig>::try_from(message.message).map_err(bad)?;
+        let answer = self.node.raft.append_entries(rpc).await.map_err(ended)?;
+        self.node.heard_from_leader();
+        self.answer(&AppendAnswer::from(answer))
+    }
+
+    async fn vote(&self, request: Request<Frame>) -> Reply<Frame> {
+        let message: Addressed<VoteAsked> = self.open(request, false)?;
+        let rpc = VoteRequest::from(message.message);
+        let answer = self.node.raft.vote(rpc).await.map_err(ended)?;
+        self.answer(&VoteAnswer::from(answer))
+    }
+
+    async fn pre_vote(&self, request: Request<Frame>) -> Reply<Frame> {
+        let message: Addressed<VoteAsked> = self.open(request, false)?;
+        let rpc = VoteRequest::from(message.message);
+        let answer = self.node.raft.pre_vote(rpc).await.map_err(ended)?;
+        self.answer(&VoteAnswer::from(answer))
+    }
+
+    async fn transfer_leader(&self, request: Request<Frame>) -> Reply<Frame> {
+        let message: Addressed<Transfer> = self.open(request, false)?;
+        let rpc = TransferLeaderRequest::from(message.message);
+        if let Err(error) = self.node.raft.handle_transfer_leader(rpc).await.map_err(ended)? {
+            tracing::warn!(%error, "leadership is not taken over");
+        }
+        self.answer(&())
+    }
+
+    async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Reply<Frame> {
+        let from = request.remote_addr();
+        let (vote, snapshot) = self.receive(request.into_inner(), from).await?;
+        let answer = self.node.raft.install_full_snapshot(vote, snapshot).await.map_err(ended)?;
+        self.node.heard_from_leader();
+        self.answer(&Ballot::from(&answer.vote))
+    }
+
+    async fn propose(&self, request: Request<Frame>) -> Reply<Frame> {
+        let message: Addressed<Asked> = self.open(request, false)?;
+        let asked = message.message;
+        let answer: Answer = self.node.answer_here(asked.question.clone(), asked.patience()).await;
+        self.answer(&answer)
+    }
+
+    async fn read_index(&self, request: Request<Frame>) -> Reply<Frame> {
+        self.propose(request).await
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Reply<JoinResponse> {
+        self.node.take_in(request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl Service {
+    /// Puts a snapshot together; every chunk and the whole are checked.
+    async fn receive(
+        &self,
+        mut chunks: Streaming<SnapshotChunk>,
+        from: Option<SocketAddr>,
+    ) -> Result<(Vote, Snapshot), Status> {
+        let mut offer: Option<SnapshotOffer> = None;
+        let mut image = BytesMut::new();
+        let mut done = false;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            if offer.is_none() {
+                self.admit(chunk.cluster_id, true, from)?;
+                let message: Addressed<SnapshotOffer> =
+                    codec::decode("snapshot header", &chunk.header).map_err(bad)?;
+                self.for_us(message.to)?;
+                let bytes = message.message.bytes;
+                if bytes > SNAPSHOT_BYTES_MAX {
+                    return Err(Status::resource_exhausted(format!(
+                        "snapshot of {bytes} bytes exceeds the limit of {SNAPSHOT_BYTES_MAX} bytes"
+                    )));
+                }
+                offer = Some(message.message);
+            }
+            let expected = offer.as_ref().map_or(0, |o| o.bytes);
+            let seen = image.len() as u64;
+            if chunk.offset != seen || seen + chunk.data.len() as u64 > expected || done {
+                return Err(Status::invalid_argument(format!(
+                    "snapshot chunk of {} bytes at {} where {seen} of {expected} bytes are there",
+                    chunk.data.len(),
+                    chunk.offset
+                )));
+            }
+            if crc32fast::hash(&chunk.data) != chunk.checksum {
+                return Err(Status::data_loss(format!("snapshot chunk at {seen} has a wrong checksum")));
+            }
+            image.extend_from_slice(&chunk.data);
+            done = chunk.done;
+            // A large one takes longer than an election; the leader is there as long as it sends.
+            self.node.heard_from_leader();
+        }
+        let Some(offer) = offer.filter(|_| done) else {
+            return Err(Status::invalid_argument("the snapshot ends before its last chunk"));
+        };
+        let image: Bytes = image.freeze();
+        if image.len() as u64 != offer.bytes || crc32fast::hash(&image) != offer.checksum {
+            return Err(Status::data_loss("the snapshot's checksum does not match"));
+        }
+        let meta = SnapshotMeta::try_from(offer.head).map_err(bad)?;
+        Ok((offer.vote.into(), Snapshot { meta, snapshot: SnapshotData { image } }))
+    }
+}

@@ -1,0 +1,266 @@
+//! openraft's state machine: applies batches to the [`Machine`], tells observers, answers proposers.
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{oneshot, watch};
+use weft_state::{
+    command::{Command, Event},
+    machine::Machine,
+};
+
+use super::{
+    ApplyObserver,
+    snapshot::{SnapshotData, SnapshotFolder},
+    types::{BatchResult, CommandResult, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
+};
+use crate::lease_driver::LeaseClock;
+
+/// The replicated state of this server and who wants to hear of it. Shared by the Raft core, which
+/// changes it, and the [`super::Coordinator`], which reads it.
+pub struct Replica {
+    machine: RwLock<Machine>,
+    observers: Vec<Arc<dyn ApplyObserver>>,
+    clock: Arc<LeaseClock>,
+    snapshots: SnapshotFolder,
+    /// What was applied last, with the membership as of then.
+    applied: Mutex<Applied>,
+    /// The applied index, after each batch.
+    changes: watch::Sender<u64>,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Default, Clone)]
+struct Applied {
+    id: Option<LogId>,
+    membership: StoredMembership,
+}
+
+/// Who waits for an index, by index. Bounded by the proposals and reads that the callers bound.
+#[derive(Default)]
+struct Waiters {
+    by_index: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+}
+
+impl Replica {
+    /// With the newest snapshot, if there is one.
+    pub fn new(
+        snapshots: SnapshotFolder,
+        snapshot: Option<(SnapshotMeta, Bytes)>,
+        observers: Vec<Arc<dyn ApplyObserver>>,
+        clock: Arc<LeaseClock>,
+    ) -> Result<Self, String> {
+        let mut applied = Applied::default();
+        let mut machine = Machine::new();
+        let restored = snapshot.is_some();
+        if let Some((meta, image)) = snapshot {
+            machine = Machine::from_image(&image).map_err(|e| e.to_string())?;
+            applied = Applied { id: meta.last_log_id, membership: meta.last_membership };
+        }
+        if restored {
+            observers.iter().for_each(|o| o.restored(&machine));
+        }
+        let index = applied.id.map_or(0, |id| id.index());
+        Ok(Self {
+            machine: RwLock::new(machine),
+            observers,
+            clock,
+            snapshots,
+            applied: Mutex::new(applied),
+            changes: watch::Sender::new(index),
+            waiters: Mutex::default(),
+        })
+    }
+
+    /// Reads the machine.
+    pub fn read<R>(&self, f: impl FnOnce(&Machine) -> R) -> R {
+        f(&self.machine.read())
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied_index(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
+    /// Told of the applied index after each batch.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Completes when the entry at `index` has been applied here.
+    pub async fn wait_applied(&self, index: u64) {
+        let applied = {
+            // Under the waiters' lock, so that an apply cannot pass between the look and the entry.
+            let mut waiters = self.waiters.lock();
+            if self.applied_index() >= index {
+                return;
+            }
+            let (tell, told) = oneshot::channel();
+            let waiting = waiters.by_index.entry(index).or_default();
+            waiting.retain(|w| !w.is_closed());
+            waiting.push(tell);
+            told
+        };
+        // The sender is dropped only with the replica itself.
+        let _ = applied.await;
+    }
+
+    fn apply_entry(&self, id: LogId, commands: &[Command]) -> BatchResult {
+        let (index, term) = (id.index(), id.committed_leader_id().term);
+        let mut machine = self.machine.write();
+        // Index 0 is the membership that forms a group. The machine counts from 1.
+        let applied = if index == 0 { Vec::new() } else { machine.apply_batch(index, term, commands) };
+        let mut events: Vec<Event> = Vec::new();
+        let mut results = Vec::with_capacity(applied.len());
+        for (command, applied) in commands.iter().zip(applied) {
+            self.clock.applied(&machine, command, &applied.response);
+            events.extend(applied.events);
+            results.push(CommandResult { revision: applied.revision, response: applied.response });
+        }
+        for observer in &self.observers {
+            observer.applied(&machine, &events);
+        }
+        BatchResult { results }
+    }
+
+    /// Tells everyone who waits for an applied index.
+    fn announce(&self, index: u64) {
+        let due = {
+            let mut waiters = self.waiters.lock();
+            self.changes.send_replace(index);
+            let later = waiters.by_index.split_off(&(index + 1));
+            std::mem::replace(&mut waiters.by_index, later)
+        };
+        for waiter in due.into_values().flatten() {
+            let _ = waiter.send(());
+        }
+    }
+}
+
+/// openraft's handle to the [`Replica`].
+#[derive(Clone)]
+pub struct StateMachine {
+    replica: Arc<Replica>,
+}
+
+impl StateMachine {
+    /// A handle.
+    pub fn new(replica: Arc<Replica>) -> Self {
+        Self { replica }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let applied = self.replica.applied.lock().clone();
+        Ok((applied.id, applied.membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let commands = match &entry.payload {
+                EntryPayload::Normal(batch) => batch.commands().map_err(|e| {
+                    // Every replica has the same bytes; one that skipped them would differ from the rest.
+                    io::Error::other(format!("log entry {} cannot be decoded: {e}", entry.log_id))
+                })?,
+                EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),
+            };
+            let result = self.replica.apply_entry(entry.log_id, &commands);
+            {
+                let mut applied = self.replica.applied.lock();
+                applied.id = Some(entry.log_id);
+                if let EntryPayload::Membership(membership) = &entry.payload {
+                    applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                }
+            }
+            self.replica.announce(entry.log_id.index());
+            if let Some(responder) = responder {
+                responder.send(result);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        // Applying waits for this, reading does not: nobody asks for the write lock meanwhile.
+        let replica = self.replica.clone();
+        let image = tokio::task::spawn_blocking(move || {
+            let image = Bytes::from(replica.read(Machine::image));
+            let applied = replica.applied.lock().clone();
+            (image, applied)
+        });
+        let (image, applied) = image.await.expect("taking an image does not panic, and is not cancelled");
+        let meta = SnapshotMeta { last_log_id: applied.id, last_membership: applied.membership };
+        Builder { folder: self.replica.snapshots.clone(), meta, image }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let folder = self.replica.snapshots.clone();
+        let (written, image) = (meta.clone(), snapshot.image);
+        let machine = tokio::task::spawn_blocking(move || {
+            let machine = Machine::from_image(&image).map_err(|e| io::Error::other(e.to_string()))?;
+            folder.write(&written, &image)?;
+            Ok::<_, io::Error>(machine)
+        });
+        let machine = machine.await.map_err(io::Error::other)??;
+        let index = meta.last_log_id.map_or(0, |id| id.index());
+        {
+            let mut guard = self.replica.machine.write();
+            *guard = machine;
+            *self.replica.applied.lock() =
+                Applied { id: meta.last_log_id, membership: meta.last_membership.clone() };
+            for observer in &self.replica.observers {
+                observer.restored(&guard);
+            }
+        }
+        self.replica.announce(index);
+        tracing::info!(index, "the state was replaced by a snapshot from the leader");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let folder = self.replica.snapshots.clone();
+        let newest = tokio::task::spawn_blocking(move || folder.newest()).await.map_err(io::Error::other)?;
+        let (found, bad) = newest?;
+        if let (None, Some(bad)) = (&found, bad.first()) {
+            return Err(io::Error::other(bad.to_string()));
+        }
+        Ok(found.map(|(meta, image)| Snapshot { meta, snapshot: SnapshotData { image } }))
+    }
+}
+
+/// Writes one image to disk.
+pub struct Builder {
+    folder: SnapshotFolder,
+    meta: SnapshotMeta,
+    image: Bytes,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (folder, meta, image) = (self.folder.clone(), self.meta.clone(), self.image.clone());
+        let written = tokio::task::spawn_blocking(move || folder.write(&meta, &image));
+        let path = written.await.map_err(io::Error::other)??;
+        tracing::info!(file = %path.display(), bytes = self.image.len(), "wrote a snapshot");
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData { image: self.image.clone() } })
+    }
+}
