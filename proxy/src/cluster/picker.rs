@@ -113,7 +113,10 @@ fn state_of(backend: &Backend) -> Option<Arc<EndpointState>> {
 
 /// An algorithm that can be asked again with what it gave so far.
 pub trait Pick {
+    /// What it chooses from.
     fn candidates(&self) -> &Candidates;
+
+    /// Index of the next candidate that is not among the tried ones.
     fn next(&self, tried: &[SocketAddr], rng: &mut fastrand::Rng) -> Option<usize>;
 }
 

@@ -1,0 +1,126 @@
+use std::net::SocketAddr;
+
+use http::StatusCode;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use weft_proxy::app;
+use weft_proxy::config::{LocalService, ProxyConfig, TlsFiles};
+
+use crate::support::*;
+
+fn inbound(services: &[(&str, SocketAddr)]) -> ProxyConfig {
+    let mut config = ProxyConfig::new("test");
+    config.outbound = None;
+    config.inbound = Some("127.0.0.1:0".parse().unwrap());
+    let service = |(name, addr): &(&str, SocketAddr)| LocalService {
+        name: (*name).to_owned(),
+        addr: *addr,
+        health_path: None,
+    };
+    config.services = services.iter().map(service).collect();
+    config
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_reach_the_local_service_of_their_host() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let proxy = app::start(inbound(&[("orders", a.addr), ("billing", b.addr)])).await.unwrap();
+    let addr = proxy.addrs().inbound.unwrap();
+    assert_eq!(get(addr, "orders", "/").await.body, "a");
+    assert_eq!(get(addr, "billing.weft:80", "/").await.body, "b");
+    let unknown = get(addr, "shipping", "/").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(unknown.body.contains("billing, orders"), "{}", unknown.body);
+    let seen = get(addr, "orders", "/request").await.body;
+    assert!(
+        seen.contains("x-forwarded-for: 127.0.0.1") && seen.contains("x-forwarded-proto: http"),
+        "{seen}"
+    );
+    until("the local services pass", || async {
+        let clusters = get(proxy.addrs().admin, "admin", "/clusters").await.body;
+        if clusters.matches(" passing").count() >= 2 { Ok(()) } else { Err(clusters) }
+    })
+    .await;
+    proxy.drain_and_shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_local_service_gets_every_host_and_its_absence_is_told() {
+    let mut app_itself = Upstream::start("a").await;
+    let proxy = app::start(inbound(&[("orders", app_itself.addr)])).await.unwrap();
+    let addr = proxy.addrs().inbound.unwrap();
+    assert_eq!(get(addr, "whatever.example", "/").await.body, "a");
+    app_itself.kill().await;
+    let down = get(addr, "orders", "/").await;
+    assert_eq!(
+        (down.status, down.header("x-weft-error")),
+        (StatusCode::SERVICE_UNAVAILABLE, "local-app-down")
+    );
+    assert!(down.body.contains("local service orders"), "{}", down.body);
+    app_itself.revive().await;
+    assert_eq!(get(addr, "orders", "/").await.status, StatusCode::OK, "it is asked again at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_terminated_for_http1_and_http2() {
+    let upstream = Upstream::start("a").await;
+    let dir = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+    let mut config = inbound(&[("orders", upstream.addr)]);
+    config.inbound_tls = Some(TlsFiles { cert: cert.clone(), key });
+    let proxy = app::start(config).await.unwrap();
+    let addr = proxy.addrs().inbound.unwrap();
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let connector = TlsConnector::from(weft_core::tls::client_config(Some(&cert), &[alpn]).unwrap());
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        let tls = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
+        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(alpn));
+        let io = TokioIo::new(tls);
+        let mut client = if alpn == b"h2" {
+            let (sender, task) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(task);
+            Client::Http2(sender)
+        } else {
+            let (sender, task) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            tokio::spawn(task);
+            Client::Http1(sender)
+        };
+        let seen = client.get("orders", "/request").await;
+        assert_eq!(seen.status, StatusCode::OK);
+        assert!(seen.body.contains("x-forwarded-proto: https"), "{}", seen.body);
+    }
+    // Plaintext on the TLS port gets no answer from the app.
+    let mut plain = TcpStream::connect(addr).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unusable_inbound_settings_are_clear_errors() {
+    let upstream: SocketAddr = closed_port();
+    let mut config = inbound(&[("orders", upstream)]);
+    config.inbound = Some("0.0.0.0:0".parse().unwrap());
+    let error = app::start(config.clone()).await.err().unwrap().to_string();
+    assert!(error.contains("advertise"), "{error}");
+    config.inbound_tls =
+        Some(TlsFiles { cert: "/nonexistent/cert.pem".into(), key: "/nonexistent/key.pem".into() });
+    let error = app::start(config).await.err().unwrap().to_string();
+    assert!(error.contains("/nonexistent/cert.pem"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sidecars_in_a_row_forward_and_name_both_hops() {
+    let upstream = Upstream::start("a").await;
+    let server_side = app::start(inbound(&[("orders", upstream.addr)])).await.unwrap();
+    let client_side = proxy(&orders(&[server_side.addrs().inbound.unwrap()], "    protocol: http2\n")).await;
+    let seen = get(client_side.outbound, "orders", "/request").await.body;
+    assert_eq!(seen.matches("weft").count(), 2, "{seen}");
+}

@@ -1,0 +1,8 @@
+//! The data path over real sockets on loopback: clients, a proxy from a static configuration, upstreams.
+
+mod drain;
+mod failure;
+mod forwarding;
+mod hostile;
+mod inbound;
+mod support;
