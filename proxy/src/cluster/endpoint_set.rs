@@ -214,7 +214,7 @@ mod tests {
         };
         let healthy = [pair(1, EndpointHealth::Healthy), pair(2, EndpointHealth::Healthy)];
         let degraded = pair(3, EndpointHealth::Degraded);
-        assert_eq!(share(&[healthy.as_slice(), &[degraded.clone()]].concat()), 10);
+        assert_eq!(share(&[healthy.as_slice(), std::slice::from_ref(&degraded)].concat()), 10);
         let all = [pair(1, EndpointHealth::Degraded), pair(2, EndpointHealth::Degraded), degraded];
         assert_eq!(share(&all), 70);
     }

@@ -5,6 +5,7 @@
 //! so that they are back as soon as they listen again and not only when their time is over.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,10 +49,10 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics) {
             keep
         });
         for (key, plan) in planned {
-            if !running.contains_key(&key) {
-                let check =
-                    check(mesh.clone(), metrics.clone(), at_once.clone(), key.0.clone(), plan.clone());
-                running.insert(key, (plan, tasks.spawn(check)));
+            if let Entry::Vacant(vacant) = running.entry(key) {
+                let cluster = vacant.key().0.clone();
+                let check = check(mesh.clone(), metrics.clone(), at_once.clone(), cluster, plan.clone());
+                vacant.insert((plan, tasks.spawn(check)));
             }
         }
         // Those that were aborted.

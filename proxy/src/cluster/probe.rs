@@ -46,7 +46,7 @@ impl Probe {
     async fn run_to_end(&self) -> Result<(), String> {
         let stream = TcpStream::connect(self.addr).await.map_err(|e| format!("connect: {e}"))?;
         let Some(path) = &self.path else { return Ok(()) };
-        let answer = match self.protocol {
+        match self.protocol {
             Protocol::Http1 => {
                 let (mut sender, connection) =
                     http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
@@ -67,8 +67,7 @@ impl Probe {
                 let request = self.request(&format!("http://{}{path}", self.host))?;
                 judge(sender.send_request(request).await.map_err(|e| e.to_string())?).await
             }
-        };
-        answer
+        }
     }
 
     fn request(&self, uri: &str) -> Result<Request<Empty<Bytes>>, String> {

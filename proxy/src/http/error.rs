@@ -37,11 +37,11 @@ pub(crate) enum RequestError {
     #[error("the route for host {host:?} leads to cluster {cluster:?}, which is not known")]
     NoCluster { host: String, cluster: String },
     #[error("no ready endpoint in cluster {cluster} ({counts})")]
-    NoReadyEndpoint { cluster: String, counts: Counts },
+    NoReadyEndpoint { cluster: String, counts: Box<Counts> },
     #[error(
         "cannot connect to cluster {cluster}: {tried} of its endpoints tried, the last one {addr}: {why} ({counts})"
     )]
-    CannotConnect { cluster: String, tried: usize, addr: SocketAddr, why: String, counts: Counts },
+    CannotConnect { cluster: String, tried: usize, addr: SocketAddr, why: String, counts: Box<Counts> },
     #[error("local service {service} at {addr} does not take connections: {why}")]
     LocalAppDown { service: String, addr: SocketAddr, why: String },
     #[error("endpoint {addr} of cluster {cluster} closed the connection before it answered: {why}")]

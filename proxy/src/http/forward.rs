@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// The answer has been read to its end.
-    pub fn complete(self: Box<Self>) {
+    pub fn complete(self) {
         let request_done = self.progress.as_ref().is_none_or(|p| p.is_finished());
         if let (Some(lease), true) = (self.lease, request_done) {
             lease.give_back();
@@ -53,7 +53,7 @@ impl Exchange {
     }
 
     /// The endpoint went away in the middle of its answer.
-    pub fn broke_off(self: Box<Self>) {
+    pub fn broke_off(self) {
         report(&self.ctx, &self.cluster, self.active.endpoint(), Outcome::Failure);
     }
 }
@@ -153,7 +153,7 @@ impl Course<'_> {
         let picked = picker.pick(&self.tried, &mut self.ctx.rng.borrow_mut()).cloned();
         picked.ok_or_else(|| RequestError::NoReadyEndpoint {
             cluster: self.cluster.name().to_owned(),
-            counts: self.cluster.endpoints.counts(),
+            counts: Box::new(self.cluster.endpoints.counts()),
         })
     }
 
@@ -195,7 +195,7 @@ impl Course<'_> {
                 tried: self.tried.len(),
                 addr,
                 why,
-                counts: self.cluster.endpoints.counts(),
+                counts: Box::new(self.cluster.endpoints.counts()),
             });
         }
         self.cluster.shared.metrics.retries.inc();

@@ -95,7 +95,7 @@ impl Metrics {
                 "Requests answered without an endpoint, by reason",
                 &["reason"],
             ),
-            connections: r.gauge("weft_proxy_connections", "Downstream connections open now"),
+            connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
             checks: r.counter("weft_proxy_health_checks_total", "Active checks of endpoints"),
             checks_failed: r

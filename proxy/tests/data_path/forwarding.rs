@@ -133,10 +133,7 @@ async fn answers_without_a_body_leave_the_connection_usable() {
         );
         assert_eq!(client.get("orders", "/status/204").await.status, StatusCode::NO_CONTENT);
         let not_modified = client.get("orders", "/status/304").await;
-        assert_eq!(
-            (not_modified.status, not_modified.header("content-length")),
-            (StatusCode::NOT_MODIFIED, "1234")
-        );
+        assert_eq!((not_modified.status, not_modified.header("etag")), (StatusCode::NOT_MODIFIED, "\"1\""));
         assert_eq!(client.get("orders", "/").await.body, "one");
     }
 }

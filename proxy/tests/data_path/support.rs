@@ -118,7 +118,7 @@ async fn respond(name: String, request: Request<Incoming>) -> Answer {
     } else if let Some(status) = number("/status/") {
         response = response.status(u16::try_from(status).unwrap());
         if status == 304 {
-            response = response.header("content-length", "1234");
+            response = response.header("etag", "\"1\"");
         }
         empty()
     } else if let Some(millis) = number("/slow/") {
