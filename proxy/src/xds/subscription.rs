@@ -367,4 +367,4 @@ fn decode<T: Decode>(resource: WireResource) -> Result<Held<T>, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,1 +1,267 @@
+use weft_xds_proto::envoy_types::pb::google::rpc::Status;
+use weft_xds_proto::envoy_types::util::pack_any;
+use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
+use super::*;
+
+const CDS: ResourceType = ResourceType::Cluster;
+const EDS: ResourceType = ResourceType::Endpoint;
+
+fn client() -> Client {
+    Client::new(Node { id: "n1".to_owned(), ..Node::default() })
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|n| n.to_string()).collect()
+}
+
+pub(crate) fn cluster(name: &str, version: &str) -> WireResource {
+    wire(name, version, pack_any(ClusterProto::from(&Cluster::with_defaults(name))))
+}
+
+pub(crate) fn endpoints(name: &str, version: &str, ports: &[u16]) -> WireResource {
+    let endpoints = ports
+        .iter()
+        .map(|port| Endpoint {
+            address: ([127, 0, 0, 1], *port).into(),
+            instance_id: format!("i{port}"),
+            health: EndpointHealth::Healthy,
+            weight: 1,
+            source: EndpointSource::Registry,
+            owner: "1".to_owned(),
+            metadata: Default::default(),
+        })
+        .collect();
+    let assignment = ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints };
+    wire(name, version, pack_any(AssignmentProto::from(&assignment)))
+}
+
+/// A cluster that no proxy can use: its endpoints would not come by EDS.
+fn bad_cluster(name: &str, version: &str) -> WireResource {
+    let mut proto = ClusterProto::from(&Cluster::with_defaults(name));
+    proto.eds_cluster_config = None;
+    wire(name, version, pack_any(proto))
+}
+
+fn wire(name: &str, version: &str, body: Any) -> WireResource {
+    WireResource {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        resource: Some(body),
+        ..WireResource::default()
+    }
+}
+
+pub(crate) fn response(
+    t: ResourceType,
+    resources: Vec<WireResource>,
+    removed: &[&str],
+) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: t.url().to_owned(),
+        resources,
+        removed_resources: names(removed),
+        nonce: "n".to_owned(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+fn changes(handled: &Handled) -> Vec<(&str, Change)> {
+    handled.changes.iter().map(|(_, n, c)| (n.as_str(), *c)).collect()
+}
+
+fn version(c: &Client, name: &str) -> Option<String> {
+    c.held(name).0.map(|h| h.version.clone())
+}
+
+#[test]
+fn nothing_is_asked_for_until_something_is_wanted() {
+    let mut c = client();
+    assert_eq!(c.connected(), []);
+    let requests = c.want(&names(&["a"]));
+    let types: Vec<_> = requests.iter().map(|r| r.type_url.as_str()).collect();
+    assert_eq!(types, [CDS.url(), EDS.url()]);
+    assert!(requests.iter().all(|r| r.resource_names_subscribe == ["a"]));
+}
+
+#[test]
+fn the_node_is_in_the_first_request_of_a_stream_only() {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    for _ in 0..2 {
+        let requests = c.connected();
+        assert_eq!(requests[0].node.as_ref().unwrap().id, "n1");
+        assert!(requests[1].node.is_none());
+        assert!(c.want(&names(&["b"])).iter().all(|r| r.node.is_none()));
+        c.unwant(&names(&["b"]));
+        c.disconnected();
+    }
+}
+
+#[test]
+fn wanting_again_asks_nothing_new() {
+    let mut c = client();
+    c.connected();
+    c.want(&names(&["a"]));
+    assert_eq!(c.want(&names(&["a"])), []);
+}
+
+#[test]
+fn a_new_stream_starts_with_the_versions_held() {
+    let mut c = client();
+    c.want(&names(&["a", "b"]));
+    c.connected();
+    c.handle(response(CDS, vec![cluster("a", "7")], &["b"]));
+    c.disconnected();
+    let requests = c.connected();
+    assert_eq!(requests[0].resource_names_subscribe, ["a", "b"]);
+    assert_eq!(requests[0].initial_resource_versions, [("a".to_owned(), "7".to_owned())].into());
+    assert!(requests[1].initial_resource_versions.is_empty());
+}
+
+#[test]
+fn without_a_stream_wants_are_kept_for_the_next_one() {
+    let mut c = client();
+    assert_eq!(c.want(&names(&["a", "b"])), []);
+    assert_eq!(c.unwant(&names(&["b"])), []);
+    assert_eq!(c.connected()[0].resource_names_subscribe, ["a"]);
+}
+
+#[test]
+fn a_good_response_is_acknowledged_by_its_nonce() {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    let h = c.handle(response(CDS, vec![cluster("a", "1")], &[]));
+    assert_eq!((h.answer.response_nonce.as_str(), h.answer.error_detail), ("n", None));
+    assert_eq!(h.answer.type_url, CDS.url());
+}
+
+/// The good one of a response is used although the other one is bad (gRPC would drop both), and the bad one's last
+/// good version stays.
+#[test]
+fn a_bad_resource_is_rejected_by_name_while_the_others_are_used() {
+    let mut c = client();
+    c.want(&names(&["bad", "good"]));
+    c.handle(response(CDS, vec![cluster("bad", "1"), cluster("good", "1")], &[]));
+    let h = c.handle(response(CDS, vec![bad_cluster("bad", "2"), cluster("good", "2")], &[]));
+    assert_eq!(changes(&h), [("bad", Change::Rejected), ("good", Change::Replaced)]);
+    let error = h.answer.error_detail.unwrap();
+    let reason = r#"Cluster "bad": eds_cluster_config: seen nothing, allowed eds_config with ads"#;
+    assert_eq!(nack::rejected(&error), [("bad".to_owned(), reason.to_owned())]);
+    assert_eq!((version(&c, "bad").as_deref(), version(&c, "good").as_deref()), (Some("1"), Some("2")));
+}
+
+#[test]
+fn each_malformed_resource_is_rejected_with_its_reason() {
+    let mut no_content = cluster("a", "1");
+    no_content.resource = None;
+    let mut cut = cluster("a", "1");
+    cut.resource.as_mut().unwrap().value.pop();
+    let cases = [
+        (no_content, "has no content"),
+        (cut, "failed to decode"),
+        (endpoints("a", "1", &[80]), "has type"),
+        (wire("a", "1", cluster("b", "1").resource.unwrap()), r#"is named "a" outside and "b" inside"#),
+    ];
+    for (resource, reason) in cases {
+        let mut c = client();
+        c.want(&names(&["a"]));
+        let h = c.handle(response(CDS, vec![resource], &[]));
+        assert!(h.rejected[0].1.contains(reason), "{:?} lacks {reason:?}", h.rejected[0].1);
+        assert!(c.held("a").0.is_none());
+    }
+}
+
+#[test]
+fn a_name_twice_in_one_response_is_rejected() {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    let h = c.handle(response(CDS, vec![cluster("a", "1"), cluster("a", "2")], &[]));
+    assert_eq!(h.rejected, [("a".to_owned(), "comes twice in one response".to_owned())]);
+    assert_eq!(version(&c, "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_removed_resource_is_absent_with_the_servers_words() {
+    let mut c = client();
+    c.want(&names(&["a", "b"]));
+    c.handle(response(CDS, vec![cluster("a", "1")], &[]));
+    let mut r = response(CDS, vec![], &["a", "b"]);
+    r.resource_errors = vec![nack::resource_error("a", tonic::Code::NotFound, "no service a; known: c")];
+    let h = c.handle(r);
+    assert_eq!(changes(&h), [("a", Change::Removed), ("b", Change::Removed)]);
+    assert_eq!(h.answer.error_detail, None);
+    assert_eq!((c.absent("a"), c.absent("b")), (Some("no service a; known: c"), Some("no service b")));
+    assert!(c.held("a").0.is_none());
+    c.handle(response(CDS, vec![cluster("a", "2")], &[]));
+    assert_eq!(c.absent("a"), None);
+}
+
+/// Else what crosses with an unsubscription would be held for ever.
+#[test]
+fn what_is_not_wanted_is_not_held() {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    c.unwant(&names(&["a"]));
+    let h = c.handle(response(CDS, vec![cluster("a", "1")], &["b"]));
+    assert_eq!(changes(&h), []);
+    assert_eq!(h.answer.error_detail, None);
+    assert!(c.held("a").0.is_none() && c.absent("b").is_none());
+}
+
+#[test]
+fn a_type_that_was_not_asked_for_is_rejected() {
+    let mut c = client();
+    let mut r = response(CDS, vec![cluster("a", "1")], &[]);
+    r.type_url = "type.googleapis.com/envoy.service.runtime.v3.Runtime".to_owned();
+    let h = c.handle(r);
+    let Some(Status { message, .. }) = h.answer.error_detail else { panic!("acknowledged") };
+    assert!(message.contains("was not asked for"), "{message}");
+}
+
+#[test]
+fn unwanting_forgets_and_unsubscribes_endpoints_first() {
+    let mut c = client();
+    c.connected();
+    c.want(&names(&["a"]));
+    c.handle(response(CDS, vec![cluster("a", "1")], &[]));
+    let requests = c.unwant(&names(&["a"]));
+    let types: Vec<_> = requests.iter().map(|r| r.type_url.as_str()).collect();
+    assert_eq!(types, [EDS.url(), CDS.url()]);
+    assert!(requests.iter().all(|r| r.resource_names_unsubscribe == ["a"]));
+    assert!(c.held("a").0.is_none());
+    assert_eq!(c.unwant(&names(&["a"])), []);
+}
+
+#[test]
+fn waiting_ends_with_an_answer_of_either_kind() {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    assert!(c.is_waiting());
+    c.handle(response(CDS, vec![], &["a"]));
+    assert!(c.is_waiting());
+    c.handle(response(EDS, vec![endpoints("a", "1", &[80])], &[]));
+    assert!(!c.is_waiting());
+}
+
+#[test]
+fn what_was_exported_can_be_imported() {
+    let mut c = client();
+    c.want(&names(&["a", "b"]));
+    c.handle(response(CDS, vec![cluster("b", "1"), cluster("a", "1")], &[]));
+    c.handle(response(EDS, vec![endpoints("a", "2", &[80, 81])], &[]));
+    let (clusters, eds) = c.export();
+    let mut restarted = client();
+    assert_eq!(restarted.import(clusters, eds), []);
+    assert_eq!(restarted.held_names(), ["a", "b"]);
+    assert_eq!(restarted.held("a").1.unwrap().value.endpoints.len(), 2);
+    assert_eq!(restarted.connected()[0].initial_resource_versions.len(), 2);
+}
+
+#[test]
+fn what_this_release_refuses_is_not_imported() {
+    let mut c = client();
+    let rejected = c.import(vec![bad_cluster("a", "1"), cluster("b", "1")], vec![]);
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(c.held_names(), ["b"]);
+}

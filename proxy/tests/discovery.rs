@@ -1,0 +1,362 @@
+//! Discovery against a scripted ADS server over TCP: what goes over the wire, and what survives the server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use weft_core::id::NodeId;
+use weft_proxy::config_snapshot::{ClusterConfig, ConfigSnapshot};
+use weft_proxy::discovery::{Discovery, DiscoveryConfig};
+use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
+use weft_xds_proto::envoy_types::util::pack_any;
+use weft_xds_proto::nack;
+use weft_xds_proto::resource::cluster::Cluster;
+use weft_xds_proto::resource::endpoint::{ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource};
+use weft_xds_proto::type_url::ResourceType;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server that does what the test says, stream by stream.
+struct FakeServer {
+    addr: SocketAddr,
+    streams: mpsc::Receiver<FakeStream>,
+    stop: CancellationToken,
+}
+
+struct FakeStream {
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    sent: u32,
+}
+
+struct Service {
+    streams: mpsc::Sender<FakeStream>,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("incremental only"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (responses, receiver) = mpsc::channel(16);
+        let stream = FakeStream { requests: request.into_inner(), responses, sent: 0 };
+        self.streams.send(stream).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl FakeServer {
+    async fn start(addr: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (sender, streams) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        let server = tonic::transport::Server::builder()
+            .add_service(AggregatedDiscoveryServiceServer::new(Service { streams: sender }))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        tokio::spawn(server);
+        Self { addr, streams, stop }
+    }
+
+    async fn stream(&mut self) -> FakeStream {
+        tokio::time::timeout(PATIENCE, self.streams.recv()).await.expect("a stream in time").unwrap()
+    }
+}
+
+impl FakeStream {
+    async fn request(&mut self) -> DeltaDiscoveryRequest {
+        tokio::time::timeout(PATIENCE, self.requests.message())
+            .await
+            .expect("a request in time")
+            .unwrap()
+            .expect("the stream goes on")
+    }
+
+    /// The next request of a type, whatever comes between.
+    async fn request_of(&mut self, t: ResourceType) -> DeltaDiscoveryRequest {
+        loop {
+            let request = self.request().await;
+            if request.type_url == t.url() {
+                return request;
+            }
+        }
+    }
+
+    async fn send(&mut self, t: ResourceType, resources: Vec<Resource>, removed: &[&str]) -> String {
+        self.sent += 1;
+        let nonce = format!("nonce-{}", self.sent);
+        let error = |n: &&str| {
+            nack::resource_error(n, tonic::Code::NotFound, &format!("no service {n}; known: z (1 of 1)"))
+        };
+        let response = DeltaDiscoveryResponse {
+            type_url: t.url().to_owned(),
+            resources,
+            removed_resources: removed.iter().map(|n| n.to_string()).collect(),
+            resource_errors: removed.iter().map(error).collect(),
+            nonce: nonce.clone(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        self.responses.send(Ok(response)).await.unwrap();
+        nonce
+    }
+
+    /// Cluster and endpoints of one service.
+    async fn send_service(&mut self, name: &str, version: &str, ports: &[u16]) {
+        self.send(ResourceType::Cluster, vec![cluster(name, version)], &[]).await;
+        self.send(ResourceType::Endpoint, vec![endpoints(name, version, ports)], &[]).await;
+    }
+
+    /// The answer to the response with this nonce.
+    async fn answer(&mut self, nonce: &str) -> DeltaDiscoveryRequest {
+        loop {
+            let request = self.request().await;
+            if request.response_nonce == nonce {
+                return request;
+            }
+        }
+    }
+}
+
+fn cluster(name: &str, version: &str) -> Resource {
+    resource(name, version, pack_any(ClusterProto::from(&Cluster::with_defaults(name))))
+}
+
+fn unusable_cluster(name: &str, version: &str) -> Resource {
+    let mut proto = ClusterProto::from(&Cluster::with_defaults(name));
+    proto.lb_policy = 5;
+    resource(name, version, pack_any(proto))
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint {
+        address: ([127, 0, 0, 1], port).into(),
+        instance_id: format!("i{port}"),
+        health: EndpointHealth::Healthy,
+        weight: 1,
+        source: EndpointSource::Registry,
+        owner: "1f".to_owned(),
+        metadata: Default::default(),
+    }
+}
+
+fn endpoints(name: &str, version: &str, ports: &[u16]) -> Resource {
+    let endpoints = ports.iter().map(|p| endpoint(*p)).collect();
+    let assignment = ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints };
+    resource(name, version, pack_any(AssignmentProto::from(&assignment)))
+}
+
+fn resource(name: &str, version: &str, body: Any) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        resource: Some(body),
+        ..Resource::default()
+    }
+}
+
+fn config(servers: &[SocketAddr], cache_dir: Option<&std::path::Path>) -> DiscoveryConfig {
+    DiscoveryConfig {
+        node_id: NodeId(7),
+        name: "west-1".to_owned(),
+        servers: servers.to_vec(),
+        gossip: None,
+        cache_dir: cache_dir.map(Into::into),
+        preset: Vec::new(),
+    }
+}
+
+async fn until(
+    snapshots: &mut watch::Receiver<Arc<ConfigSnapshot>>,
+    what: impl Fn(&ConfigSnapshot) -> bool,
+) -> Arc<ConfigSnapshot> {
+    tokio::time::timeout(PATIENCE, snapshots.wait_for(|s| what(s))).await.expect("in time").unwrap().clone()
+}
+
+fn ports(snapshot: &ConfigSnapshot, name: &str) -> Option<Vec<u16>> {
+    snapshot.clusters.get(name).map(|c| c.endpoints.iter().map(|e| e.address.port()).collect())
+}
+
+fn any_port() -> SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
+/// D02, P33: rejecting one resource neither loses the others nor counts as applied, and says what and why.
+#[tokio::test]
+async fn a_bad_resource_beside_a_good_one_is_rejected_by_name_and_the_good_one_is_used() {
+    let mut server = FakeServer::start(any_port()).await;
+    let discovery = Discovery::start(config(&[server.addr], None));
+    let snapshots = discovery.snapshots();
+    discovery.want("good");
+    discovery.want("bad");
+    let mut stream = server.stream().await;
+    assert_eq!(stream.request().await.node.unwrap().id, NodeId(7).to_string());
+
+    let eds = vec![endpoints("good", "1", &[1001]), endpoints("bad", "1", &[1002])];
+    stream.send(ResourceType::Endpoint, eds, &[]).await;
+    let cds = vec![unusable_cluster("bad", "1"), cluster("good", "1")];
+    let nonce = stream.send(ResourceType::Cluster, cds, &[]).await;
+    let error = stream.answer(&nonce).await.error_detail.unwrap();
+    let reason = r#"Cluster "bad": lb_policy: seen MAGLEV, allowed ROUND_ROBIN, RANDOM or LEAST_REQUEST"#;
+    assert_eq!(nack::rejected(&error), [("bad".to_owned(), reason.to_owned())]);
+    // The answer goes out after the good one is in use.
+    assert_eq!(ports(&snapshots.borrow(), "good"), Some(vec![1001]));
+    assert_eq!(ports(&snapshots.borrow(), "bad"), None);
+
+    let nonce = stream.send(ResourceType::Cluster, vec![cluster("bad", "2")], &[]).await;
+    assert_eq!(stream.answer(&nonce).await.error_detail, None);
+    assert_eq!(ports(&snapshots.borrow(), "bad"), Some(vec![1002]));
+
+    // Bad again: the last good version stays in use.
+    let nonce = stream.send(ResourceType::Cluster, vec![unusable_cluster("bad", "3")], &[]).await;
+    assert!(stream.answer(&nonce).await.error_detail.is_some());
+    assert_eq!(ports(&snapshots.borrow(), "bad"), Some(vec![1002]));
+    discovery.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_server_that_dies_is_left_for_another_which_is_told_what_is_held() {
+    let mut first = FakeServer::start(any_port()).await;
+    let mut second = FakeServer::start(any_port()).await;
+    let discovery = Discovery::start(config(&[first.addr, second.addr], None));
+    let mut snapshots = discovery.snapshots();
+    discovery.want("a");
+    let (mut stream, used) = tokio::select! {
+        s = first.stream() => (s, first.addr),
+        s = second.stream() => (s, second.addr),
+    };
+    stream.send_service("a", "1", &[1001]).await;
+    let snapshot = until(&mut snapshots, |s| ports(s, "a").is_some()).await;
+    assert_eq!(snapshot.control_plane.server, Some(used));
+
+    let (dying, other) = if used == first.addr { (&first, &mut second) } else { (&second, &mut first) };
+    dying.stop.cancel();
+    drop(stream);
+    let mut stream = other.stream().await;
+    let cds = stream.request_of(ResourceType::Cluster).await;
+    assert_eq!(cds.initial_resource_versions, [("a".to_owned(), "1".to_owned())].into());
+    // Nothing was lost in between.
+    assert_eq!(ports(&snapshots.borrow_and_update(), "a"), Some(vec![1001]));
+
+    // The new server knows other endpoints; then it deletes the service.
+    stream.send(ResourceType::Endpoint, vec![endpoints("a", "2", &[1001, 1002])], &[]).await;
+    until(&mut snapshots, |s| ports(s, "a") == Some(vec![1001, 1002])).await;
+    stream.send(ResourceType::Endpoint, vec![], &["a"]).await;
+    stream.send(ResourceType::Cluster, vec![], &["a"]).await;
+    let snapshot = until(&mut snapshots, |s| s.absent.contains_key("a")).await;
+    assert_eq!(ports(&snapshot, "a"), None);
+    assert_eq!(snapshot.absent["a"], "no service a; known: z (1 of 1)");
+    discovery.shutdown().await;
+}
+
+/// With all servers gone, also a restarted proxy serves what it knew; a server that comes back is found again.
+#[tokio::test]
+async fn the_last_good_state_serves_after_a_restart_without_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = FakeServer::start(any_port()).await;
+    let addr = server.addr;
+    let discovery = Discovery::start(config(&[addr], Some(dir.path())));
+    let mut snapshots = discovery.snapshots();
+    discovery.want("a");
+    let mut stream = server.stream().await;
+    stream.send_service("a", "1", &[1001]).await;
+    until(&mut snapshots, |s| ports(s, "a").is_some()).await;
+    discovery.shutdown().await;
+    server.stop.cancel();
+    drop((stream, server));
+
+    let restarted = Discovery::start(config(&[addr], Some(dir.path())));
+    let mut snapshots = restarted.snapshots();
+    assert_eq!(ports(&snapshots.borrow_and_update(), "a"), Some(vec![1001]));
+    let snapshot = until(&mut snapshots, |s| s.control_plane.last_error.is_some()).await;
+    assert_eq!(ports(&snapshot, "a"), Some(vec![1001]));
+    assert!(snapshot.control_plane.last_error.as_ref().unwrap().contains(&addr.to_string()));
+
+    let mut server = FakeServer::start(addr).await;
+    let mut stream = server.stream().await;
+    let eds = stream.request_of(ResourceType::Endpoint).await;
+    assert_eq!(eds.initial_resource_versions, [("a".to_owned(), "1".to_owned())].into());
+    stream.send(ResourceType::Endpoint, vec![endpoints("a", "2", &[1002])], &[]).await;
+    until(&mut snapshots, |s| ports(s, "a") == Some(vec![1002])).await;
+    restarted.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_corrupt_cache_means_an_empty_start_and_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("xds-cache"), b"weftxds\0 and then nonsense, long enough").unwrap();
+    let mut server = FakeServer::start(any_port()).await;
+    let discovery = Discovery::start(config(&[server.addr], Some(dir.path())));
+    let mut snapshots = discovery.snapshots();
+    assert!(snapshots.borrow_and_update().clusters.is_empty());
+    discovery.want("a");
+    let mut stream = server.stream().await;
+    stream.send_service("a", "1", &[1001]).await;
+    until(&mut snapshots, |s| ports(s, "a").is_some()).await;
+    discovery.shutdown().await;
+    let restarted = Discovery::start(config(&[], Some(dir.path())));
+    assert_eq!(ports(&restarted.snapshots().borrow(), "a"), Some(vec![1001]));
+    restarted.shutdown().await;
+}
+
+#[tokio::test]
+async fn clusters_from_a_file_are_neither_asked_for_nor_overridden() {
+    let mut server = FakeServer::start(any_port()).await;
+    let mut config = config(&[server.addr], None);
+    config.preset = vec![ClusterConfig {
+        cluster: Cluster::with_defaults("fixed"),
+        endpoints: vec![Endpoint { source: EndpointSource::Static, ..endpoint(9) }],
+        version: "file".to_owned(),
+    }];
+    let discovery = Discovery::start(config);
+    let mut snapshots = discovery.snapshots();
+    assert_eq!(ports(&snapshots.borrow_and_update(), "fixed"), Some(vec![9]));
+    discovery.want("fixed");
+    discovery.want("a");
+    let mut stream = server.stream().await;
+    assert_eq!(stream.request_of(ResourceType::Cluster).await.resource_names_subscribe, ["a"]);
+    stream.send_service("fixed", "1", &[2]).await;
+    stream.send_service("a", "1", &[1]).await;
+    let snapshot = until(&mut snapshots, |s| ports(s, "a").is_some()).await;
+    assert_eq!(ports(&snapshot, "fixed"), Some(vec![9]));
+    discovery.shutdown().await;
+}
+
+/// Without any server a name stays open: the request's own deadline answers it, with what is known of the servers.
+#[tokio::test]
+async fn without_a_server_a_name_is_neither_there_nor_absent() {
+    let discovery = Discovery::start(config(&[], None));
+    let mut snapshots = discovery.snapshots();
+    discovery.want("a");
+    discovery.want("not a name");
+    tokio::time::timeout(Duration::from_millis(50), snapshots.wait_for(|s| s.absent.contains_key("a")))
+        .await
+        .expect_err("nobody can say that it does not exist");
+    let snapshot = snapshots.borrow().clone();
+    assert!(snapshot.clusters.is_empty() && snapshot.absent.is_empty());
+    assert!(!snapshot.control_plane.servers_known && !snapshot.control_plane.is_connected());
+    discovery.shutdown().await;
+}
