@@ -101,34 +101,61 @@ async fn a_cancelled_waiter_leaves_the_queue_and_blocks_nobody() {
     assert!(timeout(PATIENCE, next).await.unwrap().unwrap().unwrap().acquired);
 }
 
-/// L06: many clients that give up at random moments leak no permit.
+/// L06: clients that give up at any moment of their wait leave no place behind, without a word of their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_permit_leaks_however_calls_end() {
+async fn no_place_leaks_at_whatever_moment_a_waiter_goes_away() {
     let server = TestServer::start().await;
-    let session = server.session().await;
+    let (holder, session) = (server.session().await, server.session().await);
+    server.semaphores().await.acquire(acquire("db", holder, 0)).await.unwrap();
     for round in 0..40u64 {
         let mut client = server.semaphores().await;
-        let request = pb::AcquireRequest { limit: 2, ..acquire("db", session, round) };
-        let call = client.acquire(request);
-        // From before the request is written to after the answer has arrived.
-        let _ = timeout(Duration::from_micros(round * 150), call).await;
-        drop(client);
-        // Whatever was answered in time is given back by its owner; the rest by the server.
-        let release = pb::ReleaseRequest { name: "db".into(), lease: session, request_id: round };
+        // From before the request is written to long after it waits; half of them break the connection.
+        let call = client.acquire(acquire("db", session, round));
+        assert!(timeout(Duration::from_micros(round * 150), call).await.is_err());
         if round % 2 == 0 {
-            server.semaphores().await.release(release).await.unwrap();
-        } else {
-            let answered = describe(&server, "db").await;
-            if !answered.0.is_empty() {
-                server.semaphores().await.release(release).await.unwrap();
-            }
+            drop(client);
         }
+    }
+    until("nobody waits", async || {
+        let queue = describe(&server, "db").await;
+        if queue == (vec![holder], vec![]) { Ok(()) } else { Err(format!("{queue:?}")) }
+    })
+    .await;
+}
+
+/// L06: a client that gives up when its answer may be on its way releases, and the release wins also when it
+/// overtakes the acquire.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_after_giving_up_leaves_nothing_held() {
+    let server = TestServer::start().await;
+    let session = server.session().await;
+    let mut other = server.semaphores().await;
+    for round in 0..40u64 {
+        let mut client = server.semaphores().await;
+        let call = client.acquire(pb::AcquireRequest { limit: 2, ..acquire("db", session, round) });
+        let _ = timeout(Duration::from_micros(round * 100), call).await;
+        let release = pb::ReleaseRequest { name: "db".into(), lease: session, request_id: round };
+        other.release(release).await.unwrap();
     }
     until("nobody holds or waits", async || {
         let queue = describe(&server, "db").await;
         if queue == (vec![], vec![]) { Ok(()) } else { Err(format!("{queue:?}")) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_ends_the_wait_of_the_same_request() {
+    let server = TestServer::start().await;
+    let (a, b) = (server.session().await, server.session().await);
+    let mut client = server.semaphores().await;
+    client.acquire(acquire("db", a, 1)).await.unwrap();
+    let waiter = waiting(&server, acquire("db", b, 1)).await;
+    let release = pb::ReleaseRequest { name: "db".into(), lease: b, request_id: 1 };
+    client.release(release).await.unwrap();
+    let ended = timeout(PATIENCE, waiter).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::Aborted, "{ended}");
+    assert_eq!(describe(&server, "db").await, (vec![a], vec![]));
 }
 
 /// L02, L03, P07: the end of a session ends its wait, with a clear answer.

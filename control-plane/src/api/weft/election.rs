@@ -8,7 +8,7 @@ use tonic::{Request, Response as Reply, Status};
 use weft_state::command::{Campaign, Command, Proclaim, Resign, Response};
 use weft_xds_proto::weft as pb;
 
-use super::wait::{Ask, Turn};
+use super::wait::{Ask, CallKey, Turn};
 use super::{WeftApi, check_name, check_session, observe, unexpected};
 use crate::api::status;
 
@@ -29,9 +29,9 @@ impl pb::election_server::Election for WeftApi {
         check_value(&value)?;
         let ask = Ask {
             enter: Command::Campaign(Campaign { name: name.clone(), lease, value }),
-            undo: Command::Resign(Resign { name: name.clone(), lease }),
+            key: call_key(&name, lease),
+            undo: Command::Resign(Resign { name, lease }),
             lease,
-            key: ("election", name, lease, 0),
             timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
         };
         let answer = match self.waits.turn(ask).await? {
@@ -64,6 +64,7 @@ impl pb::election_server::Election for WeftApi {
         let pb::ResignRequest { name, lease } = request.into_inner();
         check_name(&name)?;
         check_session(lease)?;
+        self.waits.withdraw(&call_key(&name, lease));
         let resign = Command::Resign(Resign { name, lease });
         let proposed = self.coordinator.propose(resign).await.map_err(|e| status::propose(&e))?;
         match proposed.response {
@@ -84,6 +85,11 @@ impl pb::election_server::Election for WeftApi {
         let stream = observe::start(self, name).await?;
         Ok(Reply::new(Box::pin(stream)))
     }
+}
+
+/// A session campaigns once in an election: the session is the request.
+fn call_key(name: &str, lease: i64) -> CallKey {
+    ("election", name.to_owned(), lease, 0)
 }
 
 fn check_value(value: &[u8]) -> Result<(), Status> {

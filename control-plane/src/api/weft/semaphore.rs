@@ -6,7 +6,7 @@ use tonic::{Request, Response as Reply, Status};
 use weft_state::command::{Acquire, Command, Release, Response};
 use weft_xds_proto::weft as pb;
 
-use super::wait::{Ask, Turn};
+use super::wait::{Ask, CallKey, Turn};
 use super::{WeftApi, check_name, check_session, unexpected};
 use crate::api::read::Wanted;
 use crate::api::status;
@@ -37,6 +37,7 @@ impl pb::semaphore_server::Semaphore for WeftApi {
         let pb::ReleaseRequest { name, lease, request_id } = request.into_inner();
         check_name(&name)?;
         check_session(lease)?;
+        self.waits.withdraw(&call_key(&name, lease, request_id));
         let release = Command::Release(Release { name, lease, request_id });
         let proposed = self.coordinator.propose(release).await.map_err(|e| status::propose(&e))?;
         match proposed.response {
@@ -73,6 +74,10 @@ impl pb::semaphore_server::Semaphore for WeftApi {
     }
 }
 
+fn call_key(name: &str, lease: i64, request_id: u64) -> CallKey {
+    ("semaphore", name.to_owned(), lease, request_id)
+}
+
 fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
     let pb::AcquireRequest { name, lease, permits, limit, request_id, timeout_ms, r#try } = request;
     check_name(&name)?;
@@ -99,9 +104,9 @@ fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
             request_id,
             try_only: r#try,
         }),
-        undo: Command::Release(Release { name: name.clone(), lease, request_id }),
+        key: call_key(&name, lease, request_id),
+        undo: Command::Release(Release { name, lease, request_id }),
         lease,
-        key: ("semaphore", name, lease, request_id),
         timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
     })
 }

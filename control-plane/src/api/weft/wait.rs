@@ -6,7 +6,7 @@
 //!    │  ▼                   ▼
 //!    │ Waiting ──cancel──► Leaving ──undo applied──► done
 //!    │  │ ├─ timeout ──► Leaving, then answered
-//!    │  │ └─ session ended ──► answer that
+//!    │  │ └─ session ended, or withdrawn ──► answer that
 //!    │  └─ granted ──► Deliver
 //!    └─ outcome unknown and given up ──► Leaving
 //! ```
@@ -17,7 +17,8 @@
 //! or the session is gone, so that nothing leaks (L06).
 //!
 //! A request may be repeated, also at the same server while an earlier call still waits. The newest call
-//! owns the place: only it gives the place back.
+//! owns the place: only it gives the place back. A release or resignation of the same request ends the
+//! newest call too ([`Waits::withdraw`]), so that it wins also when it overtakes the command of the call.
 //!
 //! When this server stops, waiting calls are answered `unavailable` and keep their place: the client
 //! repeats the request at another server, which finds the place again by session and request id.
@@ -86,8 +87,13 @@ pub struct Waits {
     tasks: TaskTracker,
     stop: CancellationToken,
     /// The newest call for each request. Held for one map operation.
-    newest: Mutex<HashMap<CallKey, u64>>,
+    newest: Mutex<HashMap<CallKey, Newest>>,
     next_call: AtomicU64,
+}
+
+struct Newest {
+    id: u64,
+    gone: CancellationToken,
 }
 
 impl Waits {
@@ -111,6 +117,14 @@ impl Waits {
     /// Requests under way.
     pub fn waiting(&self) -> usize {
         self.newest.lock().len()
+    }
+
+    /// Ends the call for this request, if one is under way here: it takes nothing any more, and gives back
+    /// what it has. To be called before the undo is proposed for another reason.
+    pub fn withdraw(&self, key: &CallKey) {
+        if let Some(newest) = self.newest.lock().get(key) {
+            newest.gone.cancel();
+        }
     }
 
     /// Asks for a turn and waits for it. Dropping the future gives back whatever was taken.
@@ -137,7 +151,8 @@ impl Waits {
             ask,
             gone,
         };
-        self.newest.lock().insert(call.ask.key.clone(), call.id);
+        let newest = Newest { id: call.id, gone: call.gone.clone() };
+        self.newest.lock().insert(call.ask.key.clone(), newest);
         self.tasks.spawn(call.run(answer, taken));
         let turn = answered.await.map_err(|_| status::stopping())?;
         // From here on the answer is on its way, as far as this server can tell.
@@ -152,7 +167,7 @@ struct Call {
     id: u64,
     started: Instant,
     ask: Ask,
-    /// Nobody waits for the answer any more.
+    /// Nobody wants the answer any more: the client went away, or withdrew.
     gone: CancellationToken,
 }
 
@@ -169,7 +184,10 @@ type Ended = (Result<Turn, Status>, Holding);
 
 impl Call {
     async fn run(self, answer: oneshot::Sender<Result<Turn, Status>>, taken: oneshot::Receiver<()>) {
-        let (turn, holding) = self.pursue().await;
+        let (mut turn, holding) = self.pursue().await;
+        if self.gone.is_cancelled() {
+            turn = Err(withdrawn());
+        }
         let granted = matches!(turn, Ok(Turn::Granted(..)));
         // A grant is the client's once the handler has taken it; until then it is ours to give back.
         let delivered = answer.send(turn).is_ok() && taken.await.is_ok();
@@ -177,7 +195,7 @@ impl Call {
             self.leave().await;
         }
         let mut newest = self.waits.newest.lock();
-        if newest.get(&self.ask.key) == Some(&self.id) {
+        if newest.get(&self.ask.key).is_some_and(|newest| newest.id == self.id) {
             newest.remove(&self.ask.key);
         }
     }
@@ -224,11 +242,7 @@ impl Call {
                 Waited::Gone => (Ok(Turn::NotGranted), Holding::Something),
                 Waited::Stopping => (Err(status::stopping()), Holding::Something),
                 Waited::SessionEnded => (Err(status::session_ended(self.ask.lease)), Holding::Nothing),
-                // Released with this request's id, by a call that broke elsewhere. This one still waits.
-                Waited::Removed if !self.is_superseded() && !self.gone.is_cancelled() => continue,
-                Waited::Removed => {
-                    (Err(Status::aborted("released under the same request id")), Holding::Nothing)
-                }
+                Waited::Removed => (Err(withdrawn()), Holding::Nothing),
             };
         }
     }
@@ -328,7 +342,7 @@ impl Call {
 
     /// A later call for the same request has taken over.
     fn is_superseded(&self) -> bool {
-        self.waits.newest.lock().get(&self.ask.key) != Some(&self.id)
+        self.waits.newest.lock().get(&self.ask.key).is_none_or(|newest| newest.id != self.id)
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -366,6 +380,10 @@ enum Waited {
     Stopping,
     SessionEnded,
     Removed,
+}
+
+fn withdrawn() -> Status {
+    Status::aborted("withdrawn: released or resigned under the same session and request id")
 }
 
 fn may_have_happened(error: &ProposeError) -> bool {
