@@ -39,7 +39,7 @@ async fn put_get_and_del_print_what_they_print_against_etcd() {
     assert_eq!(ok(at, &["get", "a"]).await, "a\n2\n");
     assert_eq!(ok(at, &["get", "--prefix", ""]).await, "a\n2\nb\n3\n");
     assert_eq!(ok(at, &["get", "a", "--rev=2"]).await, "a\n1\n");
-    assert_eq!(ok(at, &["get", "a", "b\u{0}", "--order=DESCEND", "--keys-only"]).await, "b\n\na\n\n");
+    assert_eq!(ok(at, &["get", "a", "c", "--order=DESCEND", "--keys-only"]).await, "b\n\na\n\n");
     assert_eq!(ok(at, &["get", "missing"]).await, "");
     let json: serde_json::Value =
         serde_json::from_str(&ok(at, &["get", "a", "-w", "json"]).await).expect("JSON");
