@@ -116,9 +116,13 @@ impl Api {
         }
     }
 
-    /// For an answer that was read here rather than proposed.
+    /// For an answer that was read here rather than proposed: the term is that of the state it was read
+    /// from.
     fn header_at(&self, revision: Revision) -> pb::ResponseHeader {
-        self.header(revision, self.coordinator.status().term)
+        let applied = self.coordinator.read(Machine::applied_term);
+        // Nothing is applied yet in a group that was only just formed.
+        let term = if applied > 0 { applied } else { self.coordinator.status().term };
+        self.header(revision, term)
     }
 
     fn header_now(&self) -> pb::ResponseHeader {
