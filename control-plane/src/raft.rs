@@ -10,7 +10,7 @@
 //!
 //! - [`types`]: openraft's type configuration; batches. [`codec`]: our own encoding of all that is stored or sent.
 //! - [`log_store`], [`state_machine`], [`snapshot`]: what openraft keeps. [`cluster`]: which group this is.
-//! - [`network`], [`service`]: the two ends of the peer port. [`forward`]: what followers ask the leader.
+//! - [`network`], [`service`]: the two ends of the peer port. [`forward`], [`link`]: what followers ask the leader.
 //! - [`driver`]: the tasks, start and stop. [`leader`]: what only a leader answers. [`join`]: becoming a member.
 //! - [`coordinator`]: what the rest of the server sees.
 
@@ -24,6 +24,7 @@ mod error;
 mod forward;
 mod join;
 mod leader;
+mod link;
 mod log_store;
 mod network;
 mod rounds;

@@ -1,8 +1,8 @@
-//! Collects concurrent proposals into log entries, so that one sync and one message to each follower serve
-//! many writers.
+//! Collects concurrent proposals: on the leader into log entries, so that one sync and one message to each
+//! follower serve many writers; on a follower into messages to the leader.
 //!
 //! There is no linger: a proposal that finds nothing in flight leaves at once and alone. Those that come
-//! while [`IN_FLIGHT_MAX`] entries are on their way wait and leave together when one of them is done. Under
+//! while as many batches as allowed are on their way wait and leave together when one of them is done. Under
 //! load the batches thus grow to what one round of disk and network can carry, by themselves.
 
 use std::{
@@ -28,14 +28,16 @@ use super::{
 pub const PROPOSALS_MAX: usize = 8192;
 
 /// Entries on their way at one time: one is being written while the next one is being sent.
-const IN_FLIGHT_MAX: usize = 2;
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
-struct Proposal {
-    command: Bytes,
+/// A command on its way, and who waits for it.
+pub struct Proposal {
+    /// Encoded.
+    pub command: Bytes,
     /// Decides between the batcher and an impatient proposer which of them has it.
     state: Arc<AtomicU8>,
     answer: oneshot::Sender<Result<Committed, Refusal>>,
@@ -44,6 +46,18 @@ struct Proposal {
 impl Proposal {
     fn take(&self) -> bool {
         self.state.compare_exchange(WAITING, TAKEN, AcqRel, Acquire).is_ok()
+    }
+
+    /// Tells the one who waits.
+    pub fn answer(self, answer: Result<Committed, Refusal>) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// Tells all of them the same.
+pub fn refuse_all(batch: Vec<Proposal>, refusal: &Refusal) {
+    for proposal in batch {
+        proposal.answer(Err(refusal.clone()));
     }
 }
 
@@ -54,13 +68,21 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// The way in, and the task that has to run.
-    pub fn new(raft: Raft, stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
+    /// The way in, and the task that has to run until `stop`. `write` carries one batch and answers all of it.
+    pub fn new<W, F>(
+        in_flight_max: usize,
+        stop: CancellationToken,
+        write: W,
+    ) -> (Self, impl Future<Output = ()> + Send)
+    where
+        W: Fn(Vec<Proposal>) -> F + Send,
+        F: Future<Output = ()> + Send,
+    {
         let (queue, proposals) = mpsc::channel(PROPOSALS_MAX);
-        (Self { queue }, run(raft, proposals, stop))
+        (Self { queue }, run(in_flight_max, write, proposals, stop))
     }
 
-    /// Has a command committed and applied by this server as leader.
+    /// Has a command carried.
     pub async fn propose(&self, command: Bytes, patience: Duration) -> Result<Committed, Refusal> {
         let (tell, answer) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(WAITING));
@@ -76,7 +98,7 @@ impl Batcher {
             Ok(Err(_)) => Err(gone(&state, "this server stopped", Refusal::Stopping)),
             Err(_) => {
                 let reason = "earlier proposals are not committed by a majority".to_owned();
-                Err(gone(&state, "it is in the log but not yet committed", Refusal::NoQuorum(reason)))
+                Err(gone(&state, "it was proposed but is not committed yet", Refusal::NoQuorum(reason)))
             }
         }
     }
@@ -91,12 +113,20 @@ fn gone(state: &AtomicU8, unknown: &str, untouched: Refusal) -> Refusal {
     }
 }
 
-async fn run(raft: Raft, mut proposals: mpsc::Receiver<Proposal>, stop: CancellationToken) {
+async fn run<W, F>(
+    in_flight_max: usize,
+    write: W,
+    mut proposals: mpsc::Receiver<Proposal>,
+    stop: CancellationToken,
+) where
+    W: Fn(Vec<Proposal>) -> F + Send,
+    F: Future<Output = ()> + Send,
+{
     let mut in_flight = FuturesUnordered::new();
     // Did not fit into the batch before.
     let mut held: Option<Proposal> = None;
     loop {
-        let room = in_flight.len() < IN_FLIGHT_MAX;
+        let room = in_flight.len() < in_flight_max;
         let first = match held.take() {
             Some(proposal) if room => proposal,
             kept => {
@@ -127,12 +157,13 @@ async fn run(raft: Raft, mut proposals: mpsc::Receiver<Proposal>, stop: Cancella
             next = if batch.len() < BATCH_COMMANDS_MAX { proposals.try_recv().ok() } else { None };
         }
         if !batch.is_empty() {
-            in_flight.push(write(raft.clone(), batch));
+            in_flight.push(write(batch));
         }
     }
 }
 
-async fn write(raft: Raft, batch: Vec<Proposal>) {
+/// Carries a batch as one log entry of this server as leader.
+pub async fn write_entry(raft: Raft, batch: Vec<Proposal>) {
     let commands: Vec<Bytes> = batch.iter().map(|p| p.command.clone()).collect();
     let result = raft.client_write(Batch::join(&commands)).await;
     match result {
@@ -141,15 +172,10 @@ async fn write(raft: Raft, batch: Vec<Proposal>) {
             for (proposal, result) in batch.into_iter().zip(written.data.results) {
                 let committed =
                     Committed { index, term, revision: result.revision, response: result.response };
-                let _ = proposal.answer.send(Ok(committed));
+                proposal.answer(Ok(committed));
             }
         }
-        Err(error) => {
-            let refusal = refusal(error);
-            for proposal in batch {
-                let _ = proposal.answer.send(Err(refusal.clone()));
-            }
-        }
+        Err(error) => refuse_all(batch, &refusal(error)),
     }
 }
 
@@ -166,5 +192,72 @@ fn refusal(
         // The entry was in this server's log and was replaced; another leader may have committed it.
         RaftError::APIError(other) => Refusal::Unknown(other.to_string()),
         RaftError::Fatal(fatal) => Refusal::Unknown(format!("the raft core ended: {fatal}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    fn done(index: u64) -> Committed {
+        Committed { index, term: 1, revision: 1, response: Ok(weft_state::command::Response::Noop) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lone_proposal_leaves_at_once_and_those_behind_it_together() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = sizes.clone();
+        let (batcher, task) = Batcher::new(1, CancellationToken::new(), move |batch| {
+            seen.lock().push(batch.len());
+            async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                batch.into_iter().for_each(|p| p.answer(Ok(done(1))));
+            }
+        });
+        let task = tokio::spawn(task);
+        let propose = || batcher.propose(Bytes::from_static(b"x"), Duration::from_secs(1));
+        assert!(propose().await.is_ok());
+        let all = futures::future::join_all((0..50).map(|_| propose())).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert_eq!(sizes.lock()[0], 1);
+        assert_eq!(sizes.lock().len(), 2, "{:?}", sizes.lock());
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_are_bounded_in_bytes_and_nothing_is_lost() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = sizes.clone();
+        let (batcher, task) = Batcher::new(1, CancellationToken::new(), move |batch: Vec<Proposal>| {
+            seen.lock().push(batch.iter().map(|p| p.command.len()).sum::<usize>());
+            async move { batch.into_iter().for_each(|p| p.answer(Ok(done(1)))) }
+        });
+        let task = tokio::spawn(task);
+        let large = Bytes::from(vec![0; BATCH_BYTES_MAX / 2]);
+        let all = (0..9).map(|_| batcher.propose(large.clone(), Duration::from_secs(1)));
+        assert!(futures::future::join_all(all).await.iter().all(Result::is_ok));
+        assert!(sizes.lock().iter().all(|bytes| *bytes <= BATCH_BYTES_MAX), "{:?}", sizes.lock());
+        task.abort();
+    }
+
+    /// A06: whoever gives up knows whether the command was already on its way.
+    #[tokio::test(start_paused = true)]
+    async fn an_impatient_proposer_knows_whether_its_command_left() {
+        let (batcher, task) = Batcher::new(1, CancellationToken::new(), |_batch: Vec<Proposal>| {
+            tokio::time::sleep(Duration::from_secs(60))
+        });
+        let task = tokio::spawn(task);
+        let patience = Duration::from_millis(100);
+        let left = batcher.propose(Bytes::from_static(b"a"), patience);
+        let stuck = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            batcher.propose(Bytes::from_static(b"b"), patience).await
+        };
+        let (left, stuck) = tokio::join!(left, stuck);
+        assert!(matches!(left, Err(Refusal::Unknown(_))), "{left:?}");
+        assert!(matches!(stuck, Err(Refusal::NoQuorum(_))), "{stuck:?}");
+        task.abort();
     }
 }

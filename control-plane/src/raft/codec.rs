@@ -195,14 +195,13 @@ impl TryFrom<Append> for AppendEntriesRequest<TypeConfig> {
     type Error = CodecError;
     fn try_from(append: Append) -> Result<Self, CodecError> {
         // Entries must follow each other and `previous`: openraft relies on it (openraft #1795).
-        let mut expected = append.previous.map_or(0, |p| p.index + 1);
+        let first = append.previous.map_or(0, |p| p.index + 1);
         let mut entries = Vec::with_capacity(append.entries.len());
-        for (at, content) in append.entries {
+        for (expected, (at, content)) in (first..).zip(append.entries) {
             if at.index != expected {
                 let reason = format!("entry {} where {expected} must follow", at.index);
                 return Err(CodecError { what: "append", reason });
             }
-            expected += 1;
             entries.push(Entry::new(at.into(), content.try_into()?));
         }
         Ok(Self {

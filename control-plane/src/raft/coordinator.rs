@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -15,17 +16,14 @@ use weft_state::{
 use super::{
     ApplyObserver, JoinError, LeaseError, PeerRole, PeerStatus, ProposeError, Proposed, RaftConfig,
     RaftStatus, StartError,
-    driver::{Node, Route},
-    forward::{Answer, Asked, Question, Refusal},
-    network::{Lane, never_sent},
+    driver::Node,
+    forward::{Answer, Question, Refusal},
+    link::Route,
     types::{COMMAND_BYTES_MAX, encode_command},
 };
 
 /// Pause between two attempts, unless the leader changes before. Short against an election.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
-
-/// How much longer than its patience a forwarded question may take, for the way there and back.
-const FORWARD_SLACK: Duration = Duration::from_millis(250);
 
 /// The way into the replicated state machine. Cheap to clone. Works on any server: what only the leader
 /// can do is forwarded to it.
@@ -58,9 +56,11 @@ impl Coordinator {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { seen: command.len(), limit: COMMAND_BYTES_MAX });
         }
-        let Answer::Proposed(committed) = self.ask(Question::Propose(command), start).await? else {
-            return Err(mismatch(start));
+        let committed = match self.ask(Question::Propose(vec![command]), start).await? {
+            Answer::Proposed(mut results) if matches!(results[..], [Ok(_)]) => results.remove(0),
+            _ => return Err(mismatch(start)),
         };
+        let committed = committed.map_err(|_| mismatch(start))?;
         self.wait_applied(committed.index, start)
             .await
             .map_err(|()| ProposeError::NotAppliedHere { index: committed.index, waited: start.elapsed() })?;
@@ -229,14 +229,16 @@ impl Coordinator {
             leader.mark_unchanged();
             let refusal = match node.route() {
                 Route::Nowhere => Refusal::NotLeader,
-                Route::Here => match node.answer_here(question.clone(), left).await {
-                    Answer::Refused(refusal) => refusal,
-                    answer => return Ok(answer),
+                Route::Here => match refused(node.answer_here(question.clone(), left).await) {
+                    Ok(answer) => return Ok(answer),
+                    Err(refusal) => refusal,
                 },
-                Route::There { id, addr } => match self.ask_there(id, addr, question.clone(), left).await {
-                    Answer::Refused(refusal) => refusal,
-                    answer => return Ok(answer),
-                },
+                Route::There { id, addr } => {
+                    match refused(self.ask_there(id, addr, question.clone(), left).await) {
+                        Ok(answer) => return Ok(answer),
+                        Err(refusal) => refusal,
+                    }
+                }
             };
             match refusal {
                 Refusal::Unknown(reason) if !repeatable => {
@@ -254,54 +256,47 @@ impl Coordinator {
     }
 
     async fn ask_there(&self, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
-        if !matches!(question, Question::ReadIndex) {
-            return send(&self.node, id, addr, question, patience).await;
-        }
-        // A round serves many, so its patience is its own: one message's time.
-        let node = self.node.clone();
-        let round = self.node.remote_read_rounds.join(move || {
-            let node = node.clone();
-            async move {
-                // The leader may have changed since the round was asked for.
-                let Route::There { id, addr } = node.route() else { return Err(Refusal::NotLeader) };
-                let patience = node.timing.election_timeout_max;
-                match send(&node, id, addr, Question::ReadIndex, patience).await {
-                    Answer::ReadIndex(index) => Ok(index),
-                    Answer::Refused(refusal) => Err(refusal),
-                    _ => Err(Refusal::NotLeader),
+        let node = &self.node;
+        match question {
+            Question::Propose(commands) => {
+                let forward = commands.into_iter().map(|command| node.forwarder.propose(command, patience));
+                Answer::Proposed(join_all(forward).await)
+            }
+            // A round serves many, so its patience is its own: one message's time.
+            Question::ReadIndex => {
+                let asking = node.clone();
+                let round = node.remote_read_rounds.join(move || read_index_there(asking.clone()));
+                match timeout(patience, round).await {
+                    Ok(Ok(index)) => Answer::ReadIndex(index),
+                    Ok(Err(refusal)) => Answer::Refused(refusal),
+                    Err(_) => Answer::Refused(Refusal::NoQuorum("the leader does not answer".to_owned())),
                 }
             }
-        });
-        match timeout(patience, round).await {
-            Ok(Ok(index)) => Answer::ReadIndex(index),
-            Ok(Err(refusal)) => Answer::Refused(refusal),
-            Err(_) => Answer::Refused(Refusal::NoQuorum("the leader does not answer".to_owned())),
+            other => node.link().ask(id, addr, other, patience).await,
         }
     }
 }
 
-/// One question to one server.
-async fn send(node: &Node, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
-    let asked = Asked { patience_ms: patience.as_millis() as u64, question };
-    let frame = node.peers.frame(id, asked);
-    let mut client = node.peers.client(addr, Lane::Forward);
-    let leader = NodeId(id);
-    match timeout(patience + FORWARD_SLACK, client.propose(frame)).await {
-        Ok(Ok(answer)) => match super::codec::decode("answer of the leader", &answer.into_inner().body) {
-            Ok(answer) => answer,
-            Err(error) => Answer::Refused(Refusal::Unknown(error.to_string())),
-        },
-        Ok(Err(status)) => {
-            let reason = format!("leader {leader} at {addr}: {}", status.message());
-            // Refused at the door, before anything was done with it.
-            let at_the_door = status.code() == tonic::Code::FailedPrecondition;
-            if at_the_door || never_sent(&status) {
-                Answer::Refused(Refusal::NoQuorum(reason))
-            } else {
-                Answer::Refused(Refusal::Unknown(reason))
-            }
+async fn read_index_there(node: Arc<Node>) -> Result<u64, Refusal> {
+    // The leader may have changed since the round was asked for.
+    let Route::There { id, addr } = node.route() else { return Err(Refusal::NotLeader) };
+    let patience = node.timing.election_timeout_max;
+    match node.link().ask(id, addr, Question::ReadIndex, patience).await {
+        Answer::ReadIndex(index) => Ok(index),
+        Answer::Refused(refusal) => Err(refusal),
+        _ => Err(Refusal::NotLeader),
+    }
+}
+
+/// Takes a refusal out of an answer to one question.
+fn refused(answer: Answer) -> Result<Answer, Refusal> {
+    match answer {
+        Answer::Refused(refusal) => Err(refusal),
+        Answer::Proposed(results) => {
+            let results: Result<Vec<_>, Refusal> = results.into_iter().collect();
+            results.map(|all| Answer::Proposed(all.into_iter().map(Ok).collect()))
         }
-        Err(_) => Answer::Refused(Refusal::Unknown(format!("leader {leader} at {addr} does not answer"))),
+        answer => Ok(answer),
     }
 }
 

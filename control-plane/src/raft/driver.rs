@@ -24,12 +24,13 @@ use weft_core::id::{ClusterId, NodeId};
 
 use super::{
     ApplyObserver, RaftConfig,
-    batcher::Batcher,
+    batcher::{Batcher, ENTRIES_IN_FLIGHT_MAX, write_entry},
     cluster::Cluster,
     config::RaftTiming,
     error::StartError,
     forward::Refusal,
     leader::Confirmed,
+    link::{Link, MESSAGES_IN_FLIGHT_MAX, Route, route},
     log_store::LogStore,
     network::{Factory, Peers},
     rounds::Rounds,
@@ -47,11 +48,17 @@ use crate::{
 /// number. The log on disk is about as large.
 const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
+/// Questions of one follower that the leader works on at a time. Further ones wait on the follower.
+const FORWARDED_MAX: u32 = 4096;
+
 /// Entries that stay in the log although a snapshot has them, for followers that are a little behind.
 const KEEP_ENTRIES: u64 = 1000;
 
 /// How long a leader that stops waits for another server to take over.
 const HANDOVER_MAX: Duration = Duration::from_secs(1);
+
+/// How long a leader that stops waits for another server to have the whole log.
+const CATCH_UP_MAX: Duration = Duration::from_millis(300);
 
 /// How long tasks may take to end.
 const STOP_MAX: Duration = Duration::from_millis(500);
@@ -66,7 +73,10 @@ pub struct Node {
     pub(super) replica: Arc<Replica>,
     pub(super) peers: Arc<Peers>,
     pub(super) cluster: Arc<Cluster>,
+    /// Proposals to this server as leader.
     pub(super) batcher: Batcher,
+    /// Proposals to another server that leads.
+    pub(super) forwarder: Batcher,
     pub(super) clock: Arc<LeaseClock>,
     pub(super) wal: Wal,
     pub(super) read_rounds: Arc<Rounds<Result<Confirmed, Refusal>>>,
@@ -78,28 +88,12 @@ pub struct Node {
     pub(super) stop: CancellationToken,
     log: LogStore,
     stopping: AtomicBool,
-    /// Milliseconds from `started` to the last message of a leader.
+    /// Milliseconds from `started` to the last message of a leader, and one more; 0: none yet.
     leader_heard_ms: AtomicU64,
     started: Instant,
     tasks: TaskTracker,
     /// Taken by the one who stops it.
     peer_server: parking_lot::Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Where the leader is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
-    /// This server.
-    Here,
-    /// Another one.
-    There {
-        /// Its id.
-        id: u64,
-        /// Where it is reached.
-        addr: SocketAddr,
-    },
-    /// Not known.
-    Nowhere,
 }
 
 impl Node {
@@ -129,8 +123,18 @@ impl Node {
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
 
-        let (batcher, batches) = Batcher::new(raft.clone(), stop.clone());
+        let entries_of = raft.clone();
+        let (batcher, batches) = Batcher::new(ENTRIES_IN_FLIGHT_MAX, stop.clone(), move |batch| {
+            write_entry(entries_of.clone(), batch)
+        });
         tasks.spawn(batches);
+        let leader = watch::Sender::new(None);
+        let link = Link { raft: raft.clone(), peers: peers.clone(), leader: leader.subscribe() };
+        let patience = config.timing.deadline;
+        let (forwarder, messages) = Batcher::new(MESSAGES_IN_FLIGHT_MAX, stop.clone(), move |batch| {
+            link.clone().forward(batch, patience)
+        });
+        tasks.spawn(messages);
         let node = Arc::new(Node {
             id: config.id,
             name: config.name,
@@ -141,12 +145,13 @@ impl Node {
             peers,
             cluster,
             batcher,
+            forwarder,
             clock,
             wal,
             read_rounds: Rounds::new(tasks.clone()),
             lease_rounds: Rounds::new(tasks.clone()),
             remote_read_rounds: Rounds::new(tasks.clone()),
-            leader: watch::Sender::new(None),
+            leader,
             membership_change: tokio::sync::Mutex::new(()),
             stop,
             log,
@@ -161,6 +166,7 @@ impl Node {
         let server = tonic::transport::Server::builder()
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024)
+            .max_concurrent_streams(FORWARDED_MAX)
             .add_service(Service::server(node.clone()))
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         *node.peer_server.lock() = Some(tokio::spawn(async move {
@@ -290,6 +296,7 @@ impl Node {
             let node = self.clone();
             async move {
                 let command = encode_command(&command);
+                // Only the leader may expire, so this is never forwarded.
                 node.batcher.propose(command, node.timing.deadline).await.is_ok_and(|c| c.response.is_ok())
             }
         };
@@ -334,19 +341,7 @@ impl Node {
 
     /// If this server leads, lets the follower that has everything take over.
     async fn hand_over(&self) {
-        let metrics = self.metrics();
-        let (Some(replication), ServerState::Leader) = (&metrics.replication, metrics.state) else { return };
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().filter(|id| *id != self.id.0).collect();
-        let heard = |id: u64| {
-            let at = metrics.heartbeat.as_ref().and_then(|h| h.get(&id).copied().flatten());
-            at.is_some_and(|at| at.elapsed() < self.timing.election_timeout_max)
-        };
-        // A server that is not up to date would refuse, and the group would wait for an election timeout.
-        let target = voters
-            .into_iter()
-            .filter(|id| heard(*id))
-            .max_by_key(|id| replication.get(id).copied().flatten().map(|matched| matched.index()));
-        let Some(target) = target else { return };
+        let Some(target) = self.successor().await else { return };
         tracing::info!(to = %NodeId(target), "hand leadership over before stopping");
         let mut leader = self.leader.subscribe();
         if self.raft.trigger().transfer_leader(target).await.is_err() {
@@ -354,6 +349,37 @@ impl Node {
         }
         let own = Some(self.id);
         let _ = timeout(HANDOVER_MAX, leader.wait_for(|l| l.is_some() && *l != own)).await;
+    }
+
+    /// The voter that leads next: one that was heard of lately and has the whole log. If none gets there
+    /// in time there is none: it would refuse, and the group would be without a leader for longer than if
+    /// it had not been asked.
+    async fn successor(&self) -> Option<u64> {
+        let deadline = Instant::now() + CATCH_UP_MAX;
+        loop {
+            let metrics = self.metrics();
+            let (Some(replication), ServerState::Leader) = (&metrics.replication, metrics.state) else {
+                return None;
+            };
+            let heard = |id: u64| {
+                let at = metrics.heartbeat.as_ref().and_then(|h| h.get(&id).copied().flatten());
+                at.is_some_and(|at| at.elapsed() < self.timing.election_timeout_max)
+            };
+            let mut others =
+                metrics.membership_config.voter_ids().filter(|id| *id != self.id.0 && heard(*id)).peekable();
+            others.peek()?;
+            let complete = |id: &u64| {
+                let matched = replication.get(id).copied().flatten().map(|matched| matched.index());
+                matched >= metrics.last_log_index
+            };
+            if let Some(id) = others.find(complete) {
+                return Some(id);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     // --- what others ask of it
@@ -382,21 +408,16 @@ impl Node {
         (matched.map(|id| id.index()), metrics.last_log_index.unwrap_or(0))
     }
 
+    pub(super) fn link(&self) -> Link {
+        Link { raft: self.raft.clone(), peers: self.peers.clone(), leader: self.leader.subscribe() }
+    }
+
     pub(super) fn route(&self) -> Route {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        match metrics.current_leader {
-            Some(id) if id == self.id.0 => Route::Here,
-            Some(id) => match metrics.membership_config.get_node(&id) {
-                Some(peer) => Route::There { id, addr: self.peers.address(id, peer.addr) },
-                None => Route::Nowhere,
-            },
-            None => Route::Nowhere,
-        }
+        route(&self.raft, &self.peers)
     }
 
     pub(super) fn heard_from_leader(&self) {
-        self.leader_heard_ms.store(self.started.elapsed().as_millis() as u64, Relaxed);
+        self.leader_heard_ms.store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
     }
 
     /// Whether there is a leader at this time, not only one that is remembered.
@@ -405,8 +426,9 @@ impl Node {
             Route::Nowhere => false,
             Route::Here => self.quorum_ack_age().is_some_and(|age| age < self.timing.election_timeout_max),
             Route::There { .. } => {
-                let heard = Duration::from_millis(self.leader_heard_ms.load(Relaxed));
-                self.started.elapsed().saturating_sub(heard) < 2 * self.timing.election_timeout_max
+                let heard = self.leader_heard_ms.load(Relaxed);
+                let silence = self.started.elapsed().saturating_sub(Duration::from_millis(heard));
+                heard > 0 && silence < 2 * self.timing.election_timeout_max
             }
         }
     }

@@ -28,8 +28,8 @@ impl Asked {
 /// What is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
-    /// Carry out a command (encoded).
-    Propose(Bytes),
+    /// Carry out commands (encoded), each for itself.
+    Propose(Vec<Bytes>),
     /// Renew a lease.
     LeaseRenew(LeaseId),
     /// Time left of a lease.
@@ -41,8 +41,8 @@ pub enum Question {
 /// The leader's answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Answer {
-    /// To `Propose`.
-    Proposed(Committed),
+    /// To `Propose`: one for each command.
+    Proposed(Vec<Result<Committed, Refusal>>),
     /// To `LeaseRenew`: the time to live in seconds.
     Renewed(Result<i64, StoreError>),
     /// To `LeaseRemaining`: milliseconds; none if there is no such lease.

@@ -28,8 +28,9 @@ use weft_core::id::{ClusterId, NodeId};
 use weft_xds_proto::peer::{JoinRequest, JoinResponse};
 
 use super::{
-    driver::{Node, Route},
+    driver::Node,
     error::JoinError,
+    link::Route,
     network::Lane,
     types::{Peer, TypeConfig},
 };

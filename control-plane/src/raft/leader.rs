@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use openraft::{
     LinearizerOption,
     errors::{ForwardReason, LinearizableReadError, RaftError},
@@ -12,7 +13,7 @@ use weft_state::{command::LeaseId, error::StoreError};
 
 use super::{
     driver::Node,
-    forward::{Answer, Question, Refusal},
+    forward::{Answer, Committed, Question, Refusal},
 };
 use crate::lease_driver::ClockError;
 
@@ -33,7 +34,7 @@ impl Node {
         }
         let patience = patience.min(self.timing.deadline);
         let answer = match question {
-            Question::Propose(command) => self.propose_here(command, patience).await.map(Answer::Proposed),
+            Question::Propose(commands) => Ok(Answer::Proposed(self.propose_here(commands, patience).await)),
             Question::LeaseRenew(id) => self.renew_here(id, patience).await.map(Answer::Renewed),
             Question::LeaseRemaining(id) => self
                 .remaining_here(id, patience)
@@ -46,14 +47,14 @@ impl Node {
 
     async fn propose_here(
         &self,
-        command: Bytes,
+        commands: Vec<Bytes>,
         patience: Duration,
-    ) -> Result<super::forward::Committed, Refusal> {
-        // openraft would refuse as well, but only after the proposal has waited for a batch.
+    ) -> Vec<Result<Committed, Refusal>> {
+        // openraft would refuse as well, but only after the proposals have waited for a batch.
         if !self.leads() {
-            return Err(Refusal::NotLeader);
+            return vec![Err(Refusal::NotLeader); commands.len()];
         }
-        self.batcher.propose(command, patience).await
+        join_all(commands.into_iter().map(|command| self.batcher.propose(command, patience))).await
     }
 
     /// Confirms leadership with a majority, once for all who ask at this time (ReadIndex, Raft thesis §6.4).

@@ -87,6 +87,11 @@ impl Peers {
         }
     }
 
+    /// This server.
+    pub fn own(&self) -> NodeId {
+        self.own
+    }
+
     /// Reaches a peer there from now on.
     pub fn set_address(&self, id: NodeId, addr: SocketAddr) {
         if self.addresses.read().get(&id.0) == Some(&addr) {

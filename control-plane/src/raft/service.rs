@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status, Streaming};
@@ -118,7 +118,9 @@ impl PeerApi for Service {
         let message: Addressed<Append> = self.open(request, true)?;
         let rpc = AppendEntriesRequest::<TypeConfig>::try_from(message.message).map_err(bad)?;
         let answer = self.node.raft.append_entries(rpc).await.map_err(ended)?;
-        self.node.heard_from_leader();
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.node.heard_from_leader();
+        }
         self.answer(&AppendAnswer::from(answer))
     }
 

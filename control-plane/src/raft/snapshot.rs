@@ -29,6 +29,9 @@ pub struct SnapshotData {
     pub image: Bytes,
 }
 
+/// What a snapshot file held: what it covers, and the image.
+pub type Found = (SnapshotMeta, Bytes);
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct SnapshotFolder {
@@ -58,7 +61,7 @@ impl SnapshotFolder {
     }
 
     /// The newest snapshot that reads back whole, and why newer ones do not. Blocks.
-    pub fn newest(&self) -> io::Result<(Option<(SnapshotMeta, Bytes)>, Vec<StartError>)> {
+    pub fn newest(&self) -> io::Result<(Option<Found>, Vec<StartError>)> {
         let mut files = self.files()?;
         files.sort();
         let mut bad = Vec::new();
