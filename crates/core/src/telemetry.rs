@@ -33,7 +33,24 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     if let Some(part) = bare {
         return Err(error(format!("{part:?} is unknown")));
     }
-    EnvFilter::try_new(level).map_err(|e| error(e.to_string()))
+    EnvFilter::try_new(with_quiet_parts(level)).map_err(|e| error(e.to_string()))
+}
+
+/// Libraries that tell at `info` what only their own developers need. They speak from `warn` on, unless the level
+/// names them.
+const QUIET_PARTS: [&str; 1] = ["openraft"];
+
+fn with_quiet_parts(level: &str) -> String {
+    let mut all = level.to_owned();
+    for part in
+        QUIET_PARTS.iter().filter(|part| !level.contains(**part) && !level.eq_ignore_ascii_case("off"))
+    {
+        all.push_str(&format!(
+            ",{part}={}",
+            if level.eq_ignore_ascii_case("error") { "error" } else { "warn" }
+        ));
+    }
+    all
 }
 
 fn is_level(word: &str) -> bool {
@@ -45,7 +62,7 @@ fn is_level(word: &str) -> bool {
 pub fn init(level: &str, json: bool) {
     let (filter, refused) = match filter(level) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (EnvFilter::new(with_quiet_parts("info")), Some(error)),
     };
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(std::io::stderr));
@@ -81,6 +98,14 @@ mod tests {
             assert_eq!(error.seen, level);
             assert!(error.to_string().contains("info"));
         }
+    }
+
+    #[test]
+    fn chatty_libraries_speak_from_warn_on_unless_the_level_names_them() {
+        assert_eq!(with_quiet_parts("info"), "info,openraft=warn");
+        assert_eq!(with_quiet_parts("error"), "error,openraft=error");
+        assert_eq!(with_quiet_parts("off"), "off");
+        assert_eq!(with_quiet_parts("info,openraft=debug"), "info,openraft=debug");
     }
 
     #[test]
