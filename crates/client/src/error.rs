@@ -48,9 +48,9 @@ pub enum Error {
         /// The last answer of each endpoint.
         attempts: Vec<Attempt>,
     },
-    /// The request was sent and the answer never came. It may have been carried out.
+    /// The request was sent, and nobody can say whether it was or will be carried out.
     #[error(
-        "{operation}: {endpoint} did not answer ({why}), so it may or may not have been done; read before you repeat it"
+        "{operation} was not acknowledged by {endpoint}: {why}; it may or may not have been done, so read before you repeat it; if this goes on, the servers may have lost their quorum: see `weft status`"
     )]
     OutcomeUnknown {
         /// What was asked.
