@@ -213,6 +213,11 @@ impl Catalog {
         view::policy(set.as_deref())
     }
 
+    /// Where registrations come from; none for a [`Self::detached`] catalogue.
+    pub(crate) fn registry(&self) -> Option<&Coordinator> {
+        self.inner.registry.as_ref()
+    }
+
     /// Bumped after the view changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.version.subscribe()

@@ -22,6 +22,7 @@ use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
+use weft_xds_proto::type_url::ResourceType;
 
 pub mod builder;
 pub mod config_snapshot;
@@ -41,12 +42,20 @@ const BUILD_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// Streams that one server drives. Further ones are refused with `RESOURCE_EXHAUSTED`.
 const STREAMS_MAX: usize = 20_000;
 
+/// How long a client that comes early is held before it is sent to another server.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(1);
+
 /// Where services come from.
 pub trait ServiceSource: Send + Sync + 'static {
     /// All services with their instances, at this moment.
     fn services(&self) -> Vec<ServiceView>;
     /// Bumped after [`Self::services`] changed.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// Completes when [`Self::services`] holds all that was committed before this server started. Until then nobody
+    /// is served: a restarted server that still reads its log would tell proxies that services are gone.
+    fn caught_up(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A connected client and where each of its resources stands.
@@ -62,7 +71,8 @@ pub struct ProxyStatus {
 
 /// The xDS half of a server. Owns its tasks.
 pub struct XdsServer {
-    snapshots: watch::Receiver<Arc<ConfigSnapshot>>,
+    /// None until the source has caught up.
+    snapshots: watch::Receiver<Option<Arc<ConfigSnapshot>>>,
     /// By stream number. Held for an insert, a removal, or to copy the list.
     streams: Mutex<BTreeMap<u64, Arc<StreamState>>>,
     next_stream: AtomicU64,
@@ -71,12 +81,9 @@ pub struct XdsServer {
 }
 
 impl XdsServer {
-    /// Builds the first snapshot and starts to follow the source. Must be called within a tokio runtime.
+    /// Starts to follow the source. Must be called within a tokio runtime.
     pub fn new(source: impl ServiceSource) -> Arc<Self> {
-        // Before the first read, so that no change falls between the two.
-        let changes = source.changes();
-        let first = builder::build(&source.services(), &ConfigSnapshot::default());
-        let (publish, snapshots) = watch::channel(Arc::new(first));
+        let (publish, snapshots) = watch::channel(None);
         let server = Arc::new(Self {
             snapshots,
             streams: Mutex::default(),
@@ -84,7 +91,7 @@ impl XdsServer {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        server.tasks.spawn(follow(source, changes, publish, server.stop.clone()));
+        server.tasks.spawn(server.stop.clone().run_until_cancelled_owned(follow(source, publish)));
         server
     }
 
@@ -121,13 +128,20 @@ impl XdsServer {
         self.tasks.wait().await;
     }
 
-    fn start<D: Dialect>(
+    async fn start<D: Dialect>(
         self: &Arc<Self>,
         peer: Option<SocketAddr>,
         requests: Streaming<D::Request>,
     ) -> Result<Response<Responses<D::Response>>, Status> {
+        let mut snapshots = self.snapshots.clone();
+        let caught_up = tokio::time::timeout(CATCH_UP_WAIT, snapshots.wait_for(Option::is_some))
+            .await
+            .is_ok_and(|waited| waited.is_ok());
         if self.stop.is_cancelled() {
             return Err(Status::unavailable("server is stopping; use another one"));
+        }
+        if !caught_up {
+            return Err(Status::unavailable("server is still catching up; use another one"));
         }
         let state = Arc::new(StreamState { peer, subscriptions: Mutex::new(Subscriptions::default()) });
         let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
@@ -142,7 +156,6 @@ impl XdsServer {
         }
         let (responses, receiver) = mpsc::channel(RESPONSES_WAITING_MAX);
         let registered = Registered { server: self.clone(), id };
-        let snapshots = self.snapshots.clone();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             let _registered = registered;
@@ -164,37 +177,24 @@ impl Drop for Registered {
     }
 }
 
-/// Builds a snapshot after each change, or burst of changes.
-async fn follow(
-    source: impl ServiceSource,
-    mut changes: watch::Receiver<u64>,
-    publish: watch::Sender<Arc<ConfigSnapshot>>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() {
-                // The source is gone; its last word stays until the server stops.
-                stop.cancelled().await;
-                return;
-            },
+/// Builds a snapshot when the source has caught up, and after each change or burst of changes.
+async fn follow(source: impl ServiceSource, publish: watch::Sender<Option<Arc<ConfigSnapshot>>>) {
+    source.caught_up().await;
+    // Before the first read, so that no change falls between the two.
+    let mut changes = source.changes();
+    let mut current = Arc::new(builder::build(&source.services(), &ConfigSnapshot::default()));
+    publish.send_replace(Some(current.clone()));
+    // When the source is gone, its last word stays.
+    while changes.changed().await.is_ok() {
+        let next = builder::build(&source.services(), &current);
+        let changed = |t: &ResourceType| next.of(*t).version() != current.of(*t).version();
+        if ResourceType::PUSH_ORDER.iter().any(changed) {
+            current = Arc::new(next);
+            publish.send_replace(Some(current.clone()));
         }
-        let next = builder::build(&source.services(), &publish.borrow().clone());
-        publish.send_if_modified(|current| {
-            let changed = weft_xds_proto::type_url::ResourceType::PUSH_ORDER
-                .iter()
-                .any(|t| current.of(*t).version() != next.of(*t).version());
-            if changed {
-                *current = Arc::new(next);
-            }
-            changed
-        });
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(BUILD_INTERVAL_MIN) => {}
-        }
+        tokio::time::sleep(BUILD_INTERVAL_MIN).await;
     }
+    publish.closed().await;
 }
 
 /// The gRPC face of [`XdsServer`].
@@ -212,7 +212,7 @@ impl AggregatedDiscoveryService for AdsService {
         request: Request<Streaming<discovery::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let peer = request.remote_addr();
-        self.server.start::<Sotw>(peer, request.into_inner())
+        self.server.start::<Sotw>(peer, request.into_inner()).await
     }
 
     async fn delta_aggregated_resources(
@@ -220,6 +220,6 @@ impl AggregatedDiscoveryService for AdsService {
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = request.remote_addr();
-        self.server.start::<Delta>(peer, request.into_inner())
+        self.server.start::<Delta>(peer, request.into_inner()).await
     }
 }

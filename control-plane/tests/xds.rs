@@ -26,11 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Services {
     all: Arc<Mutex<Vec<ServiceView>>>,
     version: watch::Sender<u64>,
+    caught_up: watch::Sender<bool>,
 }
 
 impl Services {
     fn new(all: Vec<ServiceView>) -> Self {
-        Self { all: Arc::new(Mutex::new(all)), version: watch::Sender::new(0) }
+        Self {
+            all: Arc::new(Mutex::new(all)),
+            version: watch::Sender::new(0),
+            caught_up: watch::Sender::new(true),
+        }
     }
 
     fn set(&self, all: Vec<ServiceView>) {
@@ -45,6 +50,9 @@ impl ServiceSource for Services {
     }
     fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+    async fn caught_up(&self) {
+        self.caught_up.subscribe().wait_for(|c| *c).await.expect("the test holds it");
     }
 }
 
@@ -225,6 +233,26 @@ async fn a_burst_of_changes_ends_with_the_last_one() {
     }
     let after = until(&discovery, |s| ports(s, "hello") == [999]).await.version;
     assert!(after - before < 100, "{} snapshots for 998 changes", after - before);
+    discovery.shutdown().await;
+    server.stop().await;
+}
+
+/// A restarted server that still reads its log must not tell proxies that services are gone.
+#[tokio::test]
+async fn a_server_that_has_not_caught_up_serves_nobody() {
+    let services = Services::new(vec![]);
+    services.caught_up.send_replace(false);
+    let server = Server::start(&services).await;
+    let discovery = proxy(&[server.addr]);
+    discovery.want("hello");
+    let snapshot = until(&discovery, |s| s.control_plane.last_error.is_some()).await;
+    let error = snapshot.control_plane.last_error.as_ref().unwrap();
+    assert!(error.contains("still catching up"), "{error}");
+    assert!(snapshot.absent.is_empty());
+    services.set(vec![hello(&[1])]);
+    services.caught_up.send_replace(true);
+    let snapshot = until(&discovery, |s| ports(s, "hello") == [1]).await;
+    assert!(snapshot.absent.is_empty());
     discovery.shutdown().await;
     server.stop().await;
 }

@@ -51,6 +51,12 @@ impl ResourceType {
     pub const fn has_wildcard(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
     }
+
+    /// Whether a subscription to everything gets the resources of this type. Listeners are for proxyless gRPC, which
+    /// asks by name; Envoy, which asks for everything, would only warn of each.
+    pub const fn is_in_wildcard(self) -> bool {
+        matches!(self, Self::Cluster)
+    }
 }
 
 impl fmt::Display for ResourceType {

@@ -1,11 +1,20 @@
 //! The catalogue as xDS sees it.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use tokio::sync::watch;
 use weft_xds_proto::resource::endpoint::EndpointSource;
 
 use super::ServiceSource;
 use super::builder::{InstanceView, ServiceView};
 use crate::catalog::{Catalog, CatalogEndpoint, Source};
+
+/// Between two tries to reach a majority, each of which waits itself.
+const BARRIER_RETRY: Duration = Duration::from_millis(50);
+
+/// Longest wait for the catalogue's view of what the registry holds.
+const VIEW_WAIT: Duration = Duration::from_secs(1);
 
 impl ServiceSource for Catalog {
     fn services(&self) -> Vec<ServiceView> {
@@ -21,6 +30,26 @@ impl ServiceSource for Catalog {
 
     fn changes(&self) -> watch::Receiver<u64> {
         Catalog::changes(self)
+    }
+
+    async fn caught_up(&self) {
+        let Some(coordinator) = self.registry() else { return };
+        while let Err(error) = coordinator.read_barrier().await {
+            tracing::debug!(%error, "xDS waits for the group");
+            tokio::time::sleep(BARRIER_RETRY).await;
+        }
+        // The view follows the registry within moments; services that are gone again by then do not hold us up.
+        let registered: BTreeSet<String> = coordinator
+            .read(|m| m.registered(None).into_iter().map(|r| r.instance.service.clone()).collect());
+        let mut changes = Catalog::changes(self);
+        let seen = async {
+            while !registered.iter().all(|name| self.service(name).is_some()) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(VIEW_WAIT, seen).await;
     }
 }
 

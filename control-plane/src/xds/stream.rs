@@ -68,12 +68,12 @@ impl Dialect for Sotw {
 
 pub(super) type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
 
-/// Runs one stream until the client ends it, fails, or the server stops.
+/// Runs one stream until the client ends it, fails, or the server stops. `snapshots` holds one.
 pub(super) async fn run<D: Dialect>(
     state: Arc<StreamState>,
     mut requests: impl Stream<Item = Result<D::Request, Status>> + Unpin + Send,
     responses: mpsc::Sender<Result<D::Response, Status>>,
-    mut snapshots: watch::Receiver<Arc<ConfigSnapshot>>,
+    mut snapshots: watch::Receiver<Option<Arc<ConfigSnapshot>>>,
     stop: CancellationToken,
 ) {
     loop {
@@ -89,12 +89,12 @@ pub(super) async fn run<D: Dialect>(
                 if changed.is_err() {
                     return;
                 }
-                let snapshot = snapshots.borrow_and_update().clone();
+                let Some(snapshot) = snapshots.borrow_and_update().clone() else { return };
                 D::push(&mut state.subscriptions.lock(), &snapshot)
             }
             request = requests.next() => {
                 let Some(Ok(request)) = request else { return };
-                let snapshot = snapshots.borrow().clone();
+                let Some(snapshot) = snapshots.borrow().clone() else { return };
                 D::handle(&mut state.subscriptions.lock(), request, &snapshot)
             }
         };

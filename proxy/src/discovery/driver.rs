@@ -55,6 +55,8 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     publish: watch::Sender<Arc<ConfigSnapshot>>,
     preset: HashMap<String, Arc<ClusterConfig>>,
+    /// What gossip last said.
+    pool: Option<(Arc<CatalogView>, Owners)>,
     client: Client,
     pairs: Pairs,
     wanted: Wanted,
@@ -95,6 +97,7 @@ impl Driver {
             shared,
             publish,
             preset,
+            pool: None,
             client: Client::new(node),
             pairs: Pairs::default(),
             wanted: Wanted::default(),
@@ -108,6 +111,7 @@ impl Driver {
             cache,
         };
         driver.load_cache();
+        driver.read_pool();
         driver.share_calls();
         driver.publish(&Touched::All);
         driver
@@ -248,10 +252,15 @@ impl Driver {
     }
 
     fn on_gossip(&mut self) {
+        self.read_pool();
         if self.nobody_known && !self.servers().is_empty() {
             self.link.wait(Duration::ZERO);
         }
         self.publish(&Touched::All);
+    }
+
+    fn read_pool(&mut self) {
+        self.pool = self.config.gossip.as_ref().map(|g| (g.catalog(), Owners::new(&g.members())));
     }
 
     fn on_tick(&mut self) {
@@ -306,7 +315,7 @@ impl Driver {
         next.control_plane.last_error.clone_from(&self.last_error);
         next.control_plane.servers_known = !self.servers().is_empty();
 
-        let pool = self.config.gossip.as_ref().map(|g| (g.catalog(), Owners::new(&g.members())));
+        let pool = self.pool.take();
         let names: Vec<String> = match touched {
             Touched::All => {
                 let known: HashSet<&str> = self
@@ -324,6 +333,7 @@ impl Driver {
                 self.refresh(name, pool.as_ref(), connected, &mut next);
             }
         }
+        self.pool = pool;
         for (name, preset) in &self.preset {
             next.clusters.entry(name.clone()).or_insert_with(|| preset.clone());
         }

@@ -10,9 +10,12 @@ pub const PROTOCOL: &str = "protocol";
 /// Label that says which share of the traffic an instance takes.
 pub const WEIGHT: &str = "weight";
 
-/// The weight that the labels ask for; 1 if they say nothing or no positive number.
+/// Largest weight. Clients add the weights of a service's endpoints in 32 bits; this leaves room for 400,000.
+pub const WEIGHT_MAX: u32 = 10_000;
+
+/// The weight that the labels ask for; 1 if they say nothing or no number from 1 to [`WEIGHT_MAX`].
 pub fn weight(labels: &BTreeMap<String, String>) -> u32 {
-    labels.get(WEIGHT).and_then(|w| w.parse().ok()).filter(|w| *w > 0).unwrap_or(1)
+    labels.get(WEIGHT).and_then(|w| w.parse().ok()).filter(|w| (1..=WEIGHT_MAX).contains(w)).unwrap_or(1)
 }
 
 /// What to speak to instances with these labels: HTTP/2 if there are instances and all of them speak it. One that
@@ -39,7 +42,8 @@ mod tests {
 
     #[test]
     fn the_weight_label_is_the_weight_and_nonsense_is_one() {
-        for (label, expected) in [("7", 7), ("0", 1), ("-3", 1), ("many", 1), ("4294967296", 1)] {
+        for (label, expected) in [("7", 7), ("0", 1), ("-3", 1), ("many", 1), ("10000", 10_000), ("10001", 1)]
+        {
             assert_eq!(weight(&labels(WEIGHT, label)), expected, "{label}");
         }
     }

@@ -47,13 +47,13 @@ impl Subscriptions {
         let mut batch = Batch::default();
         let mut wildcard_begins = false;
         if first && request.resource_names_subscribe.is_empty() && t.has_wildcard() {
-            state.wildcard = true;
+            state.wildcard = t.is_in_wildcard();
             wildcard_begins = true;
         }
         for name in request.resource_names_subscribe {
             if name == WILDCARD {
                 wildcard_begins |= !state.wildcard;
-                state.wildcard = true;
+                state.wildcard = t.is_in_wildcard();
             } else if state.names.contains(&name) {
                 forced.insert(name);
             } else if let Some(reason) = refusal(&name, state.names.len()) {

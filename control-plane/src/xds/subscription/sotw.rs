@@ -47,7 +47,7 @@ impl Subscriptions {
                 }
             }
         }
-        state.wildcard = wildcard && t.has_wildcard();
+        state.wildcard = wildcard && t.is_in_wildcard();
         let added: BTreeSet<_> = names.difference(&state.names).cloned().collect();
         state.names = names;
         let (names, wildcard) = (&state.names, state.wildcard);

@@ -321,3 +321,11 @@ fn a_large_answer_is_split_into_several_responses() {
     let mut s = Subscriptions::default();
     assert_eq!(request(CDS).to(&mut s, &c), [["s0@1", "s1@1"], ["s2@1", "s3@1"]]);
 }
+
+#[test]
+fn a_client_that_wants_every_listener_gets_none_and_an_answer() {
+    let (mut s, c) = (Subscriptions::default(), snapshot(&[("a", "1", "1")]));
+    assert_eq!(request(LDS).to(&mut s, &c), [Vec::<String>::new()]);
+    assert_eq!(request(LDS).subscribe(&["a"]).to(&mut s, &c), [["a@1"]]);
+    assert_eq!(pushed(&mut s, &snapshot(&[("a", "1", "1"), ("b", "1", "1")])), []);
+}

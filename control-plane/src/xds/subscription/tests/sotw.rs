@@ -64,6 +64,14 @@ fn empty_answers_are_sent_so_that_nobody_waits() {
 }
 
 #[test]
+fn a_client_that_wants_every_listener_gets_none_and_an_answer() {
+    let mut s = Subscriptions::default();
+    let c = snapshot(&[("a", "1", "1")]);
+    assert_eq!(bodies(&s.handle_sotw(request(LDS, &[]), &c).unwrap()), [""; 0]);
+    assert_eq!(pushed(&mut s, &snapshot(&[("a", "1", "1"), ("b", "1", "1")])), []);
+}
+
+#[test]
 fn an_unknown_name_is_answered_when_it_appears() {
     let mut s = Subscriptions::default();
     s.handle_sotw(request(EDS, &["a"]), &snapshot(&[]));
