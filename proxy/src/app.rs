@@ -93,7 +93,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         name: config.name.clone(),
         servers: config.servers.clone(),
         gossip: gossip.clone(),
-        cache_dir: config.data_dir.as_ref().map(|dir| dir.join("discovery")),
+        cache_dir: config.data_dir.clone(),
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
     });
     let routes: &[RouteEntry] = config.static_config.as_ref().map_or(&[], |s| &s.routes);

@@ -196,10 +196,7 @@ async fn torn_wal_tail_is_truncated_and_corrupt_middle_stops_the_server() {
     ]
     .concat();
     let Err(log) = WeftProcess::try_start("corrupt", &args).await else { panic!("it must not start") };
-    assert!(
-        log.contains("is damaged at offset") && log.contains("wal"),
-        "where and what: {log}"
-    );
+    assert!(log.contains("is damaged at offset") && log.contains("wal"), "where and what: {log}");
 }
 
 /// Start-up problems: one clear line and a non-zero exit.

@@ -199,3 +199,48 @@ async fn without_quorum_coordination_refuses_and_says_why() {
         );
     }
 }
+
+/// The last good state is on disk: a sidecar that restarts while no server lives serves what it knew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_sidecar_serves_its_last_good_state_while_no_server_lives() {
+    let mut mesh = Mesh::with_servers(1).await;
+    let orders = FakeUpstream::start("orders-1").await;
+    mesh.register(&mesh.servers[0], "orders", "orders-1", orders.addr(), "300s").await;
+    let seeds = [mesh.servers[0].gossip()];
+    let proxy = mesh.proxy("caller", &seeds, &[]).await;
+    until("orders is reached", Duration::from_secs(15), || answers_ok(proxy.addr("outbound"), "orders"))
+        .await;
+    assert_eq!(proxy.stop().await, 0);
+    mesh.servers[0].kill().await;
+    let proxy = mesh.proxy("caller", &seeds, &[]).await;
+    assert_eq!(answers_ok(proxy.addr("outbound"), "orders").await.as_deref(), Ok("orders-1"));
+    let unknown = http_client::get(proxy.addr("outbound"), "unheard-of", "/").await.expect("answers");
+    assert_eq!(unknown.status, StatusCode::SERVICE_UNAVAILABLE, "nobody can say that it does not exist");
+    assert!(unknown.body.contains("unheard-of"), "{}", unknown.body);
+}
+
+/// D06: a sidecar that is told to stop withdraws first and finishes what it has; nobody's call fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_sidecar_fails_no_call() {
+    let mesh = Mesh::with_servers(1).await;
+    let seeds = [mesh.servers[0].gossip()];
+    let (one, two) = (FakeUpstream::start("cart-1").await, FakeUpstream::start("cart-2").await);
+    let first = mesh.proxy("cart1", &seeds, &["--service", &format!("cart={}", one.addr())]).await;
+    let _second = mesh.proxy("cart2", &seeds, &["--service", &format!("cart={}", two.addr())]).await;
+    let caller_proxy = mesh.proxy("caller", &seeds, &[]).await;
+    let outbound = caller_proxy.addr("outbound");
+    until("both instances answer", Duration::from_secs(20), || async {
+        let mut seen = HashSet::new();
+        for _ in 0..6 {
+            seen.insert(answers_ok(outbound, "cart").await?);
+        }
+        if seen.len() == 2 { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    let caller = Caller::start(outbound, "cart");
+    caller.more_calls(50).await;
+    assert_eq!(first.stop().await, 0);
+    caller.more_calls(50).await;
+    let (calls, failures) = caller.finish().await;
+    assert!(failures.is_empty(), "{} of {calls} calls failed: {failures:#?}", failures.len());
+}
