@@ -57,6 +57,8 @@ pub(super) struct Driver {
     preset: HashMap<String, Arc<ClusterConfig>>,
     /// What gossip last said.
     pool: Option<(Arc<CatalogView>, Owners)>,
+    /// Subscribed to before the pool is first read, so that no change falls between the two.
+    pool_changes: Option<watch::Receiver<u64>>,
     client: Client,
     pairs: Pairs,
     wanted: Wanted,
@@ -92,12 +94,14 @@ impl Driver {
             ..Node::default()
         };
         let cache = CacheWriter { folder: config.cache_dir.clone(), dirty: false, writing: None };
+        let pool_changes = config.gossip.as_ref().map(|g| g.changes());
         let mut driver = Self {
             config,
             shared,
             publish,
             preset,
             pool: None,
+            pool_changes,
             client: Client::new(node),
             pairs: Pairs::default(),
             wanted: Wanted::default(),
@@ -118,7 +122,7 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self, mut asked: mpsc::Receiver<String>, stop: CancellationToken) {
-        let mut gossip = self.config.gossip.as_ref().map(|g| g.changes());
+        let mut gossip = self.pool_changes.take();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut names = Vec::new();
