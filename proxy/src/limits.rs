@@ -88,7 +88,8 @@ pub const SCHEDULE_SLOTS_MAX: usize = 4096;
 /// How long a stopping proxy keeps accepting after it has withdrawn its services, so that peers hear of it first.
 pub const DRAIN_PROPAGATION: Duration = Duration::from_millis(600);
 
-/// How long idle connections stay open after that, with every answer saying `Connection: close`.
+/// How long idle connections stay open after that, with every answer saying `Connection: close`; and again after the
+/// last one was accepted.
 pub const DRAIN_LINGER: Duration = Duration::from_millis(150);
 
 /// Largest request to the admin port, in bytes: it has no bodies.

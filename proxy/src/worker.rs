@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::http::context::{Context, Side, WorkerParts};
+use crate::limits::DRAIN_LINGER;
 use crate::listener::accept::{self, Door};
 use crate::listener::connection::{Connections, TICK};
 use crate::mesh_view::MeshState;
@@ -150,6 +151,8 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
                             // It ends once the kernel's queue is empty.
                             let _ = door.await;
                         }
+                        // The last ones to be accepted have not sent their requests yet.
+                        tokio::time::sleep(DRAIN_LINGER).await;
                         connections.close_all();
                         return finish(&connections, &mut phase).await;
                     }
@@ -176,3 +179,6 @@ async fn finish(connections: &Connections, phase: &mut watch::Receiver<Phase>) -
     }
     connections.count()
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,8 +47,12 @@ impl ClusterShared {
     /// Whether discovery should be told again that the cluster is in use; at most once a second for all workers.
     pub fn touch(&self, now_millis: u64) -> bool {
         let last = self.touched.load(Ordering::Relaxed);
-        now_millis >= last + TOUCH_MILLIS
-            && self.touched.compare_exchange(last, now_millis, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        // 0 means never.
+        (last == 0 || now_millis >= last + TOUCH_MILLIS)
+            && self
+                .touched
+                .compare_exchange(last, now_millis.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }
 
@@ -227,6 +231,7 @@ mod tests {
     #[test]
     fn discovery_is_told_of_use_at_most_once_a_second() {
         let one = cluster(&[1]);
+        assert!(one.shared.touch(0), "the first time at once");
         assert!(one.shared.touch(5_000));
         assert!(!one.shared.touch(5_999));
         assert!(one.shared.touch(6_000));

@@ -1,12 +1,12 @@
 //! Accepts connections on one worker's socket and serves them there until they end.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -40,37 +40,40 @@ pub(crate) struct Door {
     pub stop: Rc<Cell<bool>>,
 }
 
-/// Accepts until [`Door::stop`]; wake it by [`tokio::sync::Notify`] `stopped` then. What waits in the kernel's queue
-/// at that moment is still served: closing the socket would reset it.
+/// Accepts until [`Door::stop`]; wake it by `stopped` then. What waits in the kernel's queue at that moment is still
+/// served: closing the socket resets it.
 pub(crate) async fn run(listener: TcpListener, door: Rc<Door>, stopped: Rc<tokio::sync::Notify>) {
-    loop {
-        if door.connections.count() >= door.connections_max && !door.stop.get() {
+    while !door.stop.get() {
+        if door.connections.count() >= door.connections_max {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         }
-        let accepted = if door.stop.get() {
-            match now(listener.accept()).await {
-                Some(accepted) => accepted,
-                None => return,
-            }
-        } else {
-            tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stopped.notified() => continue,
-            }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped.notified() => continue,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                // Without it small answers may wait for acknowledgements; it fails only on a dead connection.
-                let _ = stream.set_nodelay(true);
-                let door = door.clone();
-                tokio::task::spawn_local(async move { door.serve(stream, peer).await });
-            }
+            Ok((stream, peer)) => door.enter(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+    // Asked of the kernel and not of the runtime, which hears of new connections later.
+    let Ok(listener) = listener.into_std() else { return };
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    door.enter(stream, peer);
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => return,
         }
     }
 }
@@ -80,18 +83,15 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The result if it is there already.
-async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
 impl Door {
-    async fn serve(&self, stream: TcpStream, peer: std::net::SocketAddr) {
+    fn enter(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        // Without it small answers may wait for acknowledgements; it fails only on a dead connection.
+        let _ = stream.set_nodelay(true);
+        let door = self.clone();
+        tokio::task::spawn_local(async move { door.serve(stream, peer).await });
+    }
+
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         let open = self.connections.open(peer, self.tls.is_some());
         let metrics = &self.ctx.metrics;
         metrics.connections_total.inc();

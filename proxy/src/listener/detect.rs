@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -29,13 +29,16 @@ pub(crate) async fn detect<S: AsyncRead + Unpin>(
     let mut room = [0; 4096];
     loop {
         let read = poll_fn(|cx| {
+            let mut buf = ReadBuf::new(&mut room);
+            // What has arrived is served, even while the worker closes its connections.
+            if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                return Poll::Ready(read.map(|()| buf.filled().len()));
+            }
             if connection.is_closing() || connection.take_head_late() {
-                return Poll::Ready(Ok(0));
+                return Poll::Ready(io::Result::Ok(0));
             }
             connection.remember(cx.waker());
-            let mut buf = ReadBuf::new(&mut room);
-            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf))?;
-            Poll::Ready(io::Result::Ok(buf.filled().len()))
+            Poll::Pending
         })
         .await?;
         if read == 0 {

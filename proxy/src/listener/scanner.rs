@@ -154,6 +154,13 @@ impl Head {
     /// `bytes` start at the head's first byte. Answers its length and what follows it once it is complete.
     fn feed(&mut self, bytes: &[u8]) -> Result<Option<(usize, State)>, Refusal> {
         loop {
+            if !self.has_request_line
+                && let Some(first) = bytes.get(self.line_start)
+                && !is_token(*first)
+                && !matches!(first, b'\r' | b'\n')
+            {
+                return Err(Refusal::NotHttp(*first));
+            }
             let Some(found) = memchr(b'\n', &bytes[self.searched.min(bytes.len())..]) else {
                 self.searched = bytes.len();
                 return self.check_incomplete(bytes).map(|()| None);
@@ -186,13 +193,6 @@ impl Head {
     /// Limits must bite before a line has an end.
     fn check_incomplete(&self, bytes: &[u8]) -> Result<(), Refusal> {
         let line = &bytes[self.line_start.min(bytes.len())..];
-        if !self.has_request_line
-            && let Some(first) = line.first()
-            && !is_token(*first)
-            && *first != b'\r'
-        {
-            return Err(Refusal::NotHttp(*first));
-        }
         let limit = if self.has_request_line { HEAD_BYTES_MAX } else { REQUEST_LINE_MAX };
         if line.len() > limit || bytes.len() > HEAD_BYTES_MAX {
             return Err(self.too_large(line.len()));
@@ -209,10 +209,6 @@ impl Head {
     }
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        let Some(&first) = line.first() else { return Err(Refusal::RequestLine) };
-        if !is_token(first) {
-            return Err(Refusal::NotHttp(first));
-        }
         let method_end = memchr(b' ', line).ok_or(Refusal::RequestLine)?;
         let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
         if method.len() > METHOD_MAX || !method.iter().all(|b| is_token(*b)) {

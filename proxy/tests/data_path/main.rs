@@ -5,4 +5,5 @@ mod failure;
 mod forwarding;
 mod hostile;
 mod inbound;
+mod mesh;
 mod support;
