@@ -1,7 +1,7 @@
 //! The HTTP request path.
 //!
-//! *Request:* accept → detect → guard → [`server`]: host → route → cluster → pick → pool checkout or connect →
-//! [`forward`] → one outcome goes back to outlier detection and metrics. Errors leave through [`rescue`] only.
+//! *Request:* accept → detect → guard → `server`: host → route → cluster → pick → pool checkout or connect →
+//! `forward` → one outcome goes back to outlier detection and metrics. Errors leave through `rescue` only.
 
 pub(crate) mod body;
 pub(crate) mod context;
