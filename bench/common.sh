@@ -5,8 +5,9 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$root/deploy/ensure-tools.sh"
 ensure_build_tools
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$WEFT_CACHE/target}"
-(cd "$root" && cargo build --quiet --release --locked -p weft -p weft-load)
-weft="$CARGO_TARGET_DIR/release/weft"
+# WEFT_BIN measures another build, such as that of an earlier commit, with the same load generator.
+(cd "$root" && cargo build --quiet --release --locked -p weft-load $([ -n "${WEFT_BIN:-}" ] || echo "-p weft"))
+weft="${WEFT_BIN:-$CARGO_TARGET_DIR/release/weft}"
 load="$CARGO_TARGET_DIR/release/weft-load"
 work=$(mktemp -d)
 pids=()
