@@ -104,7 +104,6 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         metrics: config.metrics,
         epoch: config.epoch,
         closing: Rc::default(),
-        in_flight: Rc::default(),
     };
     let connections = Rc::new(Connections::default());
     let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));

@@ -1,8 +1,6 @@
 //! The body of an answer on its way to the client.
 
-use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,7 +12,7 @@ use super::forward::Exchange;
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
     Own(Option<Bytes>),
-    Upstream { incoming: Incoming, exchange: Option<Box<Exchange>>, _in_flight: InFlight },
+    Upstream { incoming: Incoming, exchange: Option<Box<Exchange>> },
 }
 
 impl ResponseBody {
@@ -23,12 +21,12 @@ impl ResponseBody {
     }
 
     /// Streams what an endpoint sends; the exchange ends with it.
-    pub fn upstream(incoming: Incoming, exchange: Box<Exchange>, in_flight: InFlight) -> Self {
+    pub fn upstream(incoming: Incoming, exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             exchange.complete();
-            return Self::Upstream { incoming, exchange: None, _in_flight: in_flight };
+            return Self::Upstream { incoming, exchange: None };
         }
-        Self::Upstream { incoming, exchange: Some(exchange), _in_flight: in_flight }
+        Self::Upstream { incoming, exchange: Some(exchange) }
     }
 }
 
@@ -74,21 +72,5 @@ impl Body for ResponseBody {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Upstream { incoming, .. } => incoming.size_hint(),
         }
-    }
-}
-
-/// Counts a request of one worker until its answer is gone.
-pub(crate) struct InFlight(Rc<Cell<usize>>);
-
-impl InFlight {
-    pub fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }

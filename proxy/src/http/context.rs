@@ -36,8 +36,6 @@ pub(crate) struct Context {
     pub epoch: Instant,
     /// Answers say `Connection: close`.
     pub closing: Rc<Cell<bool>>,
-    /// Requests whose answers are not gone yet.
-    pub in_flight: Rc<Cell<usize>>,
 }
 
 /// Lets a [`Cache`] look into the mesh state that it shares.
@@ -62,7 +60,6 @@ impl Context {
             metrics: worker.metrics.clone(),
             epoch: worker.epoch,
             closing: worker.closing.clone(),
-            in_flight: worker.in_flight.clone(),
         }
     }
 
@@ -78,5 +75,4 @@ pub(crate) struct WorkerParts {
     pub metrics: Metrics,
     pub epoch: Instant,
     pub closing: Rc<Cell<bool>>,
-    pub in_flight: Rc<Cell<usize>>,
 }

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use weft_xds_proto::resource::cluster::Protocol;
 use weft_xds_proto::resource::endpoint::EndpointSource;
 
-use super::body::{InFlight, ResponseBody};
+use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
 use super::headers;
@@ -69,7 +69,6 @@ pub(crate) async fn forward(
     target: Target,
     takes_trailers: bool,
     incoming: Incoming,
-    in_flight: InFlight,
 ) -> Result<Response<ResponseBody>, RequestError> {
     let (body, progress) = RequestBody::new(incoming);
     let mut request = outgoing(&cluster, head, target, takes_trailers, body)?;
@@ -130,7 +129,7 @@ pub(crate) async fn forward(
             lease: link.into_lease(),
             progress,
         };
-        return Ok(incoming_answer(answer, exchange, in_flight));
+        return Ok(incoming_answer(answer, exchange));
     }
 }
 
@@ -359,16 +358,12 @@ fn says_app_is_down(answer: &Response<Incoming>) -> bool {
         && answer.headers().get(X_WEFT_ERROR).is_some_and(|v| v == LOCAL_APP_DOWN)
 }
 
-fn incoming_answer(
-    answer: Response<Incoming>,
-    exchange: Exchange,
-    in_flight: InFlight,
-) -> Response<ResponseBody> {
+fn incoming_answer(answer: Response<Incoming>, exchange: Exchange) -> Response<ResponseBody> {
     let (mut head, body) = answer.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    Response::from_parts(head, ResponseBody::upstream(body, Box::new(exchange), in_flight))
+    Response::from_parts(head, ResponseBody::upstream(body, Box::new(exchange)))
 }
 
 fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {

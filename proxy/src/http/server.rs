@@ -8,7 +8,7 @@ use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
-use super::body::{InFlight, ResponseBody};
+use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
 use super::{forward, headers, rescue, resolve, target};
@@ -47,7 +47,6 @@ async fn respond(
         return Err(refusal.into());
     }
     let started = Instant::now();
-    let in_flight = InFlight::new(&ctx.in_flight);
     let (mut head, body) = request.into_parts();
     let target = target::of(&head)?;
     let cluster = resolve::resolve(ctx, &target, head.uri.path()).await?;
@@ -62,7 +61,7 @@ async fn respond(
         headers::append_forwarded(&mut head.headers, connection.peer.ip(), connection.tls);
     }
     let metrics = cluster.clone();
-    let forwarded = forward::forward(ctx, cluster, head, target, takes_trailers, body, in_flight).await;
+    let forwarded = forward::forward(ctx, cluster, head, target, takes_trailers, body).await;
     let forwarded = forwarded.map_err(|error| match (error, connection.refusal()) {
         // The guard knows better what was wrong with the body.
         (RequestError::ClientBody(_), Some(refusal)) => RequestError::Refused(refusal),
