@@ -7,7 +7,10 @@ use bytes::Bytes;
 use openraft::{
     EntryPayload,
     entry::RaftEntry,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderRequest, VoteRequest, VoteResponse,
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -240,6 +243,37 @@ impl From<AppendAnswer> for AppendEntriesResponse<TypeConfig> {
             AppendAnswer::Partial(id) => Self::PartialSuccess(id.map(Into::into)),
             AppendAnswer::Conflict => Self::Conflict,
             AppendAnswer::HigherVote(vote) => Self::HigherVote(vote.into()),
+        }
+    }
+}
+
+/// Answer to one message of a stream of [`Append`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum StreamAnswer {
+    /// The logs match up to here.
+    Matching(Option<Position>),
+    /// They do not match at this entry.
+    Conflict(Position),
+    /// Another server leads.
+    HigherVote(Ballot),
+}
+
+impl From<StreamAppendResult<TypeConfig>> for StreamAnswer {
+    fn from(result: StreamAppendResult<TypeConfig>) -> Self {
+        match result {
+            Ok(id) => Self::Matching(position(&id)),
+            Err(StreamAppendError::Conflict(id)) => Self::Conflict((&id).into()),
+            Err(StreamAppendError::HigherVote(vote)) => Self::HigherVote((&vote).into()),
+        }
+    }
+}
+
+impl From<StreamAnswer> for StreamAppendResult<TypeConfig> {
+    fn from(answer: StreamAnswer) -> Self {
+        match answer {
+            StreamAnswer::Matching(id) => Ok(id.map(Into::into)),
+            StreamAnswer::Conflict(id) => Err(StreamAppendError::Conflict(id.into())),
+            StreamAnswer::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote.into())),
         }
     }
 }

@@ -4,18 +4,23 @@ use std::{
     collections::{HashMap, HashSet},
     future::Future,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use openraft::{
     OptionalSend, RPCTypes, RaftNetworkFactory,
+    base::{BoxFuture, BoxStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
-    network::{RPCOption, RaftNetworkV2},
+    network::{RPCOption, RaftNetworkV2, stream_append_sequential},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use parking_lot::{Mutex, RwLock};
@@ -29,7 +34,10 @@ use weft_xds_proto::peer::{Frame, SnapshotChunk, peer_client::PeerClient};
 
 use super::{
     cluster::Cluster,
-    codec::{self, Addressed, Append, AppendAnswer, Ballot, SnapshotOffer, Transfer, VoteAnswer, VoteAsked},
+    codec::{
+        self, Addressed, Append, AppendAnswer, Ballot, SnapshotOffer, StreamAnswer, Transfer, VoteAnswer,
+        VoteAsked,
+    },
     snapshot::SnapshotData,
     types::{Peer, Snapshot, TypeConfig, Vote},
 };
@@ -202,6 +210,7 @@ pub struct Network {
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+type StreamItem = RpcResult<StreamAppendResult<TypeConfig>>;
 
 impl Network {
     /// Sends one message and waits for its answer.
@@ -237,6 +246,57 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Appends without waiting for the answer to one before the next is sent; the transport keeps their
+    /// order. Ends with an error if an answer is due for longer than a message may take.
+    async fn open_stream<'s, S>(&'s mut self, input: S) -> RpcResult<BoxStream<'s, StreamItem>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let addr = self.peers.address(self.target, self.recorded);
+        let (peers, target) = (self.peers.clone(), self.target);
+        let sent = Arc::new(AtomicU64::new(0));
+        let sending = sent.clone();
+        let frames = input.map(move |request| {
+            sending.fetch_add(1, Relaxed);
+            peers.frame(target, Append::from(&request))
+        });
+        let limit = self.peers.message_timeout;
+        let mut client = self.peers.client(addr, self.lane);
+        let opened = tokio::time::timeout(limit, client.stream_append(frames)).await;
+        let answers = opened
+            .map_err(|_| self.timeout(RPCTypes::AppendEntries, limit))?
+            .map_err(|status| self.failed(addr, &status))?
+            .into_inner();
+        let network: &'s Network = self;
+        let items = futures::stream::unfold(Some((answers, 0_u64)), move |state| {
+            let sent = sent.clone();
+            async move {
+                let (mut answers, received) = state?;
+                loop {
+                    let due = sent.load(Relaxed) > received;
+                    let item = match tokio::time::timeout(limit, answers.message()).await {
+                        // Nothing was asked for most of that time: there is no answer to wait for.
+                        Err(_) if !due => continue,
+                        Err(_) => Err(network.timeout(RPCTypes::AppendEntries, limit).into()),
+                        Ok(Err(status)) => Err(network.failed(addr, &status)),
+                        Ok(Ok(None)) => return None,
+                        Ok(Ok(Some(frame))) => {
+                            network.peers.heard(network.target);
+                            codec::decode("answer of a peer", &frame.body)
+                                .map(|answer: StreamAnswer| answer.into())
+                                .map_err(|e| NetworkError::new(&e).into())
+                        }
+                    };
+                    let goes_on = matches!(item, Ok(Ok(_)));
+                    return Some((item, goes_on.then_some((answers, received + 1))));
+                }
+            }
+        });
+        Ok(Box::pin(items))
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for Network {
     type SnapshotData = SnapshotData;
 
@@ -251,6 +311,20 @@ impl RaftNetworkV2<TypeConfig> for Network {
             })
             .await?;
         Ok(answer.into())
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, StreamItem>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if self.lane == Lane::Heartbeat {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(self.open_stream(input))
     }
 
     async fn vote(

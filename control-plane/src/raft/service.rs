@@ -3,8 +3,10 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use futures::{StreamExt, stream::BoxStream};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
+};
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status, Streaming};
@@ -17,8 +19,8 @@ use weft_xds_proto::peer::{
 use super::{
     cluster::Verdict,
     codec::{
-        self, Addressed, Append, AppendAnswer, Ballot, CodecError, SnapshotOffer, Transfer, VoteAnswer,
-        VoteAsked,
+        self, Addressed, Append, AppendAnswer, Ballot, CodecError, SnapshotOffer, StreamAnswer, Transfer,
+        VoteAnswer, VoteAsked,
     },
     driver::Node,
     forward::{Answer, Asked},
@@ -33,16 +35,19 @@ const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Foreign clusters whose attempts were logged; further ones are refused without a line.
 const FOREIGN_LOGGED_MAX: usize = 64;
 
-/// Serves the peer port.
+type Reply<T> = Result<Response<T>, Status>;
+
+/// Serves the peer port. Clones share all.
+#[derive(Clone)]
 pub struct Service {
     node: Arc<Node>,
-    foreign: Mutex<HashSet<u64>>,
+    foreign: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Service {
     /// The gRPC service of a node.
     pub fn server(node: Arc<Node>) -> PeerServer<Service> {
-        PeerServer::new(Service { node, foreign: Mutex::default() })
+        PeerServer::new(Service { node, foreign: Arc::default() })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -97,8 +102,23 @@ impl Service {
         )))
     }
 
-    fn answer<T: Serialize>(&self, message: &T) -> Result<Response<Frame>, Status> {
-        Ok(Response::new(Frame { cluster_id: self.node.cluster.wire_id(), body: codec::encode(message) }))
+    fn append_of(
+        &self,
+        frame: Frame,
+        from: Option<SocketAddr>,
+    ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+        self.admit(frame.cluster_id, true, from)?;
+        let message: Addressed<Append> = codec::decode("message", &frame.body).map_err(bad)?;
+        self.for_us(message.to)?;
+        AppendEntriesRequest::try_from(message.message).map_err(bad)
+    }
+
+    fn frame<T: Serialize>(&self, message: &T) -> Result<Frame, Status> {
+        Ok(Frame { cluster_id: self.node.cluster.wire_id(), body: codec::encode(message) })
+    }
+
+    fn answer<T: Serialize>(&self, message: &T) -> Reply<Frame> {
+        self.frame(message).map(Response::new)
     }
 }
 
@@ -110,8 +130,6 @@ fn ended(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
 }
 
-type Reply<T> = Result<Response<T>, Status>;
-
 #[tonic::async_trait]
 impl PeerApi for Service {
     async fn append_entries(&self, request: Request<Frame>) -> Reply<Frame> {
@@ -122,6 +140,43 @@ impl PeerApi for Service {
             self.node.heard_from_leader();
         }
         self.answer(&AppendAnswer::from(answer))
+    }
+
+    type StreamAppendStream = BoxStream<'static, Result<Frame, Status>>;
+
+    async fn stream_append(&self, request: Request<Streaming<Frame>>) -> Reply<Self::StreamAppendStream> {
+        let from = request.remote_addr();
+        let service = self.clone();
+        // What ended the stream of requests too early, for the end of the stream of answers.
+        let refusal: Arc<Mutex<Option<Status>>> = Arc::default();
+        let (refused, checking) = (refusal.clone(), self.clone());
+        let requests = futures::stream::unfold(request.into_inner(), move |mut frames| {
+            let (refused, checking) = (refused.clone(), checking.clone());
+            async move {
+                let next = match frames.message().await {
+                    Ok(None) => return None,
+                    Ok(Some(frame)) => checking.append_of(frame, from),
+                    Err(status) => Err(status),
+                };
+                match next {
+                    Ok(append) => Some((append, frames)),
+                    Err(status) => {
+                        *refused.lock() = Some(status);
+                        None
+                    }
+                }
+            }
+        });
+        let answers = self.node.raft.stream_append(requests).map(move |result| {
+            let answer = result.map_err(ended)?;
+            if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
+                service.node.heard_from_leader();
+            }
+            service.frame(&StreamAnswer::from(answer))
+        });
+        let end = futures::stream::once(async move { refusal.lock().take() });
+        let end = end.filter_map(|status| async move { status.map(Err) });
+        Ok(Response::new(Box::pin(answers.chain(end))))
     }
 
     async fn vote(&self, request: Request<Frame>) -> Reply<Frame> {
