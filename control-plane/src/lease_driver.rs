@@ -3,7 +3,7 @@
 //! ```text
 //! apply (leader) ──► LeaseClock::applied    granted, revoked          machine lock, then the clock's
 //! renewals       ──► LeaseClock::renew      after leadership was confirmed
-//! this task      ──► Lessor::handle_timeout ──► LeaseExpire{term, leases} ──► the log ──► every replica
+//! this task      ──► Lessor::handle_timeout ──► LeaseExpire{term, grants} ──► the log ──► every replica
 //! ```
 //! Only one replica keeps time, and what it decides goes through the log with its term, so that a deposed
 //! leader's decision is a no-op everywhere (S01, S04). Renewals never enter the log; a new leader therefore
@@ -17,7 +17,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use weft_state::{
-    command::{Command, LeaseId, Response},
+    command::{Command, LeaseGrantNumber, LeaseId, Response},
     error::StoreError,
     lease::{Lessor, Tick},
     machine::Machine,
@@ -66,7 +66,7 @@ impl LeaseClock {
     /// clients to find the new leader. Call with the machine read-locked, so that no grant is missed.
     pub fn promote(&self, term: u64, machine: &Machine, extension: Duration) {
         let mut inner = self.inner.lock();
-        inner.lessor.promote(self.now(), machine.lease_ttls(), extension.as_millis() as u64);
+        inner.lessor.promote(self.now(), machine.all_lease_terms(), extension.as_millis() as u64);
         inner.term = Some(term);
         drop(inner);
         self.wake.notify_one();
@@ -90,13 +90,16 @@ impl LeaseClock {
             (Command::Register(_), Response::Register { lease }) => *lease,
             (Command::LeaseRevoke { id }, _) => return self.revoked(&[*id]),
             (Command::LeaseExpire { leases, .. }, _) => return self.expired(machine, leases),
+            (Command::Deregister { .. }, Response::Deregister { lease: Some(id) }) => {
+                return self.revoked(&[*id]);
+            }
             _ => return,
         };
         let mut inner = self.inner.lock();
         if inner.term.is_some()
-            && let Some(ttl_secs) = machine.lease_ttl_secs(granted)
+            && let Some(terms) = machine.lease_terms(granted)
         {
-            inner.lessor.granted(self.now(), granted, ttl_secs);
+            inner.lessor.granted(self.now(), terms);
             drop(inner);
             self.wake.notify_one();
         }
@@ -109,10 +112,10 @@ impl LeaseClock {
         }
     }
 
-    /// Some of a batch may live on: it was proposed in another term.
-    fn expired(&self, machine: &Machine, ids: &[LeaseId]) {
-        let gone: Vec<LeaseId> =
-            ids.iter().copied().filter(|id| machine.lease_ttl_secs(*id).is_none()).collect();
+    /// Some of a batch may live on: it was proposed in another term, or they were granted again.
+    fn expired(&self, machine: &Machine, leases: &[(LeaseId, LeaseGrantNumber)]) {
+        let ids = leases.iter().map(|(id, _)| *id);
+        let gone: Vec<LeaseId> = ids.filter(|id| machine.lease_terms(*id).is_none()).collect();
         self.revoked(&gone);
     }
 
@@ -162,7 +165,7 @@ impl LeaseClock {
                     self.inner.lock().lessor.not_expired(&leases);
                     tokio::time::sleep(RETRY_AFTER).await;
                 } else {
-                    // Those that live on after all (the term had changed) can be renewed again.
+                    // Those that live on after all, as the term had changed, can be renewed again.
                     self.inner.lock().lessor.not_expired(&leases);
                 }
             }
@@ -179,7 +182,7 @@ impl LeaseClock {
         }
     }
 
-    fn next_batch(&self) -> Option<(u64, Vec<LeaseId>)> {
+    fn next_batch(&self) -> Option<(u64, Vec<(LeaseId, LeaseGrantNumber)>)> {
         let mut inner = self.inner.lock();
         let term = inner.term?;
         let now = self.now();
@@ -190,6 +193,8 @@ impl LeaseClock {
 
 #[cfg(test)]
 mod tests {
+    use weft_state::command::{Register, RegisteredInstance};
+
     use super::*;
 
     fn machine_with(leases: &[(LeaseId, i64)]) -> Machine {
@@ -230,6 +235,30 @@ mod tests {
         assert_eq!(clock.renew(1, 9), Err(ClockError::Store(StoreError::LeaseNotFound { id: 9 })));
     }
 
+    /// S06: a lease that ended with its instance is not expired later on, whoever has its id by then.
+    #[test]
+    fn a_deregistered_instances_lease_has_no_deadline_left() {
+        let clock = LeaseClock::default();
+        let mut machine = machine_with(&[]);
+        clock.promote(1, &machine, Duration::ZERO);
+        let instance = RegisteredInstance {
+            service: "web".into(),
+            instance_id: "one".into(),
+            host: "127.0.0.1".into(),
+            port: 80,
+            metadata: Default::default(),
+            health_path: None,
+            ttl_secs: 10,
+        };
+        let register = Command::Register(Register { instance, lease: 7, ttl_secs: 10 });
+        let deregister = Command::Deregister { service: "web".into(), instance_id: "one".into() };
+        for (index, command, timed) in [(1, &register, 1), (2, &deregister, 0), (3, &deregister, 0)] {
+            let response = machine.apply(index, 1, command).response;
+            clock.applied(&machine, command, &response);
+            assert_eq!(clock.len(), timed, "after {command:?}");
+        }
+    }
+
     #[tokio::test]
     async fn an_expired_lease_is_proposed_with_the_term_of_its_clock() {
         let clock = LeaseClock::default();
@@ -244,7 +273,7 @@ mod tests {
             std::future::ready(true)
         });
         let _ = tokio::time::timeout(Duration::from_millis(1500), run).await;
-        assert_eq!(*proposed.lock(), [Command::LeaseExpire { term: 4, leases: vec![5] }]);
+        assert_eq!(*proposed.lock(), [Command::LeaseExpire { term: 4, leases: vec![(5, 1)] }]);
         assert!(clock.is_empty());
     }
 }

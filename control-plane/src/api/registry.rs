@@ -161,14 +161,14 @@ pub async fn deregister(
     let command = Command::Deregister { service: service.clone(), instance_id: instance_id.clone() };
     let Proposed { revision, response, .. } = api.coordinator.propose(command).await?;
     match response? {
-        Response::Deregister { removed: true } => Ok(axum::Json(json!({
+        Response::Deregister { lease: Some(_) } => Ok(axum::Json(json!({
             "service": service,
             "instance_id": instance_id,
             "deregistered": true,
             "revision": revision,
         }))),
         // Somebody else was faster.
-        Response::Deregister { removed: false } => Err(not_registered(&api, &service, &id)),
+        Response::Deregister { lease: None } => Err(not_registered(&api, &service, &id)),
         other => Err(unexpected(&other)),
     }
 }

@@ -84,7 +84,7 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
             compacted.set(m.compacted());
             set(&keys, m.key_count());
             set(&bytes, m.data_bytes());
-            set(&leases, m.lease_ttls().len() as u64);
+            set(&leases, m.all_lease_terms().len() as u64);
         });
     });
 }

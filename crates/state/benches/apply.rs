@@ -55,7 +55,7 @@ fn main() {
     bench.apply("release, with a grant to the next", (1..=10_000).map(release));
 
     let mut lessor = Lessor::new();
-    each("lessor, promote", 1, |_| lessor.promote(Tick(0), bench.machine.lease_ttls(), 0));
+    each("lessor, promote", 1, |_| lessor.promote(Tick(0), bench.machine.all_lease_terms(), 0));
     each("lessor, renew", keys, |n| {
         lessor.renew(Tick(n / 100), (n.wrapping_mul(0x9e37_79b1) % keys) as i64 + 1).expect("granted");
     });

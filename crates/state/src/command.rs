@@ -15,6 +15,10 @@ pub type Revision = i64;
 /// A lease id as etcd clients see it. 0 means "no lease".
 pub type LeaseId = i64;
 
+/// Which granting of a lease: every grant and every new time to live takes the next number, so that a
+/// lease is not confused with an earlier one of the same id.
+pub type LeaseGrantNumber = u64;
+
 /// One change to the replicated state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -47,8 +51,9 @@ pub enum Command {
     LeaseExpire {
         /// The term in which the leader saw them expire; must be the term of this log entry.
         term: u64,
-        /// The leases.
-        leases: Vec<LeaseId>,
+        /// The leases, each with the grant whose time was up. One that was granted again since, or given
+        /// a new time to live, stays.
+        leases: Vec<(LeaseId, LeaseGrantNumber)>,
     },
     /// Take permits of a semaphore or join its queue. A lock is a semaphore with limit 1.
     Acquire(Acquire),
@@ -401,8 +406,8 @@ pub enum Response {
     },
     /// To `Deregister`.
     Deregister {
-        /// False: there was no such instance.
-        removed: bool,
+        /// The lease that ended with the instance; none: there was no such instance.
+        lease: Option<LeaseId>,
     },
     /// To `SetLoadBalancing`.
     SetLoadBalancing,

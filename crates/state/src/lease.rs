@@ -8,7 +8,10 @@ mod lessor;
 pub(crate) mod table;
 mod timing_wheel;
 
-use crate::error::StoreError;
+use crate::{
+    command::{LeaseGrantNumber, LeaseId},
+    error::StoreError,
+};
 pub use lessor::{LEASES_PER_EXPIRE_MAX, Lessor};
 
 /// Largest time to live of a lease, in seconds; etcd's limit.
@@ -17,6 +20,17 @@ pub const TTL_SECS_MAX: i64 = 9_000_000_000;
 /// A point on the caller's monotonic clock, in milliseconds from an origin of the caller's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub u64);
+
+/// What a leader's clock needs to know of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// Its id.
+    pub id: LeaseId,
+    /// Granted time to live.
+    pub ttl_secs: i64,
+    /// Changes with each grant of the id and each new time to live.
+    pub grant: LeaseGrantNumber,
+}
 
 /// Refuses a time to live that no lease can have.
 pub(crate) fn check_ttl(ttl_secs: i64) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{
     command::{Applied, Command, Event, LeaseId, Range, RangeResponse, Response, Revision},
     error::StoreError,
-    lease,
+    lease::{self, LeaseTerms},
     recipes::{Recipes, registry},
     store::{
         HistoryChunk, HistoryQuery, KeyRange, Store, compaction::SCRUB_PER_COMMAND, image,
@@ -135,8 +135,9 @@ impl Machine {
                 // An entry that a former leader's driver sent through the present leader carries the old
                 // term: what it saw may have been renewed since.
                 if *seen_in == term {
-                    for id in leases {
-                        expired += u64::from(store.revoke(events, *id).is_ok());
+                    for (id, grant) in leases {
+                        let same = store.leases.get(*id).is_some_and(|lease| lease.grant == *grant);
+                        expired += u64::from(same && store.revoke(events, *id).is_ok());
                     }
                     // After all of them, so that nothing is granted to a session that ends in this batch.
                     recipes.sessions_ended(store, events, 0);
@@ -166,11 +167,11 @@ impl Machine {
             }
             Command::Deregister { service, instance_id } => {
                 let Some(lease) = recipes.registry.get(service, instance_id).map(|found| found.lease) else {
-                    return Ok(Response::Deregister { removed: false });
+                    return Ok(Response::Deregister { lease: None });
                 };
                 store.revoke(events, lease)?;
                 recipes.sessions_ended(store, events, 0);
-                Ok(Response::Deregister { removed: true })
+                Ok(Response::Deregister { lease: Some(lease) })
             }
             Command::SetLoadBalancing { service, policy } => {
                 registry::set_load_balancing(store, events, service, policy)?;
@@ -264,9 +265,14 @@ impl Machine {
         self.store.leases.iter().map(|(id, _)| id).collect()
     }
 
-    /// All leases with their granted time to live in seconds, by id: what a new leader's clock starts from.
-    pub fn lease_ttls(&self) -> impl ExactSizeIterator<Item = (LeaseId, i64)> {
-        self.store.leases.iter().map(|(id, lease)| (id, lease.ttl_secs))
+    /// What a leader's clock needs to know of a lease; none if there is no such lease.
+    pub fn lease_terms(&self, id: LeaseId) -> Option<LeaseTerms> {
+        self.store.leases.get(id).map(|lease| lease.terms(id))
+    }
+
+    /// [`Machine::lease_terms`] of all leases, by id: what a new leader's clock starts from.
+    pub fn all_lease_terms(&self) -> impl ExactSizeIterator<Item = LeaseTerms> {
+        self.store.leases.iter().map(|(id, lease)| lease.terms(id))
     }
 
     /// A semaphore; none if it has no holder, no waiter and no limit of its own.

@@ -62,7 +62,7 @@ impl pb::mesh_server::Mesh for WeftApi {
         let raft = self.coordinator.status();
         let (revision, compacted, keys, leases) = self
             .coordinator
-            .read(|m| (m.revision(), m.compacted(), m.key_count(), m.lease_ttls().len() as u64));
+            .read(|m| (m.revision(), m.compacted(), m.key_count(), m.all_lease_terms().len() as u64));
         let members = self.gossip.as_ref().map(|g| g.members()).unwrap_or_default();
         let alive = members.iter().filter(|m| m.state == MemberState::Alive).count() as u64;
         Ok(Reply::new(pb::StatusResponse {

@@ -14,10 +14,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    command::LeaseId,
+    command::{LeaseGrantNumber, LeaseId},
     error::StoreError,
     lease::{
-        Tick,
+        LeaseTerms, Tick,
         timing_wheel::{TimerId, TimingWheel},
     },
 };
@@ -44,12 +44,13 @@ struct Clock {
     wheel: TimingWheel,
     /// Ordered by id, as ids are chosen by clients: a hash map could be made slow.
     leases: BTreeMap<LeaseId, Timed>,
-    batches: VecDeque<Vec<LeaseId>>,
+    batches: VecDeque<Vec<(LeaseId, LeaseGrantNumber)>>,
 }
 
 #[derive(Debug)]
 struct Timed {
     ttl_secs: i64,
+    grant: LeaseGrantNumber,
     state: TimedState,
 }
 
@@ -83,18 +84,12 @@ impl Lessor {
     }
 
     /// This replica became leader. It cannot know what renewals the former leader answered last, so every
-    /// lease (id and granted time to live in seconds) gets its full time again, and `extension_ms` more for
-    /// clients to find the new leader. Forgets what an earlier promotion left.
-    pub fn promote(
-        &mut self,
-        now: Tick,
-        leases: impl IntoIterator<Item = (LeaseId, i64)>,
-        extension_ms: u64,
-    ) {
+    /// lease gets its full time again, and `extension_ms` more for clients to find the new leader. Forgets what an earlier promotion left.
+    pub fn promote(&mut self, now: Tick, leases: impl IntoIterator<Item = LeaseTerms>, extension_ms: u64) {
         let mut clock =
             Clock { now, wheel: TimingWheel::new(now), leases: BTreeMap::new(), batches: VecDeque::new() };
-        for (id, ttl_secs) in leases {
-            clock.start(id, ttl_secs, extension_ms);
+        for terms in leases {
+            clock.start(terms, extension_ms);
         }
         self.clock = Some(clock);
     }
@@ -106,10 +101,10 @@ impl Lessor {
 
     /// A lease was granted, or granted a new time to live: it has its full time from now. Nothing happens
     /// unless promoted.
-    pub fn granted(&mut self, now: Tick, id: LeaseId, ttl_secs: i64) {
+    pub fn granted(&mut self, now: Tick, terms: LeaseTerms) {
         if let Some(clock) = &mut self.clock {
             clock.see(now);
-            clock.start(id, ttl_secs, 0);
+            clock.start(terms, 0);
         }
     }
 
@@ -130,7 +125,7 @@ impl Lessor {
         let Some(clock) = &mut self.clock else { return Err(gone) };
         clock.see(now);
         match clock.leases.get(&id) {
-            Some(Timed { ttl_secs, state: TimedState::Running(timer) })
+            Some(Timed { ttl_secs, state: TimedState::Running(timer), .. })
                 if clock.wheel.deadline(*timer) > clock.now =>
             {
                 // After a promotion the deadline may be beyond the full time; it is never shortened.
@@ -164,17 +159,19 @@ impl Lessor {
         self.clock.as_ref()?.wheel.next()
     }
 
-    /// The next batch of leases to expire through the log; at most [`LEASES_PER_EXPIRE_MAX`].
-    pub fn poll_output(&mut self) -> Option<Vec<LeaseId>> {
+    /// The next batch of leases to expire through the log, each with the grant whose time is up; at most
+    /// [`LEASES_PER_EXPIRE_MAX`].
+    pub fn poll_output(&mut self) -> Option<Vec<(LeaseId, LeaseGrantNumber)>> {
         self.clock.as_mut()?.batches.pop_front()
     }
 
     /// A batch could not be committed: its leases that are still there can be renewed again, and expire
-    /// again shortly if they are not.
-    pub fn not_expired(&mut self, ids: &[LeaseId]) {
+    /// again shortly if they are not. Those that were granted again meanwhile are left alone.
+    pub fn not_expired(&mut self, batch: &[(LeaseId, LeaseGrantNumber)]) {
         let Some(clock) = &mut self.clock else { return };
-        for id in ids {
+        for (id, grant) in batch {
             if let Some(timed) = clock.leases.get_mut(id)
+                && timed.grant == *grant
                 && matches!(timed.state, TimedState::Expiring)
             {
                 let retry = Tick(clock.now.0.saturating_add(EXPIRE_RETRY_MS));
@@ -189,20 +186,21 @@ impl Clock {
         self.now = self.now.max(now);
     }
 
-    fn start(&mut self, id: LeaseId, ttl_secs: i64, extension_ms: u64) {
+    fn start(&mut self, terms: LeaseTerms, extension_ms: u64) {
+        let LeaseTerms { id, ttl_secs, grant } = terms;
         self.forget(id);
         let timer = self.wheel.insert(id, after(self.now, ttl_secs, extension_ms));
-        self.leases.insert(id, Timed { ttl_secs, state: TimedState::Running(timer) });
+        self.leases.insert(id, Timed { ttl_secs, grant, state: TimedState::Running(timer) });
     }
 
     fn forget(&mut self, id: LeaseId) {
-        // A batch that already names it is harmless: expiring an unknown lease is a no-op. Should the id be
-        // granted anew, the batch must not name it (S06).
+        // A command that already names it is harmless, also when the id is granted anew: it names the grant
+        // (S06). A batch that is not yet a command need not become one.
         match self.leases.remove(&id).map(|timed| timed.state) {
             Some(TimedState::Running(timer)) => self.wheel.remove(timer),
             Some(TimedState::Expiring) => {
                 for batch in &mut self.batches {
-                    batch.retain(|expiring| *expiring != id);
+                    batch.retain(|(expiring, _)| *expiring != id);
                 }
                 self.batches.retain(|batch| !batch.is_empty());
             }
@@ -216,8 +214,8 @@ impl Clock {
             let timed = leases.get_mut(&id).expect("a timer's lease is known until the timer is gone");
             timed.state = TimedState::Expiring;
             match batches.back_mut() {
-                Some(batch) if batch.len() < LEASES_PER_EXPIRE_MAX => batch.push(id),
-                _ => batches.push_back(vec![id]),
+                Some(batch) if batch.len() < LEASES_PER_EXPIRE_MAX => batch.push((id, timed.grant)),
+                _ => batches.push_back(vec![(id, timed.grant)]),
             }
         });
     }
@@ -234,12 +232,17 @@ mod tests {
 
     fn expired(lessor: &mut Lessor, now: u64) -> Vec<LeaseId> {
         lessor.handle_timeout(Tick(now));
-        std::iter::from_fn(|| lessor.poll_output()).flatten().collect()
+        std::iter::from_fn(|| lessor.poll_output()).flatten().map(|(id, _)| id).collect()
+    }
+
+    /// A lease's first grant.
+    fn terms(id: LeaseId, ttl_secs: i64) -> LeaseTerms {
+        LeaseTerms { id, ttl_secs, grant: 1 }
     }
 
     fn promoted(leases: &[(LeaseId, i64)]) -> Lessor {
         let mut lessor = Lessor::new();
-        lessor.promote(Tick(0), leases.iter().copied(), 0);
+        lessor.promote(Tick(0), leases.iter().map(|(id, ttl_secs)| terms(*id, *ttl_secs)), 0);
         lessor
     }
 
@@ -299,7 +302,7 @@ mod tests {
         let mut lessor = promoted(&[(1, 10), (2, 10), (3, 10)]);
         assert_eq!(expired(&mut lessor, 10_031).len(), 3);
         lessor.revoked(3);
-        lessor.not_expired(&[1, 2, 3]);
+        lessor.not_expired(&[(1, 1), (2, 1), (3, 1)]);
         assert_eq!(lessor.len(), 2, "the revoked one stays gone");
         assert_eq!(lessor.renew(Tick(10_100), 1), Ok(10));
         assert_eq!(expired(&mut lessor, 10_700), [2]);
@@ -313,9 +316,9 @@ mod tests {
         assert!(!lessor.is_promoted());
         assert_eq!(expired(&mut lessor, 20_000), [0; 0]);
         assert_eq!(lessor.poll_timeout(), None);
-        lessor.granted(Tick(20_000), 2, 10);
+        lessor.granted(Tick(20_000), terms(2, 10));
         assert!(lessor.is_empty(), "a follower keeps no time");
-        lessor.promote(Tick(30_000), [(1, 10)], 2_000);
+        lessor.promote(Tick(30_000), [terms(1, 10)], 2_000);
         assert_eq!(lessor.remaining(Tick(30_000), 1), Some(12_000));
         assert_eq!(lessor.renew(Tick(30_001), 1), Ok(10));
         assert_eq!(lessor.remaining(Tick(30_001), 1), Some(11_999), "a renewal never shortens");
@@ -328,18 +331,28 @@ mod tests {
         let mut lessor = promoted(&[(1, 10), (2, 10)]);
         lessor.handle_timeout(Tick(10_031));
         lessor.revoked(1);
-        lessor.granted(Tick(10_031), 1, 10);
+        lessor.granted(Tick(10_031), LeaseTerms { grant: 2, ..terms(1, 10) });
         assert_eq!(expired(&mut lessor, 10_031), [2]);
         assert_eq!(lessor.remaining(Tick(10_031), 1), Some(10_000));
-        lessor.granted(Tick(11_000), 1, 1);
-        assert_eq!(expired(&mut lessor, 12_031), [1], "a shorter time to live counts at once");
+        lessor.granted(Tick(11_000), LeaseTerms { grant: 3, ..terms(1, 1) });
+        lessor.handle_timeout(Tick(12_031));
+        let batch = lessor.poll_output().expect("a shorter time to live counts at once");
+        assert_eq!(batch, [(1, 3)], "and the batch names the grant");
+        lessor.not_expired(&[(1, 2)]);
+        assert_eq!(
+            lessor.remaining(Tick(12_031), 1),
+            Some(0),
+            "what became of an earlier grant says nothing"
+        );
+        lessor.not_expired(&batch);
+        assert_eq!(lessor.renew(Tick(12_100), 1), Ok(1));
     }
 
     /// S03
     #[test]
     fn hundred_thousand_leases_expire_in_bounded_batches_and_without_delay() {
         let mut lessor = Lessor::new();
-        lessor.promote(Tick(7), (1..=100_000).map(|id| (id, 10 + id % 20)), 0);
+        lessor.promote(Tick(7), (1..=100_000).map(|id| terms(id, 10 + id % 20)), 0);
         lessor.handle_timeout(Tick(7 + 19_999));
         let batches: Vec<_> = std::iter::from_fn(|| lessor.poll_output()).collect();
         assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 50_000);

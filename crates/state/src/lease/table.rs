@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::{command::LeaseId, store::digest::Digest};
+use crate::{
+    command::{LeaseGrantNumber, LeaseId},
+    lease::LeaseTerms,
+    store::digest::Digest,
+};
 
 /// All leases. Ordered, so that every replica walks them alike.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LeaseTable {
     leases: BTreeMap<LeaseId, Lease>,
+    /// The last number given to a grant; 0: none yet. Never goes back, also not across images.
+    last_grant: LeaseGrantNumber,
     /// Sum of the hashes of all leases.
     digest: u64,
 }
@@ -18,6 +24,7 @@ pub(crate) struct LeaseTable {
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
     pub(crate) ttl_secs: i64,
+    pub(crate) grant: LeaseGrantNumber,
     pub(crate) keys: KeySet,
 }
 
@@ -34,20 +41,44 @@ impl LeaseTable {
         self.leases.iter().map(|(id, lease)| (*id, lease))
     }
 
-    /// Adds a lease, or changes the time to live of a present one.
+    /// Adds a lease, or changes the time to live of a present one; either is a new grant.
     pub(crate) fn set(&mut self, id: LeaseId, ttl_secs: i64) {
-        let lease = self.leases.entry(id).or_insert_with(|| Lease { ttl_secs: 0, keys: KeySet::default() });
-        if lease.ttl_secs != 0 {
-            self.digest = self.digest.wrapping_sub(digest(id, lease.ttl_secs));
-        }
-        lease.ttl_secs = ttl_secs;
-        self.digest = self.digest.wrapping_add(digest(id, ttl_secs));
+        self.last_grant += 1;
+        let grant = self.last_grant;
+        let keys = match self.remove(id) {
+            Some(Lease { keys, .. }) => keys,
+            None => KeySet::default(),
+        };
+        self.insert(id, Lease { ttl_secs, grant, keys });
+    }
+
+    /// Takes leases in from an image, before [`LeaseTable::attach`] does their keys. False if one of the
+    /// numbers was not given yet.
+    pub(crate) fn load(
+        &mut self,
+        last_grant: LeaseGrantNumber,
+        leases: impl IntoIterator<Item = LeaseTerms>,
+    ) -> bool {
+        self.last_grant = last_grant;
+        leases.into_iter().all(|LeaseTerms { id, ttl_secs, grant }| {
+            self.insert(id, Lease { ttl_secs, grant, keys: KeySet::default() });
+            grant <= last_grant
+        })
+    }
+
+    pub(crate) fn last_grant(&self) -> LeaseGrantNumber {
+        self.last_grant
+    }
+
+    fn insert(&mut self, id: LeaseId, lease: Lease) {
+        self.digest = self.digest.wrapping_add(lease.terms(id).digest());
+        self.leases.insert(id, lease);
     }
 
     /// Takes a lease out; its keys are the caller's to delete.
     pub(crate) fn remove(&mut self, id: LeaseId) -> Option<Lease> {
         let lease = self.leases.remove(&id)?;
-        self.digest = self.digest.wrapping_sub(digest(id, lease.ttl_secs));
+        self.digest = self.digest.wrapping_sub(lease.terms(id).digest());
         Some(lease)
     }
 
@@ -131,8 +162,16 @@ impl KeySet {
     }
 }
 
-fn digest(id: LeaseId, ttl_secs: i64) -> u64 {
-    Digest::new(LEASE).int(id).int(ttl_secs).finish()
+impl Lease {
+    pub(crate) fn terms(&self, id: LeaseId) -> LeaseTerms {
+        LeaseTerms { id, ttl_secs: self.ttl_secs, grant: self.grant }
+    }
+}
+
+impl LeaseTerms {
+    fn digest(self) -> u64 {
+        Digest::new(LEASE).int(self.id).int(self.ttl_secs).word(self.grant).finish()
+    }
 }
 
 /// Keys up to which a sorted vector beats a tree.
@@ -168,12 +207,13 @@ mod tests {
         let (mut one, mut other) = (LeaseTable::default(), LeaseTable::default());
         one.set(1, 10);
         one.set(2, 20);
-        other.set(2, 5);
-        other.set(2, 20);
-        other.set(3, 1);
-        other.set(1, 10);
+        let terms = |id, ttl_secs, grant| LeaseTerms { id, ttl_secs, grant };
+        assert!(other.load(3, [terms(2, 20, 2), terms(3, 1, 3), terms(1, 10, 1)]));
         assert_ne!(one.digest(), other.digest());
         other.remove(3);
         assert_eq!(one.digest(), other.digest());
+        one.set(2, 20);
+        assert_ne!(one.digest(), other.digest(), "another grant");
+        assert!(!other.load(3, [terms(4, 1, 4)]), "a grant that was never made");
     }
 }

@@ -15,7 +15,8 @@ use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    command::{LeaseId, Revision},
+    command::{LeaseGrantNumber, LeaseId, Revision},
+    lease::LeaseTerms,
     store::{
         key_index::{KeyIndex, Version},
         mvcc::Store,
@@ -93,13 +94,14 @@ pub(crate) fn encode(store: &Store, position: LogPosition) -> Vec<u8> {
             applied_index: position.index,
             applied_term: position.term,
             hash: store.hash(),
+            last_grant: store.leases.last_grant(),
             leases: store.leases.iter().len() as u64,
             keys: keys().count() as u64,
             changes: store.changes.len_between(store.compacted, store.revision) as u64,
         },
     );
     for (id, lease) in store.leases.iter() {
-        write(&mut image, &(id, lease.ttl_secs));
+        write(&mut image, &(id, lease.ttl_secs, lease.grant));
     }
     let mut ordinals = BTreeMap::new();
     for (ordinal, (key, index)) in keys().enumerate() {
@@ -126,9 +128,13 @@ pub(crate) fn decode(image: &[u8]) -> Result<(Store, LogPosition), ImageError> {
     let mut body = body(image)?;
     let head: Head = read(&mut body)?;
     let mut store = Store { revision: head.revision, compacted: head.compacted, ..Store::default() };
+    let mut leases = Vec::new();
     for _ in 0..head.leases {
-        let (id, ttl_secs): (LeaseId, i64) = read(&mut body)?;
-        store.leases.set(id, ttl_secs);
+        let (id, ttl_secs, grant): (LeaseId, i64, LeaseGrantNumber) = read(&mut body)?;
+        leases.push(LeaseTerms { id, ttl_secs, grant });
+    }
+    if !store.leases.load(head.last_grant, leases) {
+        return Err(inconsistent("a lease with a grant that was never made"));
     }
     let mut keys: Vec<Bytes> = Vec::new();
     for _ in 0..head.keys {
@@ -167,6 +173,7 @@ struct Head {
     applied_index: u64,
     applied_term: u64,
     hash: u64,
+    last_grant: LeaseGrantNumber,
     leases: u64,
     keys: u64,
     changes: u64,

@@ -1,8 +1,9 @@
 //! Leases as replicated state.
 
 use weft_state::{
-    command::{Command, Response},
+    command::{Command, Register, RegisteredInstance, Response},
     error::StoreError,
+    machine::Machine,
 };
 
 use crate::support::{Replica, short};
@@ -43,7 +44,8 @@ fn lease_grants_out_of_range_are_refused() {
         assert_eq!(grant(2, ttl), Err(StoreError::LeaseTtlOutOfRange { seen: ttl, limit: 9_000_000_000 }));
     }
     assert_eq!(grant(2, 9_000_000_000), Ok(Response::LeaseGrant { id: 2, ttl_secs: 9_000_000_000 }));
-    assert_eq!(r.machine.lease_ttls().collect::<Vec<_>>(), [(1, 10), (2, 9_000_000_000)]);
+    let terms = r.machine.all_lease_terms().map(|lease| (lease.id, lease.ttl_secs));
+    assert_eq!(terms.collect::<Vec<_>>(), [(1, 10), (2, 9_000_000_000)]);
 }
 
 /// S01, S07: what a deposed leader saw expire may have been renewed by its successor.
@@ -53,7 +55,7 @@ fn expiry_seen_in_an_earlier_term_ends_nothing() {
     r.lease(1);
     r.put_leased("a", "x", 1).unwrap();
     r.term = 2;
-    let stale = Command::LeaseExpire { term: 1, leases: vec![1] };
+    let stale = Command::LeaseExpire { term: 1, leases: vec![(1, r.grant_of(1))] };
     assert_eq!(r.run(stale), Ok(Response::LeaseExpire { expired: 0 }));
     assert_eq!(r.value("a").as_deref(), Some("x"));
     assert_eq!(r.expire(&[1, 5]), 1, "unknown ones are passed over");
@@ -72,4 +74,54 @@ fn id_that_is_granted_again_has_none_of_the_former_keys() {
     assert_eq!(r.machine.lease(1).unwrap().keys.len(), 0);
     r.revoke(1);
     assert_eq!(r.value("a").as_deref(), Some("mine"));
+}
+
+/// S06: the leader saw one grant of the id expire; what has the id by now is another one.
+#[test]
+fn expiry_of_an_earlier_grant_does_not_end_the_present_one() {
+    let mut r = Replica::new();
+    r.lease(1);
+    r.lease(2);
+    let seen = vec![(1, r.grant_of(1)), (2, r.grant_of(2))];
+    r.revoke(1);
+    r.lease(1);
+    r.put_leased("a", "mine", 1).unwrap();
+    let late = Command::LeaseExpire { term: 1, leases: seen.clone() };
+    assert_eq!(
+        r.run(late.clone()),
+        Ok(Response::LeaseExpire { expired: 1 }),
+        "the other one is the same still"
+    );
+    assert_eq!(r.machine.leases(), [1]);
+    assert_eq!(r.value("a").as_deref(), Some("mine"));
+
+    // Numbers are not given twice by a replica that was restored while the ids were free.
+    r.revoke(1);
+    r.machine = Machine::from_image(&r.machine.image()).unwrap();
+    r.lease(1);
+    r.lease(2);
+    assert_eq!(r.run(late), Ok(Response::LeaseExpire { expired: 0 }));
+    assert_eq!(r.expire(&[1, 2]), 2, "what is seen now ends");
+}
+
+/// S06, S01: who was told that an instance is registered is not removed by the end of the time before.
+#[test]
+fn expiry_of_a_registration_that_was_renewed_ends_nothing() {
+    let mut r = Replica::new();
+    let instance = RegisteredInstance {
+        service: "orders".into(),
+        instance_id: "a".into(),
+        host: "10.0.0.1".into(),
+        port: 80,
+        metadata: Default::default(),
+        health_path: None,
+        ttl_secs: 10,
+    };
+    let register = Command::Register(Register { instance, lease: 7, ttl_secs: 10 });
+    r.run(register.clone()).unwrap();
+    let seen = r.grant_of(7);
+    r.run(register).unwrap();
+    let late = Command::LeaseExpire { term: 1, leases: vec![(7, seen)] };
+    assert_eq!(r.run(late), Ok(Response::LeaseExpire { expired: 0 }));
+    assert_eq!(r.machine.registered(Some("orders")).len(), 1);
 }

@@ -272,8 +272,8 @@ fn registered_instance_lives_as_long_as_its_lease() {
     assert_eq!(ports(&r, None), [2]);
     let gone =
         |r: &mut Replica| r.run(Command::Deregister { service: "orders".into(), instance_id: "b".into() });
-    assert_eq!(gone(&mut r), Ok(Response::Deregister { removed: true }));
-    assert_eq!(gone(&mut r), Ok(Response::Deregister { removed: false }));
+    assert_eq!(gone(&mut r), Ok(Response::Deregister { lease: Some(12) }));
+    assert_eq!(gone(&mut r), Ok(Response::Deregister { lease: None }));
     assert_eq!((r.machine.leases().len(), r.machine.key_count()), (0, 0));
 }
 

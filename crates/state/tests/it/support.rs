@@ -4,7 +4,7 @@ use bytes::Bytes;
 use weft_state::{
     command::{
         Acquire, Acquired, Applied, Campaign, Command, DeleteRange, Event, EventKind, Grant, KeyValue,
-        LeaseId, Put, Range, RangeResponse, Release, Response, Revision, Txn, TxnOp,
+        LeaseGrantNumber, LeaseId, Put, Range, RangeResponse, Release, Response, Revision, Txn, TxnOp,
     },
     error::StoreError,
     machine::Machine,
@@ -64,8 +64,14 @@ impl Replica {
         self.run(Command::LeaseRevoke { id }).unwrap();
     }
 
+    /// What a leader's clock knows of a lease; 0, which no grant has, if there is none.
+    pub fn grant_of(&self, id: LeaseId) -> LeaseGrantNumber {
+        self.machine.lease_terms(id).map_or(0, |lease| lease.grant)
+    }
+
     pub fn expire(&mut self, leases: &[LeaseId]) -> u64 {
-        match self.run(Command::LeaseExpire { term: self.term, leases: leases.to_vec() }).unwrap() {
+        let leases = leases.iter().map(|id| (*id, self.grant_of(*id))).collect();
+        match self.run(Command::LeaseExpire { term: self.term, leases }).unwrap() {
             Response::LeaseExpire { expired } => expired,
             other => panic!("{other:?}"),
         }
