@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::Code;
+use weft_state::command::Range;
+use weft_state::machine::Machine;
 use weft_xds_proto::weft as pb;
 
 use crate::harness::{PATIENCE, TestServer, until};
@@ -144,6 +146,46 @@ async fn a_release_after_giving_up_leaves_nothing_held() {
     .await;
 }
 
+/// L01, L06: a server that learns late that its client went away takes nothing from the same request at
+/// another server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_undo_leaves_the_place_of_the_call_at_another_server() {
+    let first = TestServer::start().await;
+    let second = TestServer::named("s2", &[&first]).await;
+    let (a, b, c) = (first.session().await, first.session().await, first.session().await);
+    let mut client = first.semaphores().await;
+    client.acquire(acquire("db", a, 1)).await.unwrap();
+    let early = waiting(&first, acquire("db", b, 1)).await;
+    let next = waiting(&first, acquire("db", c, 1)).await;
+    let later = waiting(&second, acquire("db", b, 1)).await;
+    until("the later call took over", async || {
+        let place = |m: &Machine| {
+            let key = m.semaphore("db")?.waiters.first()?.waiter_key.clone();
+            m.range(&Range { key, ..Range::default() }).ok()?.kvs.pop()
+        };
+        let place = first.server().coordinator().read(place).ok_or("no place")?;
+        if place.version == 2 { Ok(()) } else { Err(format!("{place:?}")) }
+    })
+    .await;
+
+    let applied = || first.server().coordinator().status().applied;
+    let before = applied();
+    early.abort();
+    until("the undo of the early call is applied", async || {
+        if applied() > before { Ok(()) } else { Err(format!("{before:?}")) }
+    })
+    .await;
+    assert_eq!(describe(&first, "db").await, (vec![a], vec![b, c]), "it keeps its place");
+
+    let release = |lease| pb::ReleaseRequest { name: "db".into(), lease, request_id: 1 };
+    client.release(release(a)).await.unwrap();
+    assert!(timeout(PATIENCE, later).await.unwrap().unwrap().unwrap().acquired);
+    assert_eq!(describe(&first, "db").await, (vec![b], vec![c]));
+    // The client's own release needs no attempt, and may go to either server.
+    assert!(client.release(release(b)).await.unwrap().into_inner().released);
+    assert!(timeout(PATIENCE, next).await.unwrap().unwrap().unwrap().acquired);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_ends_the_wait_of_the_same_request() {
     let server = TestServer::start().await;
@@ -276,6 +318,25 @@ async fn leadership_moves_on_and_observers_see_every_step() {
     assert_eq!(next(&mut late).await.as_deref(), Some("B"));
     server.end_session(b).await;
     assert_eq!(next(&mut late).await, None);
+}
+
+/// L10: a leader that asks again still leads, and observers hear of it once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_campaign_answers_the_same_grant_and_is_no_news() {
+    let server = TestServer::start().await;
+    let session = server.session().await;
+    let mut client = server.elections().await;
+    let observe = pb::ObserveRequest { name: "job".into() };
+    let mut seen = server.elections().await.observe(observe).await.unwrap().into_inner();
+    assert_eq!(next(&mut seen).await, None);
+    let first = client.campaign(campaign(session, "A")).await.unwrap().into_inner().grant.unwrap();
+    let again = client.campaign(campaign(session, "A")).await.unwrap().into_inner().grant.unwrap();
+    assert_eq!((first.fence, first.key), (again.fence, again.key));
+    let value = "A2".to_owned().into();
+    let proclaim = pb::ProclaimRequest { name: "job".into(), lease: session, fence: again.fence, value };
+    client.proclaim(proclaim).await.unwrap();
+    assert_eq!(next(&mut seen).await.as_deref(), Some("A"));
+    assert_eq!(next(&mut seen).await.as_deref(), Some("A2"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,9 +49,11 @@ fn main() {
         limit: 0,
         request_id: 0,
         try_only: false,
+        attempt: 1,
     };
     bench.apply("acquire, into a queue", (1..=10_000).map(|lease| Command::Acquire(acquire(lease))));
-    let release = |lease| Command::Release(Release { name: "jobs".into(), lease, request_id: 0 });
+    let release =
+        |lease| Command::Release(Release { name: "jobs".into(), lease, request_id: 0, attempt: None });
     bench.apply("release, with a grant to the next", (1..=10_000).map(release));
 
     let mut lessor = Lessor::new();

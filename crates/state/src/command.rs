@@ -231,6 +231,9 @@ pub struct Acquire {
     pub request_id: u64,
     /// Do not queue: answer `Acquired::Refused` when it would have to wait.
     pub try_only: bool,
+    /// Tells the calls of one request apart: random for each call, the same when one call proposes again.
+    /// The newest call takes over what the request has, with its place and its fencing token.
+    pub attempt: u64,
 }
 
 /// Undo an [`Acquire`], granted or waiting.
@@ -242,6 +245,8 @@ pub struct Release {
     pub lease: LeaseId,
     /// As in the acquire.
     pub request_id: u64,
+    /// Only what this call has: a no-op if a newer one took over. None gives back in any case.
+    pub attempt: Option<u64>,
 }
 
 /// Stand for election `name`.
@@ -253,6 +258,8 @@ pub struct Campaign {
     pub lease: LeaseId,
     /// The value that observers see while this session leads.
     pub value: Bytes,
+    /// As in [`Acquire::attempt`].
+    pub attempt: u64,
 }
 
 /// Replace the leader's value.
@@ -275,6 +282,8 @@ pub struct Resign {
     pub name: String,
     /// Session.
     pub lease: LeaseId,
+    /// As in [`Release::attempt`].
+    pub attempt: Option<u64>,
 }
 
 /// Register a service instance. Registering the same instance again replaces it and keeps its lease.

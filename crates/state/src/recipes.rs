@@ -8,6 +8,9 @@
 //! - What a session holds and where it waits hangs on its lease. When the lease ends, its keys go in one
 //!   revision and those who are next are granted in the same `apply`: nobody waits for a dead session.
 //! - Queues are strictly first come, first served, and live here: one release wakes one waiter.
+//! - A request may be repeated, by a client that lost its server. The newest call takes over what the request
+//!   has (the key's `attempt` says which call that is), and the undo of an earlier one is a no-op: a server
+//!   that learns late that its client went away takes nothing from the call that came after (L01, L06).
 //! - Every grant is a revision of its own, so that the create revision of the key that stands for it, the
 //!   fencing token, is larger than that of every earlier grant.
 

@@ -8,7 +8,7 @@ use tonic::{Request, Response as Reply, Status};
 use weft_state::command::{Campaign, Command, Proclaim, Resign, Response};
 use weft_xds_proto::weft as pb;
 
-use super::wait::{Ask, CallKey, Turn};
+use super::wait::{self, Ask, CallKey, Turn};
 use super::{WeftApi, check_name, check_session, observe, unexpected};
 use crate::api::status;
 
@@ -27,10 +27,11 @@ impl pb::election_server::Election for WeftApi {
         check_name(&name)?;
         check_session(lease)?;
         check_value(&value)?;
+        let attempt = wait::attempt();
         let ask = Ask {
-            enter: Command::Campaign(Campaign { name: name.clone(), lease, value }),
+            enter: Command::Campaign(Campaign { name: name.clone(), lease, value, attempt }),
             key: call_key(&name, lease),
-            undo: Command::Resign(Resign { name, lease }),
+            undo: Command::Resign(Resign { name, lease, attempt: Some(attempt) }),
             lease,
             timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
         };
@@ -65,7 +66,7 @@ impl pb::election_server::Election for WeftApi {
         check_name(&name)?;
         check_session(lease)?;
         self.waits.withdraw(&call_key(&name, lease));
-        let resign = Command::Resign(Resign { name, lease });
+        let resign = Command::Resign(Resign { name, lease, attempt: None });
         let proposed = self.coordinator.propose(resign).await.map_err(|e| status::propose(&e))?;
         match proposed.response {
             Ok(Response::Resign { resigned }) => {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use weft_state::command::{Event, EventKind, Revision};
-use weft_state::recipes::election::{decode_leader, leader_key};
+use weft_state::recipes::election::{decode_leader, is_news, leader_key};
 use weft_state::watch::{WatchOptions, WatchPoll, WatchRange};
 use weft_xds_proto::weft as pb;
 
@@ -44,8 +44,7 @@ pub(super) async fn start(api: &WeftApi, name: String) -> Result<Observations, S
         None => vacant(revision),
     };
     let range = WatchRange { key: key.clone(), range_end: Bytes::new() };
-    let options =
-        WatchOptions { range, start: revision + 1, prev_kv: false, no_put: false, no_delete: false };
+    let options = WatchOptions { range, start: revision + 1, prev_kv: true, no_put: false, no_delete: false };
     let changes = api.watches.open(&api.coordinator, options);
     let (sender, receiver) = mpsc::channel(CHANGES_QUEUED);
     let stop = api.stop.clone();
@@ -91,7 +90,7 @@ async fn follow(
 /// The leader after each revision that changed it.
 fn leaders(events: &[Arc<Event>]) -> Vec<pb::ObserveResponse> {
     let mut all: Vec<pb::ObserveResponse> = Vec::with_capacity(events.len());
-    for event in events {
+    for event in events.iter().filter(|event| is_news(event)) {
         let after = leader_after(event);
         match all.last_mut() {
             Some(last) if last.revision == after.revision => *last = after,

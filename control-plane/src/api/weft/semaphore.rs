@@ -6,7 +6,7 @@ use tonic::{Request, Response as Reply, Status};
 use weft_state::command::{Acquire, Command, Release, Response};
 use weft_xds_proto::weft as pb;
 
-use super::wait::{Ask, CallKey, Turn};
+use super::wait::{self, Ask, CallKey, Turn};
 use super::{WeftApi, check_name, check_session, unexpected};
 use crate::api::read::Wanted;
 use crate::api::status;
@@ -38,7 +38,7 @@ impl pb::semaphore_server::Semaphore for WeftApi {
         check_name(&name)?;
         check_session(lease)?;
         self.waits.withdraw(&call_key(&name, lease, request_id));
-        let release = Command::Release(Release { name, lease, request_id });
+        let release = Command::Release(Release { name, lease, request_id, attempt: None });
         let proposed = self.coordinator.propose(release).await.map_err(|e| status::propose(&e))?;
         match proposed.response {
             Ok(Response::Release { released }) => {
@@ -95,6 +95,7 @@ fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
             "permits: is {permits}, allowed are 1 to the limit of {limit}"
         )));
     }
+    let attempt = wait::attempt();
     Ok(Ask {
         enter: Command::Acquire(Acquire {
             name: name.clone(),
@@ -103,9 +104,10 @@ fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
             limit,
             request_id,
             try_only: r#try,
+            attempt,
         }),
         key: call_key(&name, lease, request_id),
-        undo: Command::Release(Release { name, lease, request_id }),
+        undo: Command::Release(Release { name, lease, request_id, attempt: Some(attempt) }),
         lease,
         timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
     })

@@ -16,9 +16,13 @@
 //! nobody waits. Whatever was taken is then given back by the `undo` command, repeated until it is applied
 //! or the session is gone, so that nothing leaks (L06).
 //!
-//! A request may be repeated, also at the same server while an earlier call still waits. The newest call
-//! owns the place: only it gives the place back. A release or resignation of the same request ends the
-//! newest call too ([`Waits::withdraw`]), so that it wins also when it overtakes the command of the call.
+//! A request may be repeated, at this server or another, while an earlier call still waits or leaves. The
+//! state machine keeps the newest call's `attempt` with the place or the grant, and the undo of any other
+//! call is a no-op: the newest call owns what the request has, only it gives that back, and a server that
+//! learns late that its client went away harms nobody (L01). The earlier call waits on, if anyone still
+//! listens, and is answered as the request then stands. A release or resignation by the client is
+//! unconditional; it ends the newest call here too ([`Waits::withdraw`]), so that it wins also when it
+//! overtakes the command of the call.
 //!
 //! When this server stops, waiting calls are answered `unavailable` and keep their place: the client
 //! repeats the request at another server, which finds the place again by session and request id.
@@ -58,7 +62,8 @@ const EVENT_BYTES_MAX: usize = 64 * 1024;
 pub struct Ask {
     /// Enters the queue or is granted at once; repeating it is idempotent.
     pub enter: Command,
-    /// Gives back what `enter` took, granted or waiting; harmless if there is nothing.
+    /// Gives back what `enter` took, granted or waiting; a no-op if there is nothing, or if a later call of
+    /// the request took over. Carries the same [`attempt`] as `enter`.
     pub undo: Command,
     /// The session.
     pub lease: LeaseId,
@@ -66,6 +71,11 @@ pub struct Ask {
     pub key: CallKey,
     /// How long to wait; none: for ever.
     pub timeout: Option<Duration>,
+}
+
+/// Names one call among the calls of its request, at whatever server: random, and not 0.
+pub fn attempt() -> u64 {
+    fastrand::u64(1..)
 }
 
 /// Identity of a request: kind, name, session, request id.
@@ -174,9 +184,9 @@ struct Call {
 /// What a call holds in the state machine when it ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holding {
-    /// Nothing, or what an earlier call of the same request was given.
+    /// Nothing.
     Nothing,
-    /// A place or a grant that this call took, or may have taken.
+    /// A place or a grant that this call took, took over from an earlier one, or may have taken.
     Something,
 }
 
@@ -225,10 +235,7 @@ impl Call {
             };
             let place = match acquired {
                 Acquired::Granted(grant) => {
-                    // A grant older than this command was given to an earlier call, whose end decides.
-                    let earlier = grant.fence < proposed.revision && !unsure;
-                    let holding = if earlier { Holding::Nothing } else { Holding::Something };
-                    return (Ok(Turn::Granted(grant, proposed.revision)), holding);
+                    return (Ok(Turn::Granted(grant, proposed.revision)), Holding::Something);
                 }
                 Acquired::Refused => return (Ok(Turn::NotGranted), Holding::Nothing),
                 Acquired::Queued { key, waiter_key, .. } => Place { key, waiter_key },
@@ -311,10 +318,8 @@ impl Call {
             let revision = grant.fence;
             return (Ok(Turn::Granted(grant, revision)), Holding::Something);
         }
-        if self.is_superseded() {
-            return (Ok(Turn::NotGranted), Holding::Nothing);
-        }
-        // A grant that comes between the look and the undo is undone with it.
+        // A grant that comes between the look and the undo is undone with it. The place of a later call
+        // stays, and is that call's.
         match self.waits.coordinator.propose(self.ask.undo.clone()).await {
             Ok(_) => (Ok(Turn::NotGranted), Holding::Nothing),
             Err(error) => (Err(status::propose(&error)), Holding::Something),
@@ -324,7 +329,7 @@ impl Call {
     /// Gives back, repeatedly, until it is certain.
     async fn leave(&self) {
         let mut backoff = Backoff::new(REPEAT_MIN, REPEAT_MAX);
-        while !self.is_superseded() {
+        loop {
             match self.waits.coordinator.propose(self.ask.undo.clone()).await {
                 Ok(_) => return,
                 Err(error) => tracing::debug!(%error, lease = self.ask.lease, "cannot leave the queue yet"),
@@ -338,11 +343,6 @@ impl Call {
                 return;
             }
         }
-    }
-
-    /// A later call for the same request has taken over.
-    fn is_superseded(&self) -> bool {
-        self.waits.newest.lock().get(&self.ask.key).is_none_or(|newest| newest.id != self.id)
     }
 
     fn deadline(&self) -> Option<Instant> {

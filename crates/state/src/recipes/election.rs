@@ -1,13 +1,14 @@
 //! Elections.
 //!
 //! ```text
-//! weft/election/NAME/leader                       {"lease":…,"value":…}
+//! weft/election/NAME/leader                       {"lease":…,"value":…,"attempt":…}
 //! weft/election/NAME/candidate/JOINED-LEASE       the same
 //! ```
 //!
 //! Ids are 16 hex digits; JOINED is the revision at which the candidate joined, so that key order is queue
 //! order. A value that is not UTF-8 text stands as hex digits under `value_hex`. The leader's fencing token
-//! is the create revision of the leader key; a proclamation keeps it.
+//! is the create revision of the leader key; a proclamation keeps it, and so does a repeated campaign, whose
+//! attempt replaces that of the earlier call.
 //!
 //! Invariant: if there is a candidate there is a leader.
 
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    command::{Acquired, Campaign, Event, Grant, KeyValue, LeaseId, Proclaim, Resign, Revision},
+    command::{Acquired, Campaign, Event, EventKind, Grant, KeyValue, LeaseId, Proclaim, Resign, Revision},
     error::StoreError,
     recipes::{json, name, queue::Queue},
     store::Store,
@@ -62,13 +63,22 @@ pub struct LeaderValue {
 
 /// Reads the value of a leader key or of a candidate's key; none if it is not one.
 pub fn decode_leader(value: &[u8]) -> Option<LeaderValue> {
-    let stored: StoredValue = serde_json::from_slice(value).ok()?;
-    let value = match (stored.value, stored.value_hex) {
-        (Some(text), None) => Bytes::from(text),
-        (None, Some(digits)) => decode_hex(&digits)?,
-        _ => return None,
-    };
-    Some(LeaderValue { lease: name::unhex(&stored.lease)?.cast_signed(), value })
+    let (lease, Candidacy { value, .. }) = StoredValue::decode(value)?;
+    Some(LeaderValue { lease, value })
+}
+
+/// Whether an event of a leader key is news to observers. False when only a repeated campaign of the
+/// leader took over from its earlier call. The event has its previous value.
+pub fn is_news(event: &Event) -> bool {
+    let Some(before) = &event.prev_kv else { return true };
+    if event.kind == EventKind::Delete || before.create_revision != event.kv.create_revision {
+        return true;
+    }
+    // A proclamation is told even if it says the same again; it never changes the attempt.
+    match (StoredValue::decode(&before.value), StoredValue::decode(&event.kv.value)) {
+        (Some((_, before)), Some((_, after))) => before.attempt == after.attempt,
+        _ => true,
+    }
 }
 
 /// All elections that have a leader.
@@ -80,14 +90,22 @@ pub(crate) struct Elections {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Election {
     leader: Option<Leader>,
-    candidates: Queue<LeaseId, Bytes>,
+    candidates: Queue<LeaseId, Candidacy>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Leader {
     lease: LeaseId,
     fence: Revision,
+    candidacy: Candidacy,
+}
+
+/// What a session stands or leads with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidacy {
     value: Bytes,
+    /// The newest call of the campaign: the only one whose undo counts.
+    attempt: u64,
 }
 
 impl Elections {
@@ -99,14 +117,15 @@ impl Elections {
         events: &mut Vec<Event>,
         campaign: &Campaign,
     ) -> Result<Acquired, StoreError> {
-        let Campaign { name, lease, value } = campaign;
+        let Campaign { name, lease, value, attempt } = campaign;
         name::check(name)?;
         if !store.leases.contains(*lease) {
             return Err(StoreError::LeaseNotFound { id: *lease });
         }
-        let waiting = match self.by_name.get(name) {
+        let waiting = match self.by_name.get_mut(name) {
             Some(election) => {
                 if let Some(known) = election.known(name, *lease) {
+                    election.take_over(store, events, name, *lease, *attempt);
                     return Ok(known);
                 }
                 election.candidates.len()
@@ -117,11 +136,12 @@ impl Elections {
             let what = format!("queue of election {name}");
             return Err(StoreError::Full { what, limit: CANDIDATES_MAX as u64 });
         }
+        let candidacy = Candidacy { value: value.clone(), attempt: *attempt };
         let election = self.by_name.entry(name.clone()).or_default();
         if election.leader.is_none() {
-            return Ok(Acquired::Granted(election.lead(store, events, name, *lease, value.clone(), None)));
+            return Ok(Acquired::Granted(election.lead(store, events, name, *lease, candidacy, None)));
         }
-        let stored = json(&StoredValue::new(*lease, value));
+        let stored = json(&StoredValue::new(*lease, &candidacy));
         let (joined, waiter_key) = store.revise(events, |writer| {
             let joined = writer.revision();
             let key = candidate_key(name, joined, *lease);
@@ -129,7 +149,7 @@ impl Elections {
             (joined, key)
         });
         let position = election.candidates.len() as u64;
-        election.candidates.join(joined, *lease, value.clone());
+        election.candidates.join(joined, *lease, candidacy);
         Ok(Acquired::Queued { key: leader_key(name), waiter_key, position })
     }
 
@@ -146,11 +166,11 @@ impl Elections {
         let leader = self.by_name.get_mut(name).and_then(|election| election.leader.as_mut());
         match leader {
             Some(leader) if leader.fence == *fence && leader.lease == *lease => {
-                let stored = json(&StoredValue::new(*lease, value));
+                leader.candidacy.value = value.clone();
+                let stored = json(&StoredValue::new(*lease, &leader.candidacy));
                 store.revise(events, |writer| {
                     writer.set(leader_key(name), stored, *lease);
                 });
-                leader.value = value.clone();
                 Ok(())
             }
             leader => {
@@ -159,24 +179,23 @@ impl Elections {
         }
     }
 
-    /// Gives up leadership or candidacy; false if the session had neither.
+    /// Gives up leadership or candidacy; false if the session has neither, or a newer call has it.
     pub(crate) fn resign(
         &mut self,
         store: &mut Store,
         events: &mut Vec<Event>,
         resign: &Resign,
     ) -> Result<bool, StoreError> {
-        let Resign { name, lease } = resign;
+        let Resign { name, lease, attempt } = resign;
         name::check(name)?;
         let Some(election) = self.by_name.get_mut(name) else { return Ok(false) };
-        let key = if election.leader.as_ref().is_some_and(|leader| leader.lease == *lease) {
-            election.leader = None;
-            leader_key(name)
-        } else if let Some((joined, _)) = election.candidates.leave(*lease) {
-            candidate_key(name, joined, *lease)
-        } else {
+        let Some((key, candidacy)) = election.candidacy(name, *lease) else { return Ok(false) };
+        if attempt.is_some_and(|attempt| attempt != candidacy.attempt) {
             return Ok(false);
-        };
+        }
+        if election.candidates.leave(*lease).is_none() {
+            election.leader = None;
+        }
         store.revise(events, |writer| writer.delete(&key));
         self.settle(store, events, name);
         Ok(true)
@@ -190,8 +209,8 @@ impl Elections {
         }
         match election.candidates.head().map(|(_, lease, _)| lease) {
             Some(lease) => {
-                if let Some((joined, value)) = election.candidates.leave(lease) {
-                    election.lead(store, events, name, lease, value, Some(joined));
+                if let Some((joined, candidacy)) = election.candidates.leave(lease) {
+                    election.lead(store, events, name, lease, candidacy, Some(joined));
                 }
             }
             None => {
@@ -213,11 +232,13 @@ impl Elections {
 
     /// Takes in a stored key; none if its value is not one of ours.
     pub(crate) fn load(&mut self, name: String, part: KeyPart, kv: &KeyValue) -> Option<()> {
-        let LeaderValue { lease, value } = decode_leader(&kv.value)?;
+        let (lease, candidacy) = StoredValue::decode(&kv.value)?;
         let election = self.by_name.entry(name).or_default();
         match part {
-            KeyPart::Leader => election.leader = Some(Leader { lease, fence: kv.create_revision, value }),
-            KeyPart::Candidate(joined, lease) => election.candidates.join(joined, lease, value),
+            KeyPart::Leader => {
+                election.leader = Some(Leader { lease, fence: kv.create_revision, candidacy });
+            }
+            KeyPart::Candidate(joined, lease) => election.candidates.join(joined, lease, candidacy),
         }
         Some(())
     }
@@ -225,13 +246,16 @@ impl Elections {
     pub(crate) fn view(&self, name: &str) -> Option<ElectionView> {
         let election = self.by_name.get(name)?;
         Some(ElectionView {
-            leader: election.leader.as_ref().map(|leader| (leader.grant(name), leader.value.clone())),
+            leader: election
+                .leader
+                .as_ref()
+                .map(|leader| (leader.grant(name), leader.candidacy.value.clone())),
             candidates: election
                 .candidates
                 .iter()
-                .map(|(joined, lease, value)| ElectionCandidate {
+                .map(|(joined, lease, candidacy)| ElectionCandidate {
                     lease,
-                    value: value.clone(),
+                    value: candidacy.value.clone(),
                     candidate_key: candidate_key(name, joined, lease),
                 })
                 .collect(),
@@ -257,6 +281,36 @@ impl Election {
         })
     }
 
+    /// What a session stands or leads with, and the key that stands for it.
+    fn candidacy(&mut self, name: &str, lease: LeaseId) -> Option<(Bytes, &mut Candidacy)> {
+        if let Some(leader) = self.leader.as_mut().filter(|leader| leader.lease == lease) {
+            return Some((leader_key(name), &mut leader.candidacy));
+        }
+        let (joined, candidacy) = self.candidates.waiting(lease)?;
+        Some((candidate_key(name, joined, lease), candidacy))
+    }
+
+    /// What the session has is this call's from now on. A revision of the same key: place, value and fencing
+    /// token stay.
+    fn take_over(
+        &mut self,
+        store: &mut Store,
+        events: &mut Vec<Event>,
+        name: &str,
+        lease: LeaseId,
+        attempt: u64,
+    ) {
+        if let Some((key, candidacy)) = self.candidacy(name, lease)
+            && candidacy.attempt != attempt
+        {
+            candidacy.attempt = attempt;
+            let stored = json(&StoredValue::new(lease, candidacy));
+            store.revise(events, |writer| {
+                writer.set(key, stored, lease);
+            });
+        }
+    }
+
     /// A new leader is one revision, which is its fencing token; its place in the queue goes in the same.
     fn lead(
         &mut self,
@@ -264,10 +318,10 @@ impl Election {
         events: &mut Vec<Event>,
         name: &str,
         lease: LeaseId,
-        value: Bytes,
+        candidacy: Candidacy,
         joined: Option<Revision>,
     ) -> Grant {
-        let stored = json(&StoredValue::new(lease, &value));
+        let stored = json(&StoredValue::new(lease, &candidacy));
         let fence = store.revise(events, |writer| {
             if let Some(joined) = joined {
                 writer.delete(&candidate_key(name, joined, lease));
@@ -275,7 +329,7 @@ impl Election {
             writer.set(leader_key(name), stored, lease);
             writer.revision()
         });
-        self.leader.insert(Leader { lease, fence, value }).grant(name)
+        self.leader.insert(Leader { lease, fence, candidacy }).grant(name)
     }
 }
 
@@ -315,15 +369,29 @@ struct StoredValue {
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value_hex: Option<String>,
+    attempt: String,
 }
 
 impl StoredValue {
-    fn new(lease: LeaseId, value: &[u8]) -> Self {
+    fn new(lease: LeaseId, candidacy: &Candidacy) -> Self {
+        let Candidacy { value, attempt } = candidacy;
         let (value, value_hex) = match std::str::from_utf8(value) {
             Ok(text) => (Some(text.to_owned()), None),
             Err(_) => (None, Some(value.iter().map(|byte| format!("{byte:02x}")).collect())),
         };
-        Self { lease: name::hex(lease.cast_unsigned()), value, value_hex }
+        Self { lease: name::hex(lease.cast_unsigned()), value, value_hex, attempt: name::hex(*attempt) }
+    }
+
+    /// None if the bytes are not one.
+    fn decode(value: &[u8]) -> Option<(LeaseId, Candidacy)> {
+        let stored: Self = serde_json::from_slice(value).ok()?;
+        let value = match (stored.value, stored.value_hex) {
+            (Some(text), None) => Bytes::from(text),
+            (None, Some(digits)) => decode_hex(&digits)?,
+            _ => return None,
+        };
+        let candidacy = Candidacy { value, attempt: name::unhex(&stored.attempt)? };
+        Some((name::unhex(&stored.lease)?.cast_signed(), candidacy))
     }
 }
 
@@ -340,18 +408,20 @@ mod tests {
 
     #[test]
     fn text_stands_in_the_key_as_it_is() {
-        let stored = json(&StoredValue::new(0x1f, b"node-1"));
-        assert_eq!(&stored[..], br#"{"lease":"000000000000001f","value":"node-1"}"#);
+        let candidacy = Candidacy { value: Bytes::from_static(b"node-1"), attempt: 0xa };
+        let stored = json(&StoredValue::new(0x1f, &candidacy));
+        let text = r#"{"lease":"000000000000001f","value":"node-1","attempt":"000000000000000a"}"#;
+        assert_eq!(stored, text);
         assert_eq!(decode_leader(b"node-1"), None);
-        assert_eq!(decode_leader(br#"{"lease":"000000000000001f"}"#), None);
+        assert_eq!(decode_leader(br#"{"lease":"000000000000001f","attempt":"000000000000000a"}"#), None);
     }
 
     proptest! {
         #[test]
-        fn any_value_comes_back_as_it_was(lease: LeaseId, value: Vec<u8>) {
-            let value = Bytes::from(value);
-            let stored = json(&StoredValue::new(lease, &value));
-            prop_assert_eq!(decode_leader(&stored), Some(LeaderValue { lease, value }));
+        fn any_value_comes_back_as_it_was(lease: LeaseId, value: Vec<u8>, attempt: u64) {
+            let candidacy = Candidacy { value: Bytes::from(value), attempt };
+            let stored = json(&StoredValue::new(lease, &candidacy));
+            prop_assert_eq!(StoredValue::decode(&stored), Some((lease, candidacy)));
         }
     }
 }

@@ -39,6 +39,13 @@ impl<K: Ord + Copy, T> Queue<K, T> {
         Some((joined, waiter))
     }
 
+    /// A waiter with its place, to change what is known of it.
+    pub(super) fn waiting(&mut self, key: K) -> Option<(Revision, &mut T)> {
+        let joined = self.joined(key)?;
+        let (_, waiter) = self.order.get_mut(&joined)?;
+        Some((joined, waiter))
+    }
+
     pub(super) fn joined(&self, key: K) -> Option<Revision> {
         self.places.get(&key).copied()
     }

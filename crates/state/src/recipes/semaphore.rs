@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! weft/semaphore/NAME/limit                     {"limit":10}          only if it is not 1
-//! weft/semaphore/NAME/holder/LEASE-REQUEST      {"lease":…,"request_id":…,"permits":…}
+//! weft/semaphore/NAME/holder/LEASE-REQUEST      {"lease":…,"request_id":…,"permits":…,"attempt":…}
 //! weft/semaphore/NAME/waiter/JOINED-LEASE-REQUEST      the same
 //! ```
 //!
 //! Ids are 16 hex digits; JOINED is the revision at which the waiter joined, so that key order is queue
 //! order. The queue is strictly first come, first served: while its head asks for more permits than are
 //! free, nobody behind it is granted either.
+//!
+//! The attempt is the call that owns the place or the grant. When a later call of the same request takes
+//! over, the key is written again, which keeps its create revision.
 //!
 //! Invariants: what is granted never raises the permits held above the limit (they can be above it only
 //! after the limit was lowered); the head of the queue never waits while its permits are free; nobody
@@ -77,7 +80,7 @@ struct Semaphore {
     /// Sum over `holders`.
     held: u64,
     holders: BTreeMap<Request, Holder>,
-    waiters: Queue<Request, u32>,
+    waiters: Queue<Request, Claim>,
 }
 
 /// What makes an acquire idempotent.
@@ -90,7 +93,15 @@ pub(crate) struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holder {
     fence: Revision,
+    claim: Claim,
+}
+
+/// What a request asks for or has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claim {
     permits: u32,
+    /// The newest call of the request: the only one whose undo counts.
+    attempt: u64,
 }
 
 impl Semaphores {
@@ -109,11 +120,16 @@ impl Semaphores {
         }
         let request = Request { lease: acquire.lease, request_id: acquire.request_id };
         let keys = Keys(&acquire.name);
-        let present = self.by_name.get(&acquire.name);
-        if let Some(known) = present.and_then(|semaphore| semaphore.known(keys, request)) {
-            // Also its limit is not set again: a repeated request must not undo a later one's.
+        let claim = Claim { permits: acquire.permits, attempt: acquire.attempt };
+        let present = self.by_name.get_mut(&acquire.name);
+        if let Some(semaphore) = present
+            && let Some(known) = semaphore.known(keys, request)
+        {
+            // Its limit is not set again: a repeated request must not undo a later one's.
+            semaphore.take_over(store, events, keys, request, acquire.attempt);
             return Ok(known);
         }
+        let present = self.by_name.get(&acquire.name);
         let present_limit = present.map_or(DEFAULT_LIMIT, |semaphore| semaphore.limit);
         let limit = if acquire.limit == 0 { present_limit } else { acquire.limit };
         if !(1..=limit).contains(&acquire.permits) {
@@ -135,17 +151,17 @@ impl Semaphores {
         }
         let free = semaphore.waiters.is_empty() && semaphore.has_free(acquire.permits);
         let answer = if free {
-            Acquired::Granted(semaphore.grant(store, events, keys, request, acquire.permits, None))
+            Acquired::Granted(semaphore.grant(store, events, keys, request, claim, None))
         } else if acquire.try_only {
             Acquired::Refused
         } else {
-            semaphore.wait(store, events, keys, request, acquire.permits)
+            semaphore.wait(store, events, keys, request, claim)
         };
         self.drop_if_vacant(&acquire.name);
         Ok(answer)
     }
 
-    /// Gives permits back or leaves the queue; false if the request is unknown.
+    /// Gives permits back or leaves the queue; false if the request is unknown or a newer call has it.
     pub(crate) fn release(
         &mut self,
         store: &mut Store,
@@ -156,11 +172,10 @@ impl Semaphores {
         let request = Request { lease: release.lease, request_id: release.request_id };
         let keys = Keys(&release.name);
         let Some(semaphore) = self.by_name.get_mut(&release.name) else { return Ok(false) };
-        let key = match semaphore.waiters.joined(request) {
-            Some(joined) => keys.waiter(joined, request),
-            None if semaphore.holders.contains_key(&request) => keys.holder(request),
-            None => return Ok(false),
-        };
+        let Some((key, claim)) = semaphore.claim(keys, request) else { return Ok(false) };
+        if release.attempt.is_some_and(|attempt| attempt != claim.attempt) {
+            return Ok(false);
+        }
         store.revise(events, |writer| writer.delete(&key));
         semaphore.forget(request);
         self.settle(store, events, &release.name);
@@ -191,12 +206,12 @@ impl Semaphores {
             semaphore.limit = serde_json::from_slice::<LimitValue>(&kv.value).ok()?.limit;
             return Some(());
         }
-        let RequestValue { permits, .. } = serde_json::from_slice(&kv.value).ok()?;
+        let claim = serde_json::from_slice::<RequestValue>(&kv.value).ok()?.claim()?;
         match part {
             KeyPart::Holder(request) => {
-                semaphore.hold(request, Holder { fence: kv.create_revision, permits });
+                semaphore.hold(request, Holder { fence: kv.create_revision, claim });
             }
-            KeyPart::Waiter(joined, request) => semaphore.waiters.join(joined, request, permits),
+            KeyPart::Waiter(joined, request) => semaphore.waiters.join(joined, request, claim),
             KeyPart::Limit => {}
         }
         Some(())
@@ -211,17 +226,17 @@ impl Semaphores {
             .map(|(request, holder)| SemaphoreHolder {
                 grant: Grant { fence: holder.fence, lease: request.lease, key: keys.holder(*request) },
                 request_id: request.request_id,
-                permits: holder.permits,
+                permits: holder.claim.permits,
             })
             .collect();
         holders.sort_by_key(|holder| holder.grant.fence);
         let waiters = semaphore
             .waiters
             .iter()
-            .map(|(joined, request, permits)| SemaphoreWaiter {
+            .map(|(joined, request, claim)| SemaphoreWaiter {
                 lease: request.lease,
                 request_id: request.request_id,
-                permits: *permits,
+                permits: claim.permits,
                 waiter_key: keys.waiter(joined, request),
             })
             .collect();
@@ -267,13 +282,43 @@ impl Semaphore {
         })
     }
 
+    /// What a request has, and the key that stands for it.
+    fn claim(&mut self, keys: Keys<'_>, request: Request) -> Option<(Bytes, &mut Claim)> {
+        if let Some(holder) = self.holders.get_mut(&request) {
+            return Some((keys.holder(request), &mut holder.claim));
+        }
+        let (joined, claim) = self.waiters.waiting(request)?;
+        Some((keys.waiter(joined, request), claim))
+    }
+
+    /// What the request has is this call's from now on. A revision of the same key: place and fencing token
+    /// stay, and nobody is granted anything.
+    fn take_over(
+        &mut self,
+        store: &mut Store,
+        events: &mut Vec<Event>,
+        keys: Keys<'_>,
+        request: Request,
+        attempt: u64,
+    ) {
+        if let Some((key, claim)) = self.claim(keys, request)
+            && claim.attempt != attempt
+        {
+            claim.attempt = attempt;
+            let value = json(&RequestValue::new(request, *claim));
+            store.revise(events, |writer| {
+                writer.set(key, value, request.lease);
+            });
+        }
+    }
+
     /// Sets the limit. Permits that are held above a lower one stay held; waiters who ask for more than it
     /// are sent away, as they would block the queue for ever.
     fn set_limit(&mut self, store: &mut Store, events: &mut Vec<Event>, keys: Keys<'_>, limit: u32) {
         let hopeless: Vec<_> = self
             .waiters
             .iter()
-            .filter(|(_, _, permits)| **permits > limit)
+            .filter(|(_, _, claim)| claim.permits > limit)
             .map(|(joined, request, _)| (joined, request))
             .collect();
         store.revise(events, |writer| {
@@ -293,14 +338,14 @@ impl Semaphore {
     }
 
     fn settle(&mut self, store: &mut Store, events: &mut Vec<Event>, keys: Keys<'_>) {
-        while let Some((joined, request, &permits)) = self.waiters.head() {
-            if !self.has_free(permits) {
+        while let Some((joined, request, &claim)) = self.waiters.head() {
+            if !self.has_free(claim.permits) {
                 break;
             }
             self.waiters.leave(request);
-            self.grant(store, events, keys, request, permits, Some(joined));
+            self.grant(store, events, keys, request, claim, Some(joined));
         }
-        debug_assert!(self.waiters.iter().all(|(_, _, permits)| *permits <= self.limit));
+        debug_assert!(self.waiters.iter().all(|(_, _, claim)| claim.permits <= self.limit));
     }
 
     /// One grant is one revision, which is its fencing token; the place in the queue goes in the same.
@@ -310,11 +355,11 @@ impl Semaphore {
         events: &mut Vec<Event>,
         keys: Keys<'_>,
         request: Request,
-        permits: u32,
+        claim: Claim,
         joined: Option<Revision>,
     ) -> Grant {
         let key = keys.holder(request);
-        let value = json(&RequestValue::new(request, permits));
+        let value = json(&RequestValue::new(request, claim));
         let fence = store.revise(events, |writer| {
             if let Some(joined) = joined {
                 writer.delete(&keys.waiter(joined, request));
@@ -322,7 +367,7 @@ impl Semaphore {
             writer.set(key.clone(), value, request.lease);
             writer.revision()
         });
-        self.hold(request, Holder { fence, permits });
+        self.hold(request, Holder { fence, claim });
         Grant { fence, lease: request.lease, key }
     }
 
@@ -332,9 +377,9 @@ impl Semaphore {
         events: &mut Vec<Event>,
         keys: Keys<'_>,
         request: Request,
-        permits: u32,
+        claim: Claim,
     ) -> Acquired {
-        let value = json(&RequestValue::new(request, permits));
+        let value = json(&RequestValue::new(request, claim));
         let position = self.waiters.len() as u64;
         let (joined, waiter_key) = store.revise(events, |writer| {
             let joined = writer.revision();
@@ -342,18 +387,18 @@ impl Semaphore {
             writer.set(key.clone(), value, request.lease);
             (joined, key)
         });
-        self.waiters.join(joined, request, permits);
+        self.waiters.join(joined, request, claim);
         Acquired::Queued { key: keys.holder(request), waiter_key, position }
     }
 
     fn hold(&mut self, request: Request, holder: Holder) {
-        self.held += u64::from(holder.permits);
+        self.held += u64::from(holder.claim.permits);
         self.holders.insert(request, holder);
     }
 
     fn forget(&mut self, request: Request) {
         if let Some(holder) = self.holders.remove(&request) {
-            self.held -= u64::from(holder.permits);
+            self.held -= u64::from(holder.claim.permits);
         }
         self.waiters.leave(request);
     }
@@ -425,15 +470,21 @@ struct RequestValue {
     lease: String,
     request_id: String,
     permits: u32,
+    attempt: String,
 }
 
 impl RequestValue {
-    fn new(request: Request, permits: u32) -> Self {
+    fn new(request: Request, claim: Claim) -> Self {
         Self {
             lease: name::hex(request.lease.cast_unsigned()),
             request_id: name::hex(request.request_id),
-            permits,
+            permits: claim.permits,
+            attempt: name::hex(claim.attempt),
         }
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        Some(Claim { permits: self.permits, attempt: name::unhex(&self.attempt)? })
     }
 }
 

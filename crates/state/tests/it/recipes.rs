@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use weft_state::{
-    command::{
-        Acquire, Acquired, Command, Proclaim, Register, RegisteredInstance, Resign, Response, Revision,
-    },
+    command::{Acquire, Acquired, Command, Proclaim, Register, RegisteredInstance, Response, Revision},
     error::StoreError,
+    machine::Machine,
     recipes::election,
 };
 
@@ -66,6 +65,65 @@ fn repeated_request_answers_where_the_first_one_stands() {
     assert_eq!(r.machine.revision(), revision);
     let other = Acquire { request_id: 1, ..acquire("jobs", 1) };
     assert!(matches!(r.acquire(other).unwrap(), Acquired::Queued { position: 1, .. }), "another request");
+}
+
+/// L01, L06: a server learns late that its client went away, when the client holds through another one.
+#[test]
+fn late_undo_of_an_earlier_call_takes_nothing_from_the_call_that_took_over() {
+    let mut r = Replica::new();
+    for lease in [1, 2, 3] {
+        r.lease(lease);
+        r.acquire(acquire("jobs", lease)).unwrap();
+    }
+    let again = |lease| Acquire { attempt: 2, ..acquire("jobs", lease) };
+    let seen = r.events.len();
+    let Acquired::Granted(held) = r.acquire(again(1)).unwrap() else { panic!() };
+    assert!(matches!(r.acquire(again(2)).unwrap(), Acquired::Queued { position: 0, .. }));
+    for lease in [1, 2] {
+        assert!(!r.undo_acquire("jobs", lease, Some(1)), "the earlier call's undo");
+    }
+    assert_eq!(r.lineup("jobs"), (vec![1], vec![2, 3]), "holder and place stay");
+    // L11: taking over is no grant: the key and its fencing token are the same.
+    assert_eq!(put_at(&r, &held.key), Some(held.fence));
+    assert!(r.events[seen..].iter().all(|event| event.kv.version == 2), "{:?}", &r.events[seen..]);
+
+    // What was taken over in the queue is held by the newest call, too, and in a replica that was restored.
+    assert!(r.undo_acquire("jobs", 1, Some(2)), "the newest call's undo");
+    r.machine = Machine::from_image(&r.machine.image()).unwrap();
+    assert!(!r.undo_acquire("jobs", 2, Some(1)));
+    assert_eq!(r.lineup("jobs"), (vec![2], vec![3]));
+    assert!(r.undo_acquire("jobs", 2, Some(2)));
+    assert!(r.release("jobs", 3), "what the client itself gives back is given back whichever call has it");
+    assert_eq!(r.machine.semaphore("jobs"), None);
+}
+
+/// L01, L06, L10
+#[test]
+fn late_undo_of_an_earlier_campaign_neither_deposes_nor_withdraws() {
+    let mut r = Replica::new();
+    r.lease(1);
+    r.lease(2);
+    let Acquired::Granted(led) = r.campaign("primary", 1, "one") else { panic!() };
+    r.campaign("primary", 2, "two");
+    let seen = r.events.len();
+    assert_eq!(r.campaign_again("primary", 1, "one", 2), Acquired::Granted(led.clone()));
+    assert!(matches!(r.campaign_again("primary", 2, "two", 2), Acquired::Queued { position: 0, .. }));
+    assert!(!election::is_news(&r.events[seen]), "observers hear of no leader twice");
+    assert!(!r.resign("primary", 1, Some(1)) && !r.resign("primary", 2, Some(1)));
+    let proclaim = Proclaim { name: "primary".into(), lease: 1, fence: led.fence, value: b("one") };
+    let told = r.apply(&Command::Proclaim(proclaim)).events;
+    assert!(election::is_news(&told[0]), "a proclamation is told, also of the same value");
+    r.machine = Machine::from_image(&r.machine.image()).unwrap();
+    assert!(!r.resign("primary", 1, Some(1)));
+    let view = r.machine.election("primary").unwrap();
+    assert_eq!(view.leader.unwrap(), (led, b("one")));
+    assert_eq!(view.candidates.len(), 1);
+    let moved = r.events.len();
+    assert!(r.resign("primary", 1, Some(2)));
+    assert!(r.events[moved..].iter().all(election::is_news));
+    assert!(!r.resign("primary", 2, Some(1)));
+    assert!(r.resign("primary", 2, None));
+    assert_eq!(r.machine.election("primary"), None);
 }
 
 /// L02, L03, L04
@@ -218,11 +276,7 @@ fn leader_that_resigns_is_followed_by_the_first_candidate() {
     }
     let again = r.campaign("job/a", 3, "other");
     assert!(matches!(again, Acquired::Queued { position: 1, .. }), "idempotent");
-    let resign = |r: &mut Replica, lease| match r.run(Command::Resign(Resign { name: "job/a".into(), lease }))
-    {
-        Ok(Response::Resign { resigned }) => resigned,
-        other => panic!("{other:?}"),
-    };
+    let resign = |r: &mut Replica, lease| r.resign("job/a", lease, None);
     assert!(resign(&mut r, 3), "a candidate steps back");
     assert!(!resign(&mut r, 3));
     assert!(resign(&mut r, 1));

@@ -1,6 +1,6 @@
 //! Random sessions around one semaphore and one election, against a naive queue.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 use weft_state::{
@@ -14,10 +14,10 @@ type Request = (LeaseId, u64);
 
 #[derive(Debug, Clone)]
 enum Step {
-    Acquire { request: Request, permits: u32, limit: u32, try_only: bool },
-    Release(Request),
-    Campaign(LeaseId),
-    Resign(LeaseId),
+    Acquire { request: Request, permits: u32, limit: u32, try_only: bool, attempt: u64 },
+    Release(Request, Option<u64>),
+    Campaign(LeaseId, u64),
+    Resign(LeaseId, Option<u64>),
     Revoke(LeaseId),
     Expire(Vec<LeaseId>),
 }
@@ -26,12 +26,17 @@ const SESSIONS: std::ops::Range<LeaseId> = 1..7;
 
 fn step() -> impl Strategy<Value = Step> {
     let request = || (SESSIONS, 0..2u64);
+    let attempt = || 0..3u64;
+    let limit = prop_oneof![3 => Just(0), 1 => 1..5u32];
     prop_oneof![
-        8 => (request(), 0..4u32, prop_oneof![3 => Just(0), 1 => 1..5u32], prop::bool::weighted(0.2))
-            .prop_map(|(request, permits, limit, try_only)| Step::Acquire { request, permits, limit, try_only }),
-        4 => request().prop_map(Step::Release),
-        3 => SESSIONS.prop_map(Step::Campaign),
-        1 => SESSIONS.prop_map(Step::Resign),
+        8 => (request(), 0..4u32, limit, prop::bool::weighted(0.2), attempt()).prop_map(
+            |(request, permits, limit, try_only, attempt)| {
+                Step::Acquire { request, permits, limit, try_only, attempt }
+            }
+        ),
+        4 => (request(), prop::option::of(attempt())).prop_map(|(request, of)| Step::Release(request, of)),
+        3 => (SESSIONS, attempt()).prop_map(|(lease, attempt)| Step::Campaign(lease, attempt)),
+        1 => (SESSIONS, prop::option::of(attempt())).prop_map(|(lease, of)| Step::Resign(lease, of)),
         1 => SESSIONS.prop_map(Step::Revoke),
         1 => prop::collection::vec(SESSIONS, 0..4).prop_map(Step::Expire),
     ]
@@ -45,6 +50,9 @@ struct Naive {
     queue: VecDeque<(Request, u32)>,
     /// Election: the first one leads.
     candidates: Vec<LeaseId>,
+    /// The newest call of each request, and of each candidate; also of those that are gone.
+    attempts: BTreeMap<Request, u64>,
+    campaigns: BTreeMap<LeaseId, u64>,
 }
 
 impl Naive {
@@ -108,31 +116,35 @@ const NAME: &str = "db/1";
 
 fn run(replica: &mut Replica, naive: &mut Naive, step: &Step) -> Result<(), TestCaseError> {
     match step.clone() {
-        Step::Acquire { request: (lease, request_id), permits, limit, try_only } => {
-            let acquire = Acquire { name: NAME.into(), lease, permits, limit, request_id, try_only };
+        Step::Acquire { request: (lease, request_id), permits, limit, try_only, attempt } => {
+            let acquire = Acquire { name: NAME.into(), lease, permits, limit, request_id, try_only, attempt };
             let answer = replica.acquire(acquire).ok().map(|answer| match answer {
                 Acquired::Granted(_) => 'g',
                 Acquired::Queued { .. } => 'q',
                 Acquired::Refused => 'r',
             });
             prop_assert_eq!(answer, naive.acquire((lease, request_id), permits, limit, try_only));
+            naive.attempts.insert((lease, request_id), attempt);
         }
-        Step::Release((lease, request_id)) => {
-            let release = Release { name: NAME.into(), lease, request_id };
-            let released = naive.release((lease, request_id));
+        Step::Release((lease, request_id), attempt) => {
+            let release = Release { name: NAME.into(), lease, request_id, attempt };
+            let newest = naive.attempts.get(&(lease, request_id)).copied();
+            let released = (attempt.is_none() || attempt == newest) && naive.release((lease, request_id));
             prop_assert_eq!(replica.run(Command::Release(release)), Ok(Response::Release { released }));
         }
-        Step::Campaign(lease) => {
-            let campaign = Campaign { name: NAME.into(), lease, value: b(&lease.to_string()) };
+        Step::Campaign(lease, attempt) => {
+            let campaign = Campaign { name: NAME.into(), lease, value: b(&lease.to_string()), attempt };
+            naive.campaigns.insert(lease, attempt);
             replica.run(Command::Campaign(campaign)).unwrap();
             if !naive.candidates.contains(&lease) {
                 naive.candidates.push(lease);
             }
         }
-        Step::Resign(lease) => {
-            let resigned = naive.candidates.contains(&lease);
-            naive.candidates.retain(|candidate| *candidate != lease);
-            let resign = Resign { name: NAME.into(), lease };
+        Step::Resign(lease, attempt) => {
+            let counts = attempt.is_none() || attempt == naive.campaigns.get(&lease).copied();
+            let resigned = counts && naive.candidates.contains(&lease);
+            naive.candidates.retain(|candidate| !resigned || *candidate != lease);
+            let resign = Resign { name: NAME.into(), lease, attempt };
             prop_assert_eq!(replica.run(Command::Resign(resign)), Ok(Response::Resign { resigned }));
         }
         Step::Revoke(lease) => {

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use weft_state::{
     command::{
         Acquire, Acquired, Applied, Campaign, Command, DeleteRange, Event, EventKind, Grant, KeyValue,
-        LeaseGrantNumber, LeaseId, Put, Range, RangeResponse, Release, Response, Revision, Txn, TxnOp,
+        LeaseGrantNumber, LeaseId, Put, Range, RangeResponse, Release, Resign, Response, Revision, Txn,
+        TxnOp,
     },
     error::StoreError,
     machine::Machine,
@@ -112,16 +113,34 @@ impl Replica {
     }
 
     pub fn release(&mut self, name: &str, lease: LeaseId) -> bool {
-        match self.run(Command::Release(Release { name: name.into(), lease, request_id: 0 })).unwrap() {
+        self.undo_acquire(name, lease, None)
+    }
+
+    /// Gives back what one call has; none: whichever has it.
+    pub fn undo_acquire(&mut self, name: &str, lease: LeaseId, attempt: Option<u64>) -> bool {
+        let release = Release { name: name.into(), lease, request_id: 0, attempt };
+        match self.run(Command::Release(release)).unwrap() {
             Response::Release { released } => released,
             other => panic!("{other:?}"),
         }
     }
 
     pub fn campaign(&mut self, name: &str, lease: LeaseId, value: &str) -> Acquired {
-        let campaign = Campaign { name: name.into(), lease, value: b(value) };
+        self.campaign_again(name, lease, value, 1)
+    }
+
+    pub fn campaign_again(&mut self, name: &str, lease: LeaseId, value: &str, attempt: u64) -> Acquired {
+        let campaign = Campaign { name: name.into(), lease, value: b(value), attempt };
         match self.run(Command::Campaign(campaign)).unwrap() {
             Response::Campaign(acquired) => acquired,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Resigns what one call has; none: whichever has it.
+    pub fn resign(&mut self, name: &str, lease: LeaseId, attempt: Option<u64>) -> bool {
+        match self.run(Command::Resign(Resign { name: name.into(), lease, attempt })).unwrap() {
+            Response::Resign { resigned } => resigned,
             other => panic!("{other:?}"),
         }
     }
@@ -169,7 +188,7 @@ pub fn all_of(ops: Vec<TxnOp>) -> Command {
 }
 
 pub fn acquire(name: &str, lease: LeaseId) -> Acquire {
-    Acquire { name: name.into(), lease, permits: 1, limit: 0, request_id: 0, try_only: false }
+    Acquire { name: name.into(), lease, permits: 1, limit: 0, request_id: 0, try_only: false, attempt: 1 }
 }
 
 /// `put a@3`, `del b@4`: what happened, in short.
