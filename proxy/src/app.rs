@@ -16,6 +16,7 @@ use weft_core::id::NodeId;
 use weft_core::metrics::Registry;
 use weft_gossip::{BoundGossip, GossipConfig, GossipHandle, GossipTiming, Role};
 use weft_xds_proto::resource::cluster::{Cluster, OutlierDetection};
+use weft_xds_proto::resource::labels;
 
 use crate::admin::{self, AdminState};
 use crate::cluster::{expiry, health_check};
@@ -341,6 +342,7 @@ fn local_clusters(services: &[LocalService]) -> ConfigSnapshot {
         let cluster = Cluster {
             health_check: None,
             outlier_detection: OutlierDetection::disabled(),
+            protocol: labels::protocol([&service.labels]),
             ..Cluster::with_defaults(&service.name)
         };
         let endpoints = vec![static_endpoint(service.addr, 1)];

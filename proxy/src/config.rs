@@ -1,8 +1,14 @@
 //! What a proxy is told at start. The binary merges flags, variables and the file into one [`ProxyConfig`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use weft_xds_proto::resource::labels;
+
+use crate::health::SIDECAR_LABEL;
+use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 
 pub mod static_config;
 
@@ -70,6 +76,9 @@ pub struct LocalService {
     pub addr: SocketAddr,
     /// Checked with GET if given, else by a TCP connection.
     pub health_path: Option<String>,
+    /// What peers are told of the instance, such as `version` and `region`. `protocol` and `weight` mean something
+    /// to the mesh; `protocol` also says what the sidecar speaks to the app.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl ProxyConfig {
@@ -128,6 +137,15 @@ impl ProxyConfig {
             if service.addr.port() == 0 {
                 problems.push(format!("service {:?}: port 0 is no address of an app", service.name));
             }
+            for (key, value) in &service.labels {
+                if let Err(why) = check_label(key, value) {
+                    problems.push(format!("service {:?}: {why}", service.name));
+                }
+            }
+            if service.labels.len() > LABELS_MAX {
+                let count = service.labels.len();
+                problems.push(format!("service {:?}: {count} labels, at most {LABELS_MAX}", service.name));
+            }
             if service.health_path.as_ref().is_some_and(|p| !p.starts_with('/')) {
                 problems.push(format!("service {:?}: the health path must start with /", service.name));
             }
@@ -166,6 +184,21 @@ pub fn check_service_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A label travels in gossip datagrams, so it is short.
+fn check_label(key: &str, value: &str) -> Result<(), String> {
+    if key == SIDECAR_LABEL {
+        return Err(format!("label {key} is set by the sidecar itself"));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if key.is_empty() || key.len() > LABEL_BYTES_MAX || !key.chars().all(allowed) {
+        return Err(format!("label {key:?} is not 1 to {LABEL_BYTES_MAX} letters, digits, '-', '_' or '.'"));
+    }
+    if value.len() > LABEL_BYTES_MAX || value.chars().any(char::is_control) {
+        return Err(format!("label {key}: the value is not at most {LABEL_BYTES_MAX} bytes of text"));
+    }
+    labels::check(key, value).map_err(|allowed| format!("label {key} is {value:?}; allowed: {allowed}"))
+}
+
 /// Everything that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
@@ -191,6 +224,7 @@ mod tests {
             name: name.to_owned(),
             addr: "127.0.0.1:0".parse().unwrap(),
             health_path: Some("health".to_owned()),
+            labels: BTreeMap::from([("protocol".to_owned(), "http3".to_owned())]),
         };
         config.services = vec![service("Orders"), service("Orders")];
         let ConfigProblems(problems) = config.validate().unwrap_err();
@@ -202,6 +236,7 @@ mod tests {
             "given twice",
             "port 0",
             "start with /",
+            "label protocol is \"http3\"",
             "nothing to listen on",
         ] {
             assert!(problems.iter().any(|p| p.contains(part)), "{part} not in {problems:?}");

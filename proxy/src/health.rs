@@ -2,7 +2,6 @@
 //!
 //! An instance is critical until its first check passes (P28): peers learn of it, and send it nothing yet.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,11 +9,14 @@ use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use weft_core::id::NodeId;
 use weft_gossip::{GossipHandle, InstanceHealth, InstanceRecord};
-use weft_xds_proto::resource::cluster::Protocol;
+use weft_xds_proto::resource::labels;
 
 use crate::cluster::probe::Probe;
 use crate::config::LocalService;
 use crate::limits::{LOCAL_CHECK_INTERVAL, LOCAL_CHECK_TIMEOUT};
+
+/// Label of an instance that is reached through its sidecar: the sidecar's name.
+pub(crate) const SIDECAR_LABEL: &str = "sidecar";
 
 /// Longest part of an instance id that comes from the proxy's name.
 const NAME_PART_MAX: usize = 40;
@@ -65,16 +67,18 @@ impl LocalServices {
 
     /// What peers are told.
     pub fn records(&self) -> Vec<InstanceRecord> {
-        let mut metadata = BTreeMap::new();
-        if self.inbound.is_some() {
-            metadata.insert("sidecar".to_owned(), self.name.clone());
-        }
-        let record = |status: &LocalStatus| InstanceRecord {
-            service: status.service.name.clone(),
-            instance_id: self.instance_id.clone(),
-            address: self.inbound.unwrap_or(status.service.addr),
-            health: status.health,
-            metadata: metadata.clone(),
+        let record = |status: &LocalStatus| {
+            let mut metadata = status.service.labels.clone();
+            if self.inbound.is_some() {
+                metadata.insert(SIDECAR_LABEL.to_owned(), self.name.clone());
+            }
+            InstanceRecord {
+                service: status.service.name.clone(),
+                instance_id: self.instance_id.clone(),
+                address: self.inbound.unwrap_or(status.service.addr),
+                health: status.health,
+                metadata,
+            }
         };
         self.statuses.lock().iter().map(record).collect()
     }
@@ -124,7 +128,7 @@ fn probe(service: &LocalService) -> Probe {
         addr: service.addr,
         path: service.health_path.clone(),
         host: service.name.clone(),
-        protocol: Protocol::Http1,
+        protocol: labels::protocol([&service.labels]),
         timeout: LOCAL_CHECK_TIMEOUT,
     }
 }
@@ -146,6 +150,7 @@ mod tests {
             name: name.to_owned(),
             addr: "127.0.0.1:8080".parse().unwrap(),
             health_path: None,
+            labels: [("version".to_owned(), "2".to_owned())].into(),
         };
         vec![service("orders"), service("billing")]
     }
@@ -169,7 +174,10 @@ mod tests {
         assert_eq!(LocalServices::new("p", NodeId(1), None, &services()).records()[0].address, app);
         let records = LocalServices::new("p", NodeId(1), Some(inbound), &services()).records();
         assert_eq!(records[0].address, inbound);
-        assert_eq!(records[0].metadata["sidecar"], "p");
+        assert_eq!(
+            (records[0].metadata["sidecar"].as_str(), records[0].metadata["version"].as_str()),
+            ("p", "2")
+        );
     }
 
     #[test]

@@ -94,3 +94,9 @@ pub const DRAIN_LINGER: Duration = Duration::from_millis(150);
 
 /// Largest request to the admin port, in bytes: it has no bodies.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Labels of one local service. All instances of a sidecar share one gossip advertisement.
+pub const LABELS_MAX: usize = 16;
+
+/// Bytes of a label's key, and of its value.
+pub const LABEL_BYTES_MAX: usize = 63;

@@ -18,6 +18,7 @@ fn inbound(services: &[(&str, SocketAddr)]) -> ProxyConfig {
         name: (*name).to_owned(),
         addr: *addr,
         health_path: None,
+        labels: Default::default(),
     };
     config.services = services.iter().map(service).collect();
     config

@@ -15,7 +15,12 @@ async fn sidecar(name: &str, join: Option<SocketAddr>, app: Option<SocketAddr>) 
     config.join = join.iter().map(ToString::to_string).collect();
     if let Some(addr) = app {
         config.inbound = Some(any);
-        config.services = vec![LocalService { name: "orders".to_owned(), addr, health_path: None }];
+        config.services = vec![LocalService {
+            name: "orders".to_owned(),
+            addr,
+            health_path: None,
+            labels: Default::default(),
+        }];
     }
     app::start(config).await.unwrap()
 }

@@ -32,12 +32,43 @@ pub fn protocol<'a>(instances: impl IntoIterator<Item = &'a BTreeMap<String, Str
     }
 }
 
+/// Checks a label that a person wrote: the two above, where nonsense would silently mean the default.
+///
+/// # Errors
+/// What is allowed.
+pub fn check(key: &str, value: &str) -> Result<(), &'static str> {
+    let is_fine = match key {
+        PROTOCOL => {
+            ["http1", "http2", "h2", "h2c", "grpc"].iter().any(|word| word.eq_ignore_ascii_case(value))
+        }
+        WEIGHT => value.parse().is_ok_and(|weight: u32| (1..=WEIGHT_MAX).contains(&weight)),
+        _ => true,
+    };
+    match key {
+        _ if is_fine => Ok(()),
+        PROTOCOL => Err("http1, http2, h2, h2c or grpc"),
+        _ => Err("a number from 1 to 10000"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn labels(key: &str, value: &str) -> BTreeMap<String, String> {
         BTreeMap::from([(key.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn labels_that_would_silently_mean_the_default_are_refused() {
+        for (key, value) in [(PROTOCOL, "http1"), (PROTOCOL, "GRPC"), (WEIGHT, "10000"), ("version", "")] {
+            assert_eq!(check(key, value), Ok(()), "{key}={value}");
+        }
+        for (key, value, allowed) in
+            [(PROTOCOL, "http3", "grpc"), (WEIGHT, "0", "10000"), (WEIGHT, "x", "10000")]
+        {
+            assert!(check(key, value).unwrap_err().contains(allowed), "{key}={value}");
+        }
     }
 
     #[test]

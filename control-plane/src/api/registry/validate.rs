@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use weft_state::command::RegisteredInstance;
+use weft_xds_proto::resource::labels;
 
 /// Seconds an instance lives without a heartbeat, unless it says otherwise: the source document's 30 s lease.
 pub const TTL_SECS_DEFAULT: i64 = 30;
@@ -213,9 +214,10 @@ fn metadata(value: &Value, problems: &mut Vec<Problem>) -> BTreeMap<String, Stri
             continue;
         }
         match value.as_str() {
-            Some(text) if text.len() <= METADATA_VALUE_BYTES_MAX => {
-                entries.insert(key.clone(), text.to_owned());
-            }
+            Some(text) if text.len() <= METADATA_VALUE_BYTES_MAX => match labels::check(key, text) {
+                Ok(()) => drop(entries.insert(key.clone(), text.to_owned())),
+                Err(allowed) => problems.push(Problem::new(field, format!("is {}", shown(value)), allowed)),
+            },
             Some(text) => problems.push(Problem::new(
                 field,
                 format!("has a value of {} bytes", text.len()),

@@ -1,5 +1,6 @@
 //! Addresses and services as people write them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -43,7 +44,7 @@ impl TryFrom<String> for Listen {
     }
 }
 
-/// A service beside the sidecar: `NAME=IP:PORT` or `NAME=IP:PORT,check=/PATH`.
+/// A service beside the sidecar: `NAME=IP:PORT`, then `,check=/PATH` and `,LABEL=VALUE` as wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct ServiceSpec {
@@ -51,31 +52,35 @@ pub(crate) struct ServiceSpec {
     pub(crate) address: SocketAddr,
     /// Path of the active check; none: a TCP connection is enough.
     pub(crate) check: Option<String>,
+    /// What peers are told of the instance.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl FromStr for ServiceSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let shape = "expected NAME=IP:PORT or NAME=IP:PORT,check=/PATH";
+        let shape = "expected NAME=IP:PORT[,check=/PATH][,LABEL=VALUE…]";
         let (name, rest) = text.split_once('=').ok_or_else(|| format!("{text:?} has no =; {shape}"))?;
-        let (address, option) = match rest.split_once(',') {
-            Some((address, option)) => (address, Some(option)),
-            None => (rest, None),
-        };
-        let check = match option.map(|option| option.split_once('=').unwrap_or((option, ""))) {
-            None => None,
-            Some(("check", path)) if path.starts_with('/') => Some(path.to_owned()),
-            Some(("check", path)) => {
-                return Err(format!("check path {path:?} does not begin with /; {shape}"));
+        let mut parts = rest.split(',');
+        let address = parts.next().unwrap_or_default();
+        let (mut check, mut labels) = (None, BTreeMap::new());
+        for part in parts {
+            let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} has no =; {shape}"))?;
+            let earlier = match key {
+                "check" if value.starts_with('/') => check.replace(value.to_owned()),
+                "check" => return Err(format!("check path {value:?} does not begin with /; {shape}")),
+                _ => labels.insert(key.to_owned(), value.to_owned()),
+            };
+            if earlier.is_some() {
+                return Err(format!("{key} is given twice; {shape}"));
             }
-            Some((other, _)) => return Err(format!("{other:?} is unknown; {shape}")),
-        };
+        }
         if name.is_empty() {
             return Err(format!("{text:?} has no name; {shape}"));
         }
         let address = socket(address).map_err(|why| format!("{why}; {shape}"))?;
-        Ok(Self { name: name.to_owned(), address, check })
+        Ok(Self { name: name.to_owned(), address, check, labels })
     }
 }
 
@@ -98,11 +103,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_has_a_name_an_address_and_maybe_a_check() {
+    fn a_service_has_a_name_an_address_and_maybe_a_check_and_labels() {
         let plain: ServiceSpec = "orders=127.0.0.1:8080".parse().unwrap();
         assert_eq!((plain.name.as_str(), plain.address.port(), plain.check), ("orders", 8080, None));
         let checked: ServiceSpec = "orders=[::1]:8080,check=/health?deep=1".parse().unwrap();
         assert_eq!(checked.check.as_deref(), Some("/health?deep=1"));
+        let labelled: ServiceSpec = "orders=127.0.0.1:1,protocol=grpc,check=/,version=1.2.0".parse().unwrap();
+        assert_eq!(labelled.check.as_deref(), Some("/"));
+        assert_eq!(labelled.labels["protocol"], "grpc");
+        assert_eq!(labelled.labels["version"], "1.2.0");
     }
 
     #[test]
@@ -113,7 +122,8 @@ mod tests {
             ("orders=localhost:1", "no address"),
             ("orders=127.0.0.1", "no address"),
             ("orders=127.0.0.1:1,check=health", "begin with /"),
-            ("orders=127.0.0.1:1,weight=3", "unknown"),
+            ("orders=127.0.0.1:1,version", "no ="),
+            ("orders=127.0.0.1:1,version=1,version=2", "version is given twice"),
         ] {
             let error = text.parse::<ServiceSpec>().unwrap_err();
             assert!(error.contains(part) && error.contains("NAME=IP:PORT"), "{text}: {error}");

@@ -75,8 +75,9 @@ pub(crate) struct ProxyFlags {
     /// Address that others are told to use for gossip and --inbound; default: what they listen on
     #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP")]
     pub(crate) advertise: Option<IpAddr>,
-    /// A service of this machine, as NAME=IP:PORT or NAME=IP:PORT,check=/PATH; repeat it (in the variable,
-    /// separate by spaces); without a check, a TCP connection is enough; default: none
+    /// A service of this machine, as NAME=IP:PORT[,check=/PATH][,LABEL=VALUE…]; repeat it (in the variable,
+    /// separate by spaces); without a check, a TCP connection is enough; protocol=http2 or grpc says that the
+    /// app speaks HTTP/2, weight=1 to 10000 is its share, other labels are told to peers; default: none
     #[arg(long, env = "WEFT_SERVICE", value_name = "NAME=IP:PORT", value_delimiter = ' ')]
     pub(crate) service: Option<Vec<ServiceSpec>>,
     /// Threads that carry traffic, 1 to 256; default: 2
@@ -149,6 +150,7 @@ impl ProxyFlags {
             name: service.name,
             addr: service.address,
             health_path: service.check,
+            labels: service.labels,
         });
         Ok(ProxyConfig {
             data_dir: self.data_dir.or_else(|| in_mesh.then(|| default_data_dir("proxy", &name))),

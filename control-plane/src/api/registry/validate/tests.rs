@@ -91,6 +91,8 @@ fn each_bad_value_names_its_field_and_what_is_allowed() {
         ("metadata", Some(format!("{{{many}}}")), "metadata"),
         ("metadata", Some("{\"load\":7}".into()), "metadata.load"),
         ("metadata", Some("{\"\":\"x\"}".into()), "metadata."),
+        ("metadata", Some("{\"protocol\":\"http3\"}".into()), "metadata.protocol"),
+        ("metadata", Some("{\"weight\":\"0\"}".into()), "metadata.weight"),
         ("metadata", Some(format!("{{\"v\":{}}}", long(1_025))), "metadata.v"),
         ("ttl", Some("1".into()), "ttl"),
         ("ttl", Some("\"1s\"".into()), "ttl"),
