@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
-use weft_tests::mesh::Mesh;
-use weft_tests::process::{Finished, run_program};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use weft_tests::mesh::{Mesh, strings};
+use weft_tests::process::{Finished, WeftProcess, run_program};
 
 const ENV: [(&str, &str); 1] = [("ETCDCTL_API", "3")];
 
@@ -26,6 +26,37 @@ async fn ok(endpoint: SocketAddr, args: &[&str]) -> String {
     let done = etcdctl(endpoint, args).await;
     assert_eq!(done.code, 0, "{args:?}: {done:?}");
     done.stdout
+}
+
+/// A running `etcdctl watch`. Dropping it kills it.
+struct Watch {
+    _child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watch {
+    fn start(endpoint: SocketAddr, args: &[&str]) -> Self {
+        let mut child = Command::new("etcdctl")
+            .arg(format!("--endpoints={endpoint}"))
+            .args(args)
+            .envs(ENV)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("etcdctl is installed");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { _child: child, lines }
+    }
+
+    /// The next lines are these.
+    async fn expect(&mut self, lines: &[&str]) {
+        for expected in lines {
+            let line = tokio::time::timeout(Duration::from_secs(15), self.lines.next_line()).await;
+            let line = line.unwrap_or_else(|_| panic!("no line in time; {expected:?} of {lines:?} expected"));
+            assert_eq!(line.expect("readable").as_deref(), Some(*expected), "of {lines:?}");
+        }
+    }
 }
 
 /// put, get by key, prefix and revision, del: output and revisions as etcd's.
@@ -53,6 +84,29 @@ async fn put_get_and_del_print_what_they_print_against_etcd() {
     assert!(future.stderr.contains("required revision is a future revision"), "{future:?}");
 }
 
+/// A third-party gRPC client through the data path: unary calls and a stream with events, over HTTP/2 on both sides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_calls_and_streams_go_through_the_proxy() {
+    let mesh = Mesh::with_servers(1).await;
+    let config = mesh.folder("proxy.yaml");
+    let yaml = format!(
+        "admin: 127.0.0.1:0\nlisteners:\n  - name: store\n    address: 127.0.0.1:0\nroutes:\n  - cluster: store\nclusters:\n  - name: store\n    protocol: http2\n    endpoints:\n      - {}\n",
+        mesh.servers[0].grpc()
+    );
+    std::fs::write(&config, yaml).expect("a temporary folder is writable");
+    let args = strings(&["proxy", "--config", &config.display().to_string()]);
+    let proxy = WeftProcess::start("store", &args).await;
+    let through = proxy.addr("outbound");
+    assert_eq!(ok(through, &["put", "a", "1"]).await, "OK\n");
+    assert_eq!(ok(mesh.servers[0].grpc(), &["get", "a"]).await, "a\n1\n");
+    let mut watch = Watch::start(through, &["watch", "a", "--rev=1"]);
+    watch.expect(&["PUT", "a", "1"]).await;
+    assert_eq!(ok(through, &["put", "a", "2"]).await, "OK\n");
+    watch.expect(&["PUT", "a", "2"]).await;
+    let refused = etcdctl(through, &["get", "a", "--rev=99"]).await;
+    assert!(refused.stderr.contains("future revision"), "the status in the trailers arrives: {refused:?}");
+}
+
 /// `txn -i` reads compares, success and failure from standard input.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interactive_txn_runs_the_branch_that_the_compares_choose() {
@@ -76,26 +130,10 @@ async fn watch_from_revision_one_replays_history_and_goes_on() {
     ok(at, &["put", "a", "1"]).await;
     ok(at, &["put", "a", "2"]).await;
     ok(at, &["del", "a"]).await;
-    let mut child = Command::new("etcdctl")
-        .args([&format!("--endpoints={at}"), "watch", "a", "--rev=1"])
-        .envs(ENV)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("etcdctl is installed");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut seen = Vec::new();
-    for expected in ["PUT", "a", "1", "PUT", "a", "2", "DELETE", "a", ""] {
-        let line = tokio::time::timeout(Duration::from_secs(15), lines.next_line()).await;
-        seen.push(line.expect("an event in time").expect("readable").expect("the watch goes on"));
-        assert_eq!(seen.last().map(String::as_str), Some(expected), "{seen:?}");
-    }
+    let mut watch = Watch::start(at, &["watch", "a", "--rev=1"]);
+    watch.expect(&["PUT", "a", "1", "PUT", "a", "2", "DELETE", "a", ""]).await;
     ok(at, &["put", "a", "live"]).await;
-    for expected in ["PUT", "a", "live"] {
-        let line = tokio::time::timeout(Duration::from_secs(15), lines.next_line()).await;
-        assert_eq!(line.expect("in time").expect("readable").as_deref(), Some(expected));
-    }
+    watch.expect(&["PUT", "a", "live"]).await;
 }
 
 /// Leases: keys vanish on revoke and on expiry (S04), unknown leases answer as etcd's do.
