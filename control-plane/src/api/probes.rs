@@ -45,9 +45,7 @@ pub async fn why_not_ready(coordinator: &Coordinator) -> Vec<String> {
     match status.peers.iter().find(|p| p.id == status.id) {
         Some(own) if own.voter => {}
         Some(_) => reasons.push("not a voter yet: catching up with the leader".to_owned()),
-        None => {
-            reasons.push("not a member of the raft group: it was not taken in yet, or was removed".to_owned())
-        }
+        None => reasons.push("not a member of the raft group: it was not taken in yet".to_owned()),
     }
     match tokio::time::timeout(QUORUM_PATIENCE, coordinator.read_barrier()).await {
         Ok(Ok(())) => {}

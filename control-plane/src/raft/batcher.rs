@@ -97,8 +97,8 @@ impl Batcher {
             // The task ended: what it had taken may or may not be in the log.
             Ok(Err(_)) => Err(gone(&state, "this server stopped", Refusal::Stopping)),
             Err(_) => {
-                let reason = "earlier proposals are not committed by a majority".to_owned();
-                Err(gone(&state, "it was proposed but is not committed yet", Refusal::NoQuorum(reason)))
+                let reason = "no majority of the servers stores what was proposed before".to_owned();
+                Err(gone(&state, "no majority of the servers has stored it yet", Refusal::NoQuorum(reason)))
             }
         }
     }

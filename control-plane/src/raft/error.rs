@@ -10,14 +10,14 @@ use weft_state::error::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// Nobody leads. Nothing was written; try again, here or at another server.
-    #[error("no quorum: no leader is elected; waited {waited:?}; nothing was written, try again")]
+    #[error("no quorum: no leader is elected; waited {}; nothing was written, try again", seconds(waited))]
     NoLeader {
         /// How long this call waited for one.
         waited: Duration,
     },
     /// A leader is known, but it could not confirm with a majority that it still leads, or this server
     /// cannot reach one. For a read: there is no answer that is sure to be current. Nothing was written.
-    #[error("no quorum: {reason}; waited {waited:?}")]
+    #[error("no quorum: {reason}; waited {}", seconds(waited))]
     NoQuorum {
         /// How long this call waited.
         waited: Duration,
@@ -25,7 +25,7 @@ pub enum ProposeError {
         reason: String,
     },
     /// The command may or may not take effect. Read before trying again.
-    #[error("unknown outcome: {reason}; waited {waited:?}; read before you try again")]
+    #[error("unknown outcome: {reason}; waited {}; read before you repeat it", seconds(waited))]
     OutcomeUnknown {
         /// How long this call waited.
         waited: Duration,
@@ -33,7 +33,7 @@ pub enum ProposeError {
         reason: String,
     },
     /// The command took effect or will, but this server had not applied it in time.
-    #[error("committed at index {index}, but not applied on this server within {waited:?}")]
+    #[error("committed at index {index}, but not applied on this server within {}", seconds(waited))]
     NotAppliedHere {
         /// Its log index.
         index: u64,
@@ -57,6 +57,11 @@ pub enum ProposeError {
     /// This server is shutting down. Nothing was written.
     #[error("this server is stopping; nothing was written, ask another server")]
     Stopped,
+}
+
+/// As people say it: nobody needs the microseconds.
+fn seconds(time: &Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
 }
 
 impl ProposeError {
@@ -155,4 +160,21 @@ pub enum StartError {
     /// Stored entries or the Raft core's own state do not make sense together.
     #[error("raft: {0}")]
     Raft(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded() {
+        let error = ProposeError::OutcomeUnknown {
+            waited: Duration::from_micros(5_001_234),
+            reason: "no majority of the servers has stored it yet".to_owned(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "unknown outcome: no majority of the servers has stored it yet; waited 5.0 s; read before you repeat it"
+        );
+    }
 }

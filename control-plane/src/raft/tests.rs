@@ -62,6 +62,10 @@ struct Setup {
 }
 
 async fn start(id: u64, setup: Setup) -> Server {
+    try_start(id, setup).await.expect("starts")
+}
+
+async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("is bound");
     let seen = Arc::new(Seen::default());
@@ -75,8 +79,8 @@ async fn start(id: u64, setup: Setup) -> Server {
         timing: timing(),
         snapshot_every: setup.snapshot_every,
     };
-    let coordinator = Coordinator::start(config, vec![seen.clone()]).await.expect("starts");
-    Server { coordinator, folder: setup.folder, id: NodeId(id), addr, seen }
+    let coordinator = Coordinator::start(config, vec![seen.clone()]).await?;
+    Ok(Server { coordinator, folder: setup.folder, id: NodeId(id), addr, seen })
 }
 
 async fn first(id: u64) -> Server {
@@ -528,40 +532,4 @@ async fn a_data_folder_of_another_server_is_refused() {
     };
     let error = Coordinator::start(config, Vec::new()).await.err().expect("refused");
     assert!(matches!(error, StartError::ForeignData { .. }), "{error}");
-}
-
-/// Not a check: prints what writes cost here. `cargo test -- --ignored --nocapture writes_a_second`
-#[ignore = "a measurement"]
-#[tokio::test(flavor = "multi_thread")]
-async fn writes_a_second() {
-    for servers in [1, 3] {
-        let group = group(servers).await;
-        let at = wait_leader(&group).await;
-        for (from, server) in [("leader", &group[at]), ("follower", &group[(at + 1) % group.len()])] {
-            for writers in [1_u32, 16, 64, 256] {
-                let start = Instant::now();
-                let end = start + Duration::from_secs(2);
-                let tasks: Vec<_> = (0..writers)
-                    .map(|w| {
-                        let coordinator = server.coordinator.clone();
-                        tokio::spawn(async move {
-                            let mut done = 0_u32;
-                            while Instant::now() < end {
-                                coordinator.propose(put(&format!("{w}-{done}"), "v")).await.expect("written");
-                                done += 1;
-                            }
-                            done
-                        })
-                    })
-                    .collect();
-                let mut done = 0;
-                for task in tasks {
-                    done += task.await.expect("runs");
-                }
-                let rate = f64::from(done) / start.elapsed().as_secs_f64();
-                println!("{servers} servers, {writers:3} writers on the {from}: {rate:7.0} writes/s");
-            }
-        }
-        println!("{:?}", group[at].coordinator.status());
-    }
 }

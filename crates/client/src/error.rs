@@ -50,7 +50,8 @@ pub enum Error {
     },
     /// The request was sent, and nobody can say whether it was or will be carried out.
     #[error(
-        "{operation} was not acknowledged by {endpoint}: {why}; it may or may not have been done, so read before you repeat it; if this goes on, the servers may have lost their quorum: see `weft status`"
+        "{operation} was not acknowledged by {endpoint}: {}; it may or may not have been done, so read before you repeat it; if this goes on, the servers may have lost their quorum: see `weft status`",
+        reason(.why)
     )]
     OutcomeUnknown {
         /// What was asked.
@@ -119,6 +120,33 @@ impl Error {
     }
 }
 
+/// What a server says of an unknown outcome, without what this text says itself.
+fn reason(why: &str) -> &str {
+    let why = why.strip_prefix("unknown outcome: ").unwrap_or(why);
+    why.strip_suffix("; read before you repeat it").unwrap_or(why)
+}
+
 fn list(attempts: &[Attempt]) -> String {
     attempts.iter().map(Attempt::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_outcome_is_said_once() {
+        let error = Error::OutcomeUnknown {
+            operation: "put",
+            endpoint: "127.0.0.1:2379".to_owned(),
+            why: "unknown outcome: no majority of the servers has stored it yet; waited 5.0 s; read before you repeat it"
+                .to_owned(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "put was not acknowledged by 127.0.0.1:2379: no majority of the servers has stored it yet; \
+             waited 5.0 s; it may or may not have been done, so read before you repeat it; \
+             if this goes on, the servers may have lost their quorum: see `weft status`"
+        );
+    }
 }
