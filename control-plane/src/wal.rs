@@ -74,6 +74,16 @@ pub enum WalError {
         /// The segment that should be there.
         file: PathBuf,
     },
+    /// There is no log where one must be.
+    #[error(
+        "{folder} holds no log, but this server belongs to a cluster already: its log is gone. Nothing was \
+         changed. If the other servers of the group are well, move this data folder away and start with an \
+         empty one and --join; else restore it from a copy"
+    )]
+    Gone {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The system refused.
     #[error("{file}: {source}")]
     Io {

@@ -106,7 +106,10 @@ impl Node {
         let cluster = Arc::new(Cluster::load(&config.data_dir, config.id)?);
         let clock = Arc::new(LeaseClock::default());
         let (disk_clock, data_dir) = (clock.clone(), config.data_dir.clone());
-        let recovered = tokio::task::spawn_blocking(move || recover(&data_dir, observers, disk_clock)).await;
+        // A server learns or makes its cluster's id after its log was made.
+        let had_log = cluster.id().is_some();
+        let recovering = move || recover(&data_dir, had_log, observers, disk_clock);
+        let recovered = tokio::task::spawn_blocking(recovering).await;
         let (wal, log, replica) = recovered.expect("recovery does not panic, and is not cancelled")?;
 
         let stop = CancellationToken::new();
@@ -453,7 +456,8 @@ fn recover(
     observers: Vec<Arc<dyn ApplyObserver>>,
     clock: Arc<LeaseClock>,
 ) -> Result<(Wal, LogStore, Arc<Replica>), StartError> {
-    let (wal, recovered) = Wal::open(&data_dir.join("wal"), WalOptions::default())?;
+    let (wal, recovered) =
+        Wal::open(&data_dir.join("wal"), WalOptions { must_exist: had_log, ..WalOptions::default() })?;
     let path = data_dir.join("snapshots");
     let io_error = |source| StartError::Io { path: path.clone(), source };
     let folder = SnapshotFolder::open(path.clone()).map_err(io_error)?;
@@ -485,6 +489,7 @@ fn recover(
 
 /// openraft's settings from ours.
 ///
+    had_log: bool,
 /// A follower of openraft stands for election a *lease* (its largest election timeout) plus a random
 /// election timeout after it last heard of the leader. Ours are from the last word to the election, so
 /// openraft gets the half of our maximum for each.

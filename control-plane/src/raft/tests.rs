@@ -533,3 +533,15 @@ async fn a_data_folder_of_another_server_is_refused() {
     let error = Coordinator::start(config, Vec::new()).await.err().expect("refused");
     assert!(matches!(error, StartError::ForeignData { .. }), "{error}");
 }
+
+/// A07: it would form the group anew, empty, under its old name, and vote twice in one term.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_log_is_gone_does_not_start() {
+    let server = first(1).await;
+    server.put("k", "v").await.expect("written");
+    let folder = server.stop().await;
+    std::fs::remove_dir_all(folder.path().join("wal")).expect("removed");
+    let setup = Setup { folder, bootstrap: true, snapshot_every: SNAPSHOT_EVERY };
+    let error = try_start(1, setup).await.err().expect("refused").to_string();
+    assert!(error.contains("wal") && error.contains("--join"), "{error}");
+}

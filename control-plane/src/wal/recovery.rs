@@ -111,7 +111,11 @@ impl Recovered {
             reason,
         };
         match segment::check_header(bytes, number) {
-            Header::Valid => {}
+            Header::Valid(made) if made > bytes.len() as u64 => {
+                let reason = format!("the file ends here, but it was made with {made} bytes");
+                return Err(damaged(bytes.len(), reason));
+            }
+            Header::Valid(_) => {}
             Header::OtherVersion(seen) => {
                 return Err(WalError::Version { file, seen, supported: segment::VERSION });
             }

@@ -27,12 +27,14 @@ pub fn parse_file_name(name: &str) -> Option<u64> {
     u64::from_str_radix(hex, 16).ok()
 }
 
-/// `[magic 8][version u32][segment u64][zeros 8][crc32 of what precedes u32]`
-pub fn encode_header(segment: u64) -> [u8; HEADER_BYTES] {
+/// `[magic 8][version u32][segment u64][bytes u64][crc32 of what precedes u32]`, where `bytes` is the size with
+/// which the file was made. It is durable before the header is written, so a shorter file was cut off.
+pub fn encode_header(segment: u64, bytes: u64) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
     header[8..12].copy_from_slice(&VERSION.to_le_bytes());
     header[12..20].copy_from_slice(&segment.to_le_bytes());
+    header[20..28].copy_from_slice(&bytes.to_le_bytes());
     let checksum = crc32fast::hash(&header[..28]);
     header[28..].copy_from_slice(&checksum.to_le_bytes());
     header
@@ -41,8 +43,8 @@ pub fn encode_header(segment: u64) -> [u8; HEADER_BYTES] {
 /// What the first bytes of a segment say.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
-    /// As written by this program.
-    Valid,
+    /// As written by this program; the file was made with that many bytes.
+    Valid(u64),
     /// Whole, but of another version.
     OtherVersion(u32),
     /// Anything else.
@@ -68,7 +70,7 @@ pub fn check_header(bytes: &[u8], segment: u64) -> Header {
     if u64::from_le_bytes(header[12..20].try_into().expect("8 bytes")) != segment {
         return Header::Bad("the header is that of another segment");
     }
-    Header::Valid
+    Header::Valid(u64::from_le_bytes(header[20..28].try_into().expect("8 bytes")))
 }
 
 #[cfg(test)]
@@ -85,8 +87,8 @@ mod tests {
 
     #[test]
     fn a_header_of_another_segment_is_refused() {
-        let header = encode_header(3);
-        assert_eq!(check_header(&header, 3), Header::Valid);
+        let header = encode_header(3, 4096);
+        assert_eq!(check_header(&header, 3), Header::Valid(4096));
         assert!(matches!(check_header(&header, 4), Header::Bad(_)));
         assert!(matches!(check_header(&header[..20], 3), Header::Bad(_)));
     }

@@ -120,13 +120,15 @@ impl WalStats {
 pub struct WalOptions {
     /// Size of a segment.
     pub segment_bytes: u64,
+    /// There was a log before: one that is gone or holds nothing is refused rather than begun anew.
+    pub must_exist: bool,
     /// What to do when the disk fails.
     pub fatal: FatalHook,
 }
 
 impl Default for WalOptions {
     fn default() -> Self {
-        Self { segment_bytes: SEGMENT_BYTES, fatal: Box::new(abort) }
+        Self { segment_bytes: SEGMENT_BYTES, must_exist: false, fatal: Box::new(abort) }
     }
 }
 
@@ -161,6 +163,9 @@ impl Wal {
     /// The same on any disk.
     pub fn open_on(disk: Arc<dyn Disk>, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
         let recovered = recover(&*disk)?;
+        if options.must_exist && recovered.segments.is_empty() {
+            return Err(WalError::Gone { folder: disk.path("") });
+        }
         let log = LogFile::open(disk, &recovered, options.segment_bytes)?;
         let stats = log.stats.clone();
         let (queue, operations) = mpsc::channel(QUEUE_MAX);
@@ -483,7 +488,7 @@ impl LogFile {
 
 fn make_segment(disk: &dyn Disk, segment: u64, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
     let mut file = disk.create(&segment::file_name(segment), bytes)?;
-    file.write_at(0, &segment::encode_header(segment))?;
+    file.write_at(0, &segment::encode_header(segment, bytes))?;
     file.sync()?;
     Ok(file)
 }

@@ -267,6 +267,36 @@ fn a_segment_that_was_being_made_in_a_crash_is_made_again() {
     assert_eq!(indexes(&open(&disk, 512).1), (0..7).collect::<Vec<_>>());
 }
 
+/// A07: an interrupted copy is no crash.
+#[test]
+fn a_segment_that_was_cut_off_is_damage() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 4096);
+    for i in 0..20 {
+        write(&mut log, vec![append(i..i + 1)]);
+    }
+    for bytes in [4095, log.offset as usize, log.offset as usize / 2, HEADER_BYTES] {
+        disk.edit(1, |content| content.truncate(bytes));
+        match recover(&disk) {
+            Err(WalError::Damaged { offset, .. }) => assert_eq!(offset, bytes as u64),
+            other => panic!("{bytes}: {other:?}"),
+        }
+    }
+}
+
+/// A07
+#[tokio::test]
+async fn a_log_that_must_exist_is_not_begun_anew() {
+    let open = |disk: &MemoryDisk| {
+        Wal::open_on(disk.shared(), WalOptions { must_exist: true, ..WalOptions::default() })
+    };
+    let disk = MemoryDisk::default();
+    assert!(matches!(open(&disk).err(), Some(WalError::Gone { .. })));
+    assert!(disk.files.lock().is_empty(), "nothing is changed");
+    disk.create(&segment::file_name(1), 0).expect("creates");
+    assert!(matches!(open(&disk).err(), Some(WalError::Gone { .. })), "an empty file is no log");
+}
+
 #[test]
 fn a_newer_format_is_refused() {
     let disk = MemoryDisk::default();
