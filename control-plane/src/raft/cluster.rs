@@ -42,6 +42,8 @@ struct Stored {
 pub enum Verdict {
     /// Of this server's group.
     Ours,
+    /// From the leader of a group, to a server that has none and asked to be taken into one.
+    Invitation,
     /// Of another one.
     Foreign {
         /// Ours.
@@ -90,11 +92,11 @@ impl Cluster {
         self.state.lock().joining = true;
     }
 
-    /// Makes `id` this server's group, durably. Nothing happens if it has one.
-    pub fn adopt(&self, id: ClusterId) -> io::Result<()> {
+    /// Makes `id` this server's group, durably. False, and nothing happens, if it is in another one.
+    pub fn adopt(&self, id: ClusterId) -> io::Result<bool> {
         let mut state = self.state.lock();
-        if state.id.is_some() {
-            return Ok(());
+        if let Some(ours) = state.id {
+            return Ok(ours == id);
         }
         let stored = Stored { version: 1, cluster: id.to_string(), server: self.server.to_string() };
         let mut json = serde_json::to_vec_pretty(&stored)?;
@@ -102,24 +104,19 @@ impl Cluster {
         weft_core::fsio::write_atomic(&self.path, &json)?;
         state.id = Some(id);
         tracing::info!(cluster = %id, "this server belongs to a cluster now");
-        Ok(())
+        Ok(true)
     }
 
     /// Judges a message. `invites`: it is one that the leader of the group sends to its members, so that a
-    /// joining server learns its group from it.
-    pub fn judge(&self, wire_id: u64, invites: bool) -> io::Result<Verdict> {
-        let (id, joining) = {
-            let state = self.state.lock();
-            (state.id, state.joining)
-        };
-        match id {
-            Some(ours) if ours.0 == wire_id => Ok(Verdict::Ours),
-            Some(ours) => Ok(Verdict::Foreign { ours }),
-            None if joining && invites && wire_id != 0 => {
-                self.adopt(ClusterId(wire_id))?;
-                Ok(Verdict::Ours)
-            }
-            None => Ok(Verdict::NoGroup),
+    /// joining server learns its group from it. What is judged an invitation is to be [adopted](Self::adopt)
+    /// only if the message is for this server.
+    pub fn judge(&self, wire_id: u64, invites: bool) -> Verdict {
+        let state = self.state.lock();
+        match state.id {
+            Some(ours) if ours.0 == wire_id => Verdict::Ours,
+            Some(ours) => Verdict::Foreign { ours },
+            None if state.joining && invites && wire_id != 0 => Verdict::Invitation,
+            None => Verdict::NoGroup,
         }
     }
 }
@@ -132,11 +129,14 @@ mod tests {
     fn a_group_is_adopted_once_by_invitation_only_and_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let cluster = Cluster::load(folder.path(), NodeId(7)).expect("loads");
-        assert_eq!(cluster.judge(5, true).expect("judges"), Verdict::NoGroup);
+        assert_eq!(cluster.judge(5, true), Verdict::NoGroup);
         cluster.expect_invitation();
-        assert_eq!(cluster.judge(5, false).expect("judges"), Verdict::NoGroup);
-        assert_eq!(cluster.judge(5, true).expect("judges"), Verdict::Ours);
-        assert_eq!(cluster.judge(6, true).expect("judges"), Verdict::Foreign { ours: ClusterId(5) });
+        assert_eq!(cluster.judge(5, false), Verdict::NoGroup);
+        assert_eq!(cluster.judge(5, true), Verdict::Invitation);
+        assert!(cluster.adopt(ClusterId(5)).expect("stored"));
+        assert!(!cluster.adopt(ClusterId(6)).expect("nothing to store"));
+        assert_eq!(cluster.judge(5, false), Verdict::Ours);
+        assert_eq!(cluster.judge(6, true), Verdict::Foreign { ours: ClusterId(5) });
 
         let again = Cluster::load(folder.path(), NodeId(7)).expect("loads");
         assert_eq!(again.id(), Some(ClusterId(5)));

@@ -198,7 +198,7 @@ impl TryFrom<Append> for AppendEntriesRequest<TypeConfig> {
     type Error = CodecError;
     fn try_from(append: Append) -> Result<Self, CodecError> {
         // Entries must follow each other and `previous`: openraft relies on it (openraft #1795).
-        let first = append.previous.map_or(0, |p| p.index + 1);
+        let first = append.previous.map_or(0, |p| p.index.saturating_add(1));
         let mut entries = Vec::with_capacity(append.entries.len());
         for (expected, (at, content)) in (first..).zip(append.entries) {
             if at.index != expected {

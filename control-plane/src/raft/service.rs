@@ -23,10 +23,10 @@ use super::{
         VoteAnswer, VoteAsked,
     },
     driver::Node,
-    forward::{Answer, Asked},
+    forward::{Answer, Asked, Question},
     network::MESSAGE_BYTES_MAX,
     snapshot::SnapshotData,
-    types::{Snapshot, SnapshotMeta, TypeConfig, Vote},
+    types::{BATCH_COMMANDS_MAX, Snapshot, SnapshotMeta, TypeConfig, Vote, check_command},
 };
 
 /// Largest snapshot that is accepted, in bytes. It is held in memory twice while it is installed.
@@ -49,57 +49,64 @@ impl Service {
     pub fn server(node: Arc<Node>) -> PeerServer<Service> {
         PeerServer::new(Service { node, foreign: Arc::default() })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            // An answer to a proposal is as large as what the command asked for.
+            .max_encoding_message_size(usize::MAX)
     }
 
-    /// Lets in what is of this server's group only.
-    fn admit(&self, cluster_id: u64, invites: bool, from: Option<SocketAddr>) -> Result<(), Status> {
-        match self.node.cluster.judge(cluster_id, invites) {
-            Ok(Verdict::Ours) => Ok(()),
-            Ok(Verdict::Foreign { ours }) => {
-                let theirs = ClusterId(cluster_id);
-                let mut foreign = self.foreign.lock();
-                if foreign.len() < FOREIGN_LOGGED_MAX && foreign.insert(cluster_id) {
-                    let from = from.map(|a| a.to_string()).unwrap_or_default();
-                    tracing::error!(%theirs, %ours, from, "refuse a server of another cluster");
-                }
-                Err(Status::failed_precondition(format!(
-                    "server {} belongs to cluster {ours}, the message is of cluster {theirs}",
-                    self.node.id
-                )))
+    /// Lets in what is of this server's group only, and for this server.
+    fn admit<T: DeserializeOwned>(&self, message: Incoming<'_>) -> Result<T, Status> {
+        let Incoming { cluster_id, body, invites, from } = message;
+        let verdict = self.node.cluster.judge(cluster_id, invites);
+        match verdict {
+            Verdict::Ours | Verdict::Invitation => {}
+            Verdict::Foreign { ours } => return Err(self.foreign(cluster_id, ours, from)),
+            Verdict::NoGroup => {
+                return Err(Status::failed_precondition(format!(
+                    "server {} belongs to no cluster and has not asked cluster {} to take it in",
+                    self.node.id,
+                    ClusterId(cluster_id)
+                )));
             }
-            Ok(Verdict::NoGroup) => Err(Status::failed_precondition(format!(
-                "server {} belongs to no cluster and has not asked cluster {} to take it in",
-                self.node.id,
-                ClusterId(cluster_id)
-            ))),
-            Err(error) => Err(Status::internal(format!("cannot store the cluster's id: {error}"))),
         }
+        let addressed: Addressed<T> = codec::decode("message", body).map_err(bad)?;
+        // An address may have passed to another server, or this one lost its data and has a new id.
+        if addressed.to != self.node.id.0 {
+            return Err(Status::failed_precondition(format!(
+                "the message is for server {}, but this is server {}",
+                NodeId(addressed.to),
+                self.node.id
+            )));
+        }
+        if verdict == Verdict::Invitation {
+            let adopted = self
+                .node
+                .cluster
+                .adopt(ClusterId(cluster_id))
+                .map_err(|error| Status::internal(format!("cannot store the cluster's id: {error}")))?;
+            if !adopted {
+                return Err(Status::failed_precondition("another cluster was faster to take this server in"));
+            }
+        }
+        Ok(addressed.message)
     }
 
-    fn open<T: DeserializeOwned>(
-        &self,
-        request: Request<Frame>,
-        invites: bool,
-    ) -> Result<Addressed<T>, Status> {
+    fn foreign(&self, cluster_id: u64, ours: ClusterId, from: Option<SocketAddr>) -> Status {
+        let theirs = ClusterId(cluster_id);
+        let mut foreign = self.foreign.lock();
+        if foreign.len() < FOREIGN_LOGGED_MAX && foreign.insert(cluster_id) {
+            let from = from.map(|a| a.to_string()).unwrap_or_default();
+            tracing::error!(%theirs, %ours, from, "refuse a server of another cluster");
+        }
+        Status::failed_precondition(format!(
+            "server {} belongs to cluster {ours}, the message is of cluster {theirs}",
+            self.node.id
+        ))
+    }
+
+    fn open<T: DeserializeOwned>(&self, request: Request<Frame>, invites: bool) -> Result<T, Status> {
         let from = request.remote_addr();
         let frame = request.into_inner();
-        self.admit(frame.cluster_id, invites, from)?;
-        let message: Addressed<T> = codec::decode("message", &frame.body).map_err(bad)?;
-        self.for_us(message.to)?;
-        Ok(message)
-    }
-
-    /// An address may have passed to another server, or this one lost its data and has a new id.
-    fn for_us(&self, to: u64) -> Result<(), Status> {
-        if to == self.node.id.0 {
-            return Ok(());
-        }
-        Err(Status::failed_precondition(format!(
-            "the message is for server {}, but this is server {}",
-            NodeId(to),
-            self.node.id
-        )))
+        self.admit(Incoming { cluster_id: frame.cluster_id, body: &frame.body, invites, from })
     }
 
     fn append_of(
@@ -107,10 +114,9 @@ impl Service {
         frame: Frame,
         from: Option<SocketAddr>,
     ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
-        self.admit(frame.cluster_id, true, from)?;
-        let message: Addressed<Append> = codec::decode("message", &frame.body).map_err(bad)?;
-        self.for_us(message.to)?;
-        AppendEntriesRequest::try_from(message.message).map_err(bad)
+        let message = Incoming { cluster_id: frame.cluster_id, body: &frame.body, invites: true, from };
+        let append: Append = self.admit(message)?;
+        AppendEntriesRequest::try_from(append).map_err(bad)
     }
 
     fn frame<T: Serialize>(&self, message: &T) -> Result<Frame, Status> {
@@ -120,6 +126,24 @@ impl Service {
     fn answer<T: Serialize>(&self, message: &T) -> Reply<Frame> {
         self.frame(message).map(Response::new)
     }
+}
+
+/// A message as it came, before anything is known of it.
+struct Incoming<'a> {
+    cluster_id: u64,
+    body: &'a [u8],
+    /// It is one that a leader sends to its members only.
+    invites: bool,
+    from: Option<SocketAddr>,
+}
+
+/// What is in the log must decode on every replica, for ever; one that cannot go on stops. So nothing enters
+/// it that this server cannot read: it came from a newer version, or not from a server at all.
+fn check(commands: &[Bytes]) -> Result<(), String> {
+    if commands.len() > BATCH_COMMANDS_MAX {
+        return Err(format!("{} commands in a message, allowed are {BATCH_COMMANDS_MAX}", commands.len()));
+    }
+    commands.iter().try_for_each(|command| check_command(command))
 }
 
 fn bad(error: CodecError) -> Status {
@@ -133,8 +157,8 @@ fn ended(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl PeerApi for Service {
     async fn append_entries(&self, request: Request<Frame>) -> Reply<Frame> {
-        let message: Addressed<Append> = self.open(request, true)?;
-        let rpc = AppendEntriesRequest::<TypeConfig>::try_from(message.message).map_err(bad)?;
+        let append: Append = self.open(request, true)?;
+        let rpc = AppendEntriesRequest::<TypeConfig>::try_from(append).map_err(bad)?;
         let answer = self.node.raft.append_entries(rpc).await.map_err(ended)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             self.node.heard_from_leader();
@@ -180,22 +204,22 @@ impl PeerApi for Service {
     }
 
     async fn vote(&self, request: Request<Frame>) -> Reply<Frame> {
-        let message: Addressed<VoteAsked> = self.open(request, false)?;
-        let rpc = VoteRequest::from(message.message);
+        let asked: VoteAsked = self.open(request, false)?;
+        let rpc = VoteRequest::from(asked);
         let answer = self.node.raft.vote(rpc).await.map_err(ended)?;
         self.answer(&VoteAnswer::from(answer))
     }
 
     async fn pre_vote(&self, request: Request<Frame>) -> Reply<Frame> {
-        let message: Addressed<VoteAsked> = self.open(request, false)?;
-        let rpc = VoteRequest::from(message.message);
+        let asked: VoteAsked = self.open(request, false)?;
+        let rpc = VoteRequest::from(asked);
         let answer = self.node.raft.pre_vote(rpc).await.map_err(ended)?;
         self.answer(&VoteAnswer::from(answer))
     }
 
     async fn transfer_leader(&self, request: Request<Frame>) -> Reply<Frame> {
-        let message: Addressed<Transfer> = self.open(request, false)?;
-        let rpc = TransferLeaderRequest::from(message.message);
+        let transfer: Transfer = self.open(request, false)?;
+        let rpc = TransferLeaderRequest::from(transfer);
         if let Err(error) = self.node.raft.handle_transfer_leader(rpc).await.map_err(ended)? {
             tracing::warn!(%error, "leadership is not taken over");
         }
@@ -211,9 +235,12 @@ impl PeerApi for Service {
     }
 
     async fn propose(&self, request: Request<Frame>) -> Reply<Frame> {
-        let message: Addressed<Asked> = self.open(request, false)?;
-        let asked = message.message;
-        let answer: Answer = self.node.answer_here(asked.question.clone(), asked.patience()).await;
+        let asked: Asked = self.open(request, false)?;
+        let patience = asked.patience();
+        if let Question::Propose(commands) = &asked.question {
+            check(commands).map_err(Status::failed_precondition)?;
+        }
+        let answer: Answer = self.node.answer_here(asked.question, patience).await;
         self.answer(&answer)
     }
 
@@ -239,17 +266,16 @@ impl Service {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;
             if offer.is_none() {
-                self.admit(chunk.cluster_id, true, from)?;
-                let message: Addressed<SnapshotOffer> =
-                    codec::decode("snapshot header", &chunk.header).map_err(bad)?;
-                self.for_us(message.to)?;
-                let bytes = message.message.bytes;
+                let header = &chunk.header[..];
+                let message = Incoming { cluster_id: chunk.cluster_id, body: header, invites: true, from };
+                let offered: SnapshotOffer = self.admit(message)?;
+                let bytes = offered.bytes;
                 if bytes > SNAPSHOT_BYTES_MAX {
                     return Err(Status::resource_exhausted(format!(
                         "snapshot of {bytes} bytes exceeds the limit of {SNAPSHOT_BYTES_MAX} bytes"
                     )));
                 }
-                offer = Some(message.message);
+                offer = Some(offered);
             }
             let expected = offer.as_ref().map_or(0, |o| o.bytes);
             let seen = image.len() as u64;

@@ -534,6 +534,64 @@ async fn a_data_folder_of_another_server_is_refused() {
     assert!(matches!(error, StartError::ForeignData { .. }), "{error}");
 }
 
+/// A command that nobody can decode would stop every replica that applies it, for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_command_that_does_not_decode_never_enters_the_log() {
+    let server = first(1).await;
+    until("a leader", || server.coordinator.is_leader()).await;
+    let mut client = peer_client(&server).await;
+    let valid = types::encode_command(&put("k", "v"));
+    let followed_by_more = Bytes::from([&valid[..], b"\0\0"].concat());
+    let too_large = types::encode_command(&put("k", &"x".repeat(types::COMMAND_BYTES_MAX)));
+    for bad in [Bytes::from_static(b"\xff\xff\xff"), Bytes::new(), followed_by_more, too_large] {
+        let question = forward::Question::Propose(vec![valid.clone(), bad]);
+        let message = forward::Asked { patience_ms: 1000, question };
+        let body = codec::encode(&codec::Addressed { to: 1, from: 9, message });
+        let cluster_id = server.coordinator.cluster_id().expect("formed").0;
+        let refused = client.propose(weft_xds_proto::peer::Frame { cluster_id, body }).await;
+        // The one who forwarded it knows from this code that nothing was done.
+        assert_eq!(refused.expect_err("refused").code(), tonic::Code::FailedPrecondition);
+    }
+    assert_eq!(server.get("k"), None);
+    server.put("k", "w").await.expect("it goes on");
+    let folder = server.stop().await;
+    let server = Server::restart(NodeId(1), folder, SNAPSHOT_EVERY).await;
+    server.coordinator.read_barrier().await.expect("leads itself");
+    assert_eq!(server.get("k").as_deref(), Some(&b"w"[..]));
+    server.stop().await;
+}
+
+/// The address of a new server may have belonged to one of another group, whose leader still calls there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_for_another_server_is_no_invitation() {
+    let ours = first(1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let fresh = start(2, Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY }).await;
+    fresh.coordinator.node().cluster.expect_invitation();
+    let append = openraft::raft::AppendEntriesRequest::<types::TypeConfig> {
+        vote: types::Vote::new_committed(7, 5),
+        prev_log_id: None,
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    let frame = |to: u64| {
+        let message = codec::Append::from(&append);
+        let body = codec::encode(&codec::Addressed { to, from: 5, message });
+        weft_xds_proto::peer::Frame { cluster_id: 0xbad, body }
+    };
+    let mut client = peer_client(&fresh).await;
+    client.append_entries(frame(77)).await.expect_err("for server 77");
+    let answers = client.stream_append(futures::stream::iter([frame(77)])).await;
+    if let Ok(answers) = answers {
+        answers.into_inner().message().await.expect_err("for server 77");
+    }
+    assert_eq!(fresh.coordinator.cluster_id(), None);
+    join(&fresh, std::slice::from_ref(&ours)).await;
+    assert_eq!(fresh.coordinator.cluster_id(), ours.coordinator.cluster_id());
+    fresh.stop().await;
+    ours.stop().await;
+}
+
 /// A07: it would form the group anew, empty, under its old name, and vote twice in one term.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_log_is_gone_does_not_start() {

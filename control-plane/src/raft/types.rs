@@ -97,6 +97,21 @@ pub fn encode_command(command: &Command) -> Bytes {
     postcard::to_allocvec(command).expect("commands are encodable").into()
 }
 
+/// Whether another server's bytes are what [`encode_command`] gives, and says why not.
+pub fn check_command(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() > COMMAND_BYTES_MAX {
+        return Err(format!(
+            "command of {} bytes exceeds the limit of {COMMAND_BYTES_MAX} bytes",
+            bytes.len()
+        ));
+    }
+    match postcard::take_from_bytes::<Command>(bytes) {
+        Ok((_, [])) => Ok(()),
+        Ok((_, rest)) => Err(format!("command is followed by {} bytes that do not belong to it", rest.len())),
+        Err(error) => Err(format!("command cannot be decoded by this server's version: {error}")),
+    }
+}
+
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Batch({} bytes)", self.bytes.len())
