@@ -25,6 +25,7 @@ use openraft::{
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use weft_core::id::{ClusterId, NodeId};
+use weft_core::limits::MEMBER_NAME_BYTES_MAX;
 use weft_xds_proto::peer::{JoinRequest, JoinResponse};
 
 use super::{
@@ -46,6 +47,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a server that votes already waits for one that it is told to join.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Of what should have been an address, so much is repeated in the refusal.
+const ADDRESS_CHARS_SHOWN: usize = 60;
 
 /// Servers asked in a row because each names another leader, before the answer is "not yet".
 const REDIRECTS_MAX: usize = 3;
@@ -171,10 +175,22 @@ impl Node {
             return Ok(answer(false, String::new()));
         }
         let addr: SocketAddr = request.peer_address.parse().map_err(|_| {
-            Status::invalid_argument(format!("peer_address {:?} is not IP:PORT", request.peer_address))
+            let seen: String = request.peer_address.chars().take(ADDRESS_CHARS_SHOWN).collect();
+            Status::invalid_argument(format!("peer_address {seen:?} is not IP:PORT"))
         })?;
         if request.id == 0 {
             return Err(Status::invalid_argument("id must not be 0"));
+        }
+        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+            return Err(Status::invalid_argument(format!(
+                "peer_address {addr} cannot be connected to: it must name one server and its port"
+            )));
+        }
+        if !(1..=MEMBER_NAME_BYTES_MAX).contains(&request.name.len()) {
+            return Err(Status::invalid_argument(format!(
+                "name has {} bytes, allowed are 1 to {MEMBER_NAME_BYTES_MAX}",
+                request.name.len()
+            )));
         }
         match self.route() {
             Route::Here => {}
@@ -187,8 +203,29 @@ impl Node {
         Ok(answer(true, String::new()))
     }
 
-    /// Brings a server into the group, as far as it is not there yet. One at a time.
+    /// Brings a server into the group, as far as it is not there yet. The group changes by one at a time, but
+    /// while one catches up, which it may never do, others are not kept waiting (R05).
     async fn add(&self, id: u64, peer: Peer) -> Result<(), String> {
+        self.make_member(id, peer).await?;
+        if self.is_voter(id) {
+            return Ok(());
+        }
+        self.wait_until_caught_up(id).await?;
+        let _one_at_a_time = self.membership_change.lock().await;
+        if self.is_voter(id) {
+            return Ok(());
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
+        tracing::info!(server = %NodeId(id), "a server votes now");
+        Ok(())
+    }
+
+    fn is_voter(&self, id: u64) -> bool {
+        self.membership().voter_ids().any(|voter| voter == id)
+    }
+
+    /// Adds a server as learner, or notes its new address.
+    async fn make_member(&self, id: u64, peer: Peer) -> Result<(), String> {
         let _one_at_a_time = self.membership_change.lock().await;
         let known = self.membership().get_node(&id).cloned();
         match known {
@@ -214,12 +251,6 @@ impl Node {
             }
             Some(_) => {}
         }
-        if self.membership().voter_ids().any(|voter| voter == id) {
-            return Ok(());
-        }
-        self.wait_until_caught_up(id).await?;
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
-        tracing::info!(server = %NodeId(id), "a server votes now");
         Ok(())
     }
 

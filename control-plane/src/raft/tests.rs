@@ -603,3 +603,38 @@ async fn a_member_whose_log_is_gone_does_not_start() {
     let error = try_start(1, setup).await.err().expect("refused").to_string();
     assert!(error.contains("wal") && error.contains("--join"), "{error}");
 }
+
+/// R05: one that is down, or gave a wrong address, does not keep others waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_catch_up_delays_nobody_else() {
+    let leader = first(1).await;
+    until("a leader", || leader.coordinator.is_leader()).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("is bound");
+    let mut client = peer_client(&leader).await;
+    let request = weft_xds_proto::peer::JoinRequest {
+        id: 50,
+        name: "lost".to_owned(),
+        peer_address: nobody.to_string(),
+        cluster_id: 0,
+    };
+    let asked = request.clone();
+    let stuck = tokio::spawn(async move { client.join(asked).await });
+    until("it is a learner", || leader.coordinator.status().peers.len() == 2).await;
+    let start_joining = Instant::now();
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = start(2, Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY }).await;
+    join(&other, std::slice::from_ref(&leader)).await;
+    assert!(start_joining.elapsed() < Duration::from_secs(5), "{:?}", start_joining.elapsed());
+    assert!(leader.coordinator.status().peers.iter().any(|p| p.id == NodeId(50) && !p.voter), "R03");
+    stuck.abort();
+    let mut client = peer_client(&leader).await;
+    for (name, peer_address) in [("n".repeat(100_000), nobody.to_string()), ("x".into(), "0.0.0.0:1".into())]
+    {
+        let bad = weft_xds_proto::peer::JoinRequest { name, peer_address, id: 51, ..request.clone() };
+        let refused = client.join(bad).await.expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().len() < 500, "{}", refused.message());
+    }
+    other.stop().await;
+    leader.stop().await;
+}
