@@ -39,10 +39,12 @@ pub struct SnapshotFolder {
 }
 
 impl SnapshotFolder {
-    /// Opens it; makes it if it is absent.
+    /// Opens it; makes it if it is absent. Removes what a crash left half-written.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&path)?;
-        Ok(Self { path })
+        let folder = Self { path };
+        folder.files("tmp")?.into_iter().try_for_each(|file| remove(&file))?;
+        Ok(folder)
     }
 
     /// Writes a snapshot, then removes older ones. A newer one may have come from the leader while this one
@@ -52,9 +54,9 @@ impl SnapshotFolder {
         let (index, term) = last.map_or((0, 0), |id| (id.index(), id.committed_leader_id().term));
         let path = self.path.join(format!("{index:020}-{term}.snap"));
         weft_core::fsio::write_atomic(&path, &encode(meta, image))?;
-        for other in self.files()? {
+        for other in self.files("snap")? {
             if other < path {
-                std::fs::remove_file(other)?;
+                remove(&other)?;
             }
         }
         Ok(path)
@@ -62,11 +64,16 @@ impl SnapshotFolder {
 
     /// The newest snapshot that reads back whole, and why newer ones do not. Blocks.
     pub fn newest(&self) -> io::Result<(Option<Found>, Vec<StartError>)> {
-        let mut files = self.files()?;
+        let mut files = self.files("snap")?;
         files.sort();
         let mut bad = Vec::new();
         for path in files.into_iter().rev() {
-            let bytes = Bytes::from(std::fs::read(&path)?);
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => Bytes::from(bytes),
+                // A newer one has just replaced it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return self.newest(),
+                Err(error) => return Err(error),
+            };
             match decode(&bytes) {
                 Ok(found) => return Ok((Some(found), bad)),
                 Err(reason) => bad.push(StartError::Snapshot { path, reason }),
@@ -75,11 +82,11 @@ impl SnapshotFolder {
         Ok((None, bad))
     }
 
-    fn files(&self) -> io::Result<Vec<PathBuf>> {
+    fn files(&self, extension: &str) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "snap") {
+            if path.extension().is_some_and(|e| e == extension) {
                 files.push(path);
             }
         }
@@ -89,6 +96,15 @@ impl SnapshotFolder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Two snapshots may be written at the same time, one made here and one from the leader, and both remove
+/// the older ones.
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -161,5 +177,33 @@ mod tests {
         let (found, bad) = snapshots.newest().expect("reads");
         assert_eq!(found.expect("the older one").0, meta(5));
         assert_eq!(bad.len(), 1);
+    }
+
+    #[test]
+    fn two_snapshots_may_be_written_at_the_same_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let snapshots = SnapshotFolder::open(folder.path().join("snapshots")).expect("opens");
+        std::thread::scope(|scope| {
+            for first in [0, 1] {
+                let snapshots = &snapshots;
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        snapshots.write(&meta(2 * round + first), b"image").expect("writes");
+                    }
+                });
+            }
+        });
+        assert_eq!(snapshots.newest().expect("reads").0.expect("is there").0, meta(399));
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("snapshots");
+        SnapshotFolder::open(path.clone()).expect("opens").write(&meta(3), b"image").expect("writes");
+        std::fs::write(path.join("00000000000000000007-2.snap.tmp"), b"half").expect("writes");
+        let snapshots = SnapshotFolder::open(path.clone()).expect("opens");
+        assert_eq!(std::fs::read_dir(&path).expect("reads").count(), 1);
+        assert_eq!(snapshots.newest().expect("reads").0.expect("is there").0, meta(3));
     }
 }
