@@ -131,8 +131,10 @@ impl Peers {
                 .initial_connection_window_size(8 * 1024 * 1024)
                 .connect_lazy()
         });
+        // What was asked for through the leader is as large as it is; the rest is bounded.
+        let answer_bytes_max = if lane == Lane::Forward { usize::MAX } else { MESSAGE_BYTES_MAX };
         PeerClient::new(channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(answer_bytes_max)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 

@@ -638,3 +638,27 @@ async fn a_server_that_cannot_catch_up_delays_nobody_else() {
     other.stop().await;
     leader.stop().await;
 }
+
+/// An answer is as large as what was asked for, whichever server was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_answer_reaches_the_client_of_a_follower() {
+    let servers = group(3).await;
+    let at = wait_leader(&servers).await;
+    let follower = &servers[(at + 1) % 3];
+    let value = "x".repeat(1024 * 1024);
+    for i in 0..18 {
+        follower.put(&format!("k{i:02}"), &value).await.expect("written");
+    }
+    let delete = Command::DeleteRange(weft_state::command::DeleteRange {
+        key: Bytes::from_static(b"k"),
+        range_end: Bytes::from_static(b"l"),
+        prev_kv: true,
+    });
+    match follower.coordinator.propose(delete).await.expect("written").response {
+        Ok(Response::DeleteRange { deleted: 18, prev_kvs }) => assert_eq!(prev_kvs.len(), 18),
+        other => panic!("{other:?}"),
+    }
+    for server in servers {
+        server.stop().await;
+    }
+}
