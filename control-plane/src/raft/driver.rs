@@ -54,14 +54,19 @@ const FORWARDED_MAX: u32 = 4096;
 /// Entries that stay in the log although a snapshot has them, for followers that are a little behind.
 const KEEP_ENTRIES: u64 = 1000;
 
-/// How long a leader that stops waits for another server to take over.
-const HANDOVER_MAX: Duration = Duration::from_secs(1);
+/// How long a leader that stops waits for another server to have the whole log and take over. A healthy one
+/// needs tens of milliseconds; without a successor the others elect one when they miss this server.
+/// Together with twice [`STOP_MAX`] it is less than the process leaves for all of it.
+const HANDOVER_MAX: Duration = Duration::from_millis(350);
 
-/// How long a leader that stops waits for another server to have the whole log.
-const CATCH_UP_MAX: Duration = Duration::from_millis(300);
+/// How much of that it waits for the whole log.
+const CATCH_UP_MAX: Duration = Duration::from_millis(200);
 
-/// How long tasks may take to end.
-const STOP_MAX: Duration = Duration::from_millis(500);
+/// Pause before a majority is looked for again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long connections, and then tasks, may take to end.
+const STOP_MAX: Duration = Duration::from_millis(100);
 
 /// Everything of one server. The tasks hold it until they are stopped.
 pub struct Node {
@@ -311,7 +316,9 @@ impl Node {
         if self.stopping.swap(true, Relaxed) {
             return;
         }
-        self.hand_over().await;
+        if timeout(HANDOVER_MAX, self.hand_over()).await.is_err() {
+            tracing::info!("no other server has taken over leadership in time");
+        }
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the raft core did not end well");
         }
@@ -351,7 +358,7 @@ impl Node {
             return;
         }
         let own = Some(self.id);
-        let _ = timeout(HANDOVER_MAX, leader.wait_for(|l| l.is_some() && *l != own)).await;
+        let _ = leader.wait_for(|l| l.is_some() && *l != own).await;
     }
 
     /// The voter that leads next: one that was heard of lately and has the whole log. If none gets there

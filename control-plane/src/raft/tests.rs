@@ -639,6 +639,18 @@ async fn a_server_that_cannot_catch_up_delays_nobody_else() {
     leader.stop().await;
 }
 
+/// The rest of the process has 700 ms for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_successors_just_died_stops_in_time() {
+    let mut servers = group(3).await;
+    let at = wait_leader(&servers).await;
+    let leader = servers.remove(at);
+    futures::future::join_all(servers.into_iter().map(Server::crash)).await;
+    let start = Instant::now();
+    leader.stop().await;
+    assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+}
+
 /// An answer is as large as what was asked for, whichever server was asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_answer_reaches_the_client_of_a_follower() {
