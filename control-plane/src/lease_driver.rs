@@ -72,6 +72,17 @@ impl LeaseClock {
         self.wake.notify_one();
     }
 
+    /// As [`LeaseClock::promote`], in the same term: for a time nobody could renew. Nothing happens if this
+    /// server does not lead any more.
+    pub fn start_anew(&self, machine: &Machine, extension: Duration) {
+        let mut inner = self.inner.lock();
+        if inner.term.is_some() {
+            inner.lessor.promote(self.now(), machine.lease_ttls(), extension.as_millis() as u64);
+            drop(inner);
+            self.wake.notify_one();
+        }
+    }
+
     /// This server does not lead.
     pub fn demote(&self) {
         let mut inner = self.inner.lock();

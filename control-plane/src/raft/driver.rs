@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use openraft::{
     Config, Instant as _, ServerState, SnapshotPolicy, TokioInstant, async_runtime::watch::WatchReceiver,
     errors::Fatal, metrics::RaftMetrics,
@@ -21,6 +22,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpIncoming;
 use weft_core::id::{ClusterId, NodeId};
+use weft_state::command::Command;
 
 use super::{
     ApplyObserver, RaftConfig,
@@ -302,13 +304,39 @@ impl Node {
     async fn keep_lease_time(self: Arc<Self>) {
         let propose = |command| {
             let node = self.clone();
-            async move {
-                let command = encode_command(&command);
-                // Only the leader may expire, so this is never forwarded.
-                node.batcher.propose(command, node.timing.deadline).await.is_ok_and(|c| c.response.is_ok())
-            }
+            async move { node.propose_expiry(encode_command(&command)).await }
         };
         self.clock.run(propose).await
+    }
+
+    /// Proposes that leases have run out; answers whether they did. Only the leader may, so this is never
+    /// forwarded.
+    async fn propose_expiry(&self, command: Bytes) -> bool {
+        match self.batcher.propose(command, self.timing.deadline).await {
+            Ok(committed) => committed.response.is_ok(),
+            // It is in the log and may yet take effect. Until that is known its leases must not be renewed
+            // (S01): whatever is committed later in this term comes after it.
+            Err(Refusal::Unknown(_)) => {
+                let noop = encode_command(&Command::Noop);
+                while let Err(Refusal::Unknown(_) | Refusal::NoQuorum(_) | Refusal::Overloaded(_)) =
+                    self.batcher.propose(noop.clone(), self.timing.deadline).await
+                {
+                    sleep(RETRY_PAUSE).await;
+                }
+                true
+            }
+            // No majority is there, so nobody could renew: once it is back, everyone gets another full time
+            // before anything runs out (S01).
+            Err(Refusal::NoQuorum(_)) => {
+                let lost = self.timing.election_timeout_max;
+                while self.leads() && self.quorum_ack_age().is_none_or(|age| age > lost) {
+                    sleep(RETRY_PAUSE).await;
+                }
+                self.replica.read(|machine| self.clock.start_anew(machine, lost));
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// Hands leadership over, stops all tasks, closes the log. Safe to call twice.
@@ -460,6 +488,7 @@ impl Node {
 /// Reads the log and the newest snapshot. Blocks.
 fn recover(
     data_dir: &std::path::Path,
+    had_log: bool,
     observers: Vec<Arc<dyn ApplyObserver>>,
     clock: Arc<LeaseClock>,
 ) -> Result<(Wal, LogStore, Arc<Replica>), StartError> {
@@ -496,7 +525,6 @@ fn recover(
 
 /// openraft's settings from ours.
 ///
-    had_log: bool,
 /// A follower of openraft stands for election a *lease* (its largest election timeout) plus a random
 /// election timeout after it last heard of the leader. Ours are from the last word to the election, so
 /// openraft gets the half of our maximum for each.

@@ -534,6 +534,12 @@ async fn a_data_folder_of_another_server_is_refused() {
     assert!(matches!(error, StartError::ForeignData { .. }), "{error}");
 }
 
+type PeerClient = weft_xds_proto::peer::peer_client::PeerClient<tonic::transport::Channel>;
+
+async fn peer_client(server: &Server) -> PeerClient {
+    PeerClient::connect(format!("http://{}", server.addr)).await.expect("connects")
+}
+
 /// A command that nobody can decode would stop every replica that applies it, for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_command_that_does_not_decode_never_enters_the_log() {
@@ -671,6 +677,41 @@ async fn a_large_answer_reaches_the_client_of_a_follower() {
         other => panic!("{other:?}"),
     }
     for server in servers {
+        server.stop().await;
+    }
+}
+
+/// S01: while there is no majority nobody can renew, so that time does not count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_does_not_run_out_while_nobody_could_renew_it() {
+    let mut servers = group(3).await;
+    let at = wait_leader(&servers).await;
+    let leader = servers.remove(at);
+    let grant = Command::LeaseGrant { id: 5, ttl_secs: 2 };
+    leader.coordinator.propose(grant).await.expect("written").response.expect("granted");
+    let mut folders = Vec::new();
+    for server in servers {
+        folders.push((server.id, server.crash().await));
+    }
+    sleep(Duration::from_secs(3)).await;
+    let mut back = Vec::new();
+    for (id, folder) in folders {
+        back.push(Server::restart(id, folder, SNAPSHOT_EVERY).await);
+    }
+    let all: Vec<(NodeId, SocketAddr)> =
+        back.iter().chain([&leader]).map(|server| (server.id, server.addr)).collect();
+    for server in back.iter().chain([&leader]) {
+        all.iter().for_each(|(id, addr)| server.coordinator.set_peer_address(*id, *addr));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match leader.coordinator.lease_renew(5).await {
+            Ok(ttl) => break assert_eq!(ttl, 2),
+            Err(LeaseError::Unavailable(error)) => assert!(Instant::now() < deadline, "{error}"),
+            Err(LeaseError::Store(error)) => panic!("{error}"),
+        }
+    }
+    for server in back.into_iter().chain([leader]) {
         server.stop().await;
     }
 }
