@@ -33,7 +33,8 @@ use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
 
 /// A request that an endpoint is answering. It ends by [`Exchange::complete`], by [`Exchange::broke_off`], or by
-/// being dropped when the client is gone; its connection is kept only in the first case.
+/// being dropped when the client is gone; its connection is kept only in the first case. What it says of its endpoint
+/// is told once: a head below 500 is no success before the body has followed.
 pub(crate) struct Exchange {
     ctx: Rc<Context>,
     cluster: Arc<Cluster>,
@@ -41,20 +42,34 @@ pub(crate) struct Exchange {
     /// `None` on HTTP/2, whose connection is shared.
     lease: Option<Lease>,
     progress: Option<Rc<Progress>>,
+    /// Not told yet.
+    outcome: Option<Outcome>,
 }
 
 impl Exchange {
     /// The answer has been read to its end.
-    pub fn complete(self) {
+    pub fn complete(mut self) {
         let request_done = self.progress.as_ref().is_none_or(|p| p.is_finished());
-        if let (Some(lease), true) = (self.lease, request_done) {
+        if let (Some(lease), true) = (self.lease.take(), request_done) {
             lease.give_back();
         }
     }
 
-    /// The endpoint went away in the middle of its answer.
-    pub fn broke_off(self) {
-        report(&self.ctx, &self.cluster, self.active.endpoint(), Outcome::Failure);
+    /// The answer ended in its middle: because the endpoint went away, or because the client's body did, which takes
+    /// the connection with it.
+    pub fn broke_off(mut self) {
+        let by_client = self.progress.as_ref().is_some_and(|p| p.has_failed());
+        if self.outcome.is_some() && !by_client {
+            self.outcome = Some(Outcome::Failure);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome.take() {
+            report(&self.ctx, &self.cluster, self.active.endpoint(), outcome);
+        }
     }
 }
 
@@ -120,14 +135,19 @@ pub(crate) async fn forward(
             report(ctx, &cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
         }
-        let outcome = if answer.status().is_server_error() { Outcome::Failure } else { Outcome::Success };
-        report(ctx, &cluster, &endpoint, outcome);
+        let outcome = if answer.status().is_server_error() {
+            report(ctx, &cluster, &endpoint, Outcome::Failure);
+            None
+        } else {
+            Some(Outcome::Success)
+        };
         let exchange = Exchange {
             ctx: ctx.clone(),
             cluster: cluster.clone(),
             active,
             lease: link.into_lease(),
             progress,
+            outcome,
         };
         return Ok(incoming_answer(answer, exchange));
     }

@@ -4,6 +4,7 @@ mod drain;
 mod failure;
 mod forwarding;
 mod hostile;
+mod hostile_upstream;
 mod inbound;
 mod mesh;
 mod support;
