@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::forward::Exchange;
+use super::headers;
 
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
@@ -41,7 +42,10 @@ impl Body for ResponseBody {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Upstream { incoming, exchange, .. } => {
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
+                    headers::strip_trailers(trailers);
+                }
                 match &frame {
                     Some(Err(_)) => {
                         if let Some(exchange) = exchange.take() {

@@ -85,7 +85,7 @@ pub(crate) async fn forward(
     takes_trailers: bool,
     incoming: Incoming,
 ) -> Result<Response<ResponseBody>, RequestError> {
-    let (body, progress) = RequestBody::new(incoming);
+    let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
     let mut request = outgoing(&cluster, head, target, takes_trailers, body)?;
     let mut course = Course { ctx, cluster: &cluster, tried: Tried::new(), replayed: false };
     // An endpoint whose reused connection turned out to be closed gets the request on a fresh one.
@@ -134,6 +134,10 @@ pub(crate) async fn forward(
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             report(ctx, &cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
+        }
+        if let Some(why) = headers::doubtful_framing(answer.headers()) {
+            report(ctx, &cluster, &endpoint, Outcome::Failure);
+            return Err(course.bad_answer(&endpoint, why));
         }
         let outcome = if answer.status().is_server_error() {
             report(ctx, &cluster, &endpoint, Outcome::Failure);
@@ -381,6 +385,9 @@ fn says_app_is_down(answer: &Response<Incoming>) -> bool {
 fn incoming_answer(answer: Response<Incoming>, exchange: Exchange) -> Response<ResponseBody> {
     let (mut head, body) = answer.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
+    if head.status == StatusCode::NO_CONTENT {
+        head.headers.remove(CONTENT_LENGTH);
+    }
     head.version = Version::HTTP_11;
     head.extensions.clear();
     Response::from_parts(head, ResponseBody::upstream(body, Box::new(exchange)))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::Version;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use smallvec::SmallVec;
@@ -47,6 +47,36 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
         headers.remove(name);
     }
     trailers
+}
+
+/// What is wrong with the fields that say where an answer ends, if anything is. Our side of the connection reads on
+/// where others read otherwise, so nothing of such an answer is passed on (RFC 9112 §6.3). No transfer coding but
+/// `chunked` was asked for.
+pub(crate) fn doubtful_framing(headers: &HeaderMap) -> Option<&'static str> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return Some("it has several Content-Length fields");
+    }
+    if length.is_some_and(|l| l.is_empty() || !l.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Some("its Content-Length is not a plain decimal number");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    if length.is_some() {
+        return Some("it has both Content-Length and Transfer-Encoding");
+    }
+    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    (!chunked).then_some("its Transfer-Encoding is other than chunked")
+}
+
+/// Removes from a trailer section what frames or routes a message or belongs to one connection (RFC 9110 §6.5.1): the
+/// next hop may send it in a protocol where it is malformed.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, TRAILER] {
+        trailers.remove(name);
+    }
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {

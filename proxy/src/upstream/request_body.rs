@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -34,22 +35,25 @@ impl Progress {
     }
 }
 
+/// Takes out of a trailer section what must not be passed on.
+pub(crate) type CleanTrailers = fn(&mut HeaderMap);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     /// Most requests.
     Empty,
     /// Streams; memory holds no more than what one read gave.
-    Streaming(Incoming, Rc<Progress>),
+    Streaming(Incoming, Rc<Progress>, CleanTrailers),
 }
 
 impl RequestBody {
-    pub fn new(incoming: Incoming) -> (Self, Option<Rc<Progress>>) {
+    pub fn new(incoming: Incoming, clean: CleanTrailers) -> (Self, Option<Rc<Progress>>) {
         if incoming.is_end_stream() {
             return (Self::Empty, None);
         }
         let progress = Rc::new(Progress::default());
-        (Self::Streaming(incoming, progress.clone()), Some(progress))
+        (Self::Streaming(incoming, progress.clone(), clean), Some(progress))
     }
 }
 
@@ -61,9 +65,12 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Streaming(incoming, progress) = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Streaming(incoming, progress, clean) = self.get_mut() else { return Poll::Ready(None) };
         progress.touched.set(true);
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
+            clean(trailers);
+        }
         match &frame {
             Some(Err(_)) => progress.failed.set(true),
             None => progress.finished.set(true),
@@ -76,14 +83,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming(incoming, _) => incoming.is_end_stream(),
+            Self::Streaming(incoming, ..) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(incoming, _) => incoming.size_hint(),
+            Self::Streaming(incoming, ..) => incoming.size_hint(),
         }
     }
 }

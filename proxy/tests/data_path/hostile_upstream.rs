@@ -31,6 +31,35 @@ async fn answering(answer: impl Into<Vec<u8>>) -> std::net::SocketAddr {
 
 /// RFC 9112 §6.3: what two readers could frame differently is an error, and not for the client to sort out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_whose_end_is_doubtful_is_502() {
+    let chunked = "5\r\nhello\r\n0\r\n\r\n";
+    for (what, fields, body) in [
+        ("CL and TE", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", chunked),
+        ("TE and CL", "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", chunked),
+        ("another coding", "Transfer-Encoding: gzip, chunked\r\n", chunked),
+        ("no chunked", "Transfer-Encoding: gzip\r\nConnection: close\r\n", "hello"),
+        ("two codings", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", chunked),
+        ("equal lengths", "Content-Length: 5\r\nContent-Length: 5\r\n", "hello"),
+        ("length list", "Content-Length: 5, 5\r\n", "hello"),
+        ("other lengths", "Content-Length: 5\r\nContent-Length: 3\r\n", "hello"),
+        ("signed length", "Content-Length: +5\r\n", "hello"),
+        ("folded field", "Content-Length: 5\r\nX: 1\r\n 2\r\n", "hello"),
+        ("space before colon", "Content-Length : 5\r\n", "hello"),
+        ("NUL", "Content-Length: 5\r\nX: a\0b\r\n", "hello"),
+        ("bare CR", "Content-Length: 5\r\nX: a\rSet-Cookie: b\r\n", "hello"),
+    ] {
+        let addr = answering(format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}")).await;
+        let proxy = proxy(&orders(&[addr], NEVER_EJECT)).await;
+        let reply = get(proxy.outbound, "orders", "/").await;
+        assert_eq!(
+            (reply.status, reply.header("x-weft-error")),
+            (StatusCode::BAD_GATEWAY, "upstream-invalid"),
+            "{what}: {reply:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answer_heads_beyond_the_limits_are_502() {
     let huge = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {}\r\n\r\n", "a".repeat(200_000));
     let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", "X: 1\r\n".repeat(500));
@@ -144,4 +173,18 @@ async fn an_endpoint_is_not_ejected_for_what_a_client_breaks() {
     }
     let clusters = get(proxy.admin, "admin", "/clusters").await.body;
     assert!(!clusters.contains("consecutive-failures"), "{clusters}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_carry_no_fields_of_one_connection() {
+    let answer = "HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
+                  Connection: close\r\nKeep-Alive: timeout=5\r\nContent-Length: 9\r\nX-Sum: 42\r\n\r\n";
+    let proxy = proxy(&orders(&[answering(answer).await], "")).await;
+    let mut client = Client::http2(proxy.outbound).await;
+    let mut request = client.request(Method::GET, "orders", "/", empty());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    let reply = client.call(request).await.unwrap();
+    let trailers = reply.trailers.unwrap();
+    assert_eq!(trailers["x-sum"], "42");
+    assert_eq!(trailers.len(), 1, "{trailers:?}");
 }
