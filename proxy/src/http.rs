@@ -5,6 +5,7 @@
 
 pub(crate) mod body;
 pub(crate) mod context;
+pub(crate) mod downgrade;
 pub(crate) mod error;
 pub(crate) mod forward;
 pub(crate) mod headers;

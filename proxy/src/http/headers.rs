@@ -31,12 +31,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     if present.is_empty() {
         return false;
     }
-    let trailers = headers.get_all(TE).iter().any(|v| tokens(v).any(|t| t.eq_ignore_ascii_case("trailers")));
+    let trailers = headers.get_all(TE).iter().any(|v| tokens(v).any(|t| t.eq_ignore_ascii_case(b"trailers")));
     let listed: SmallVec<[HeaderName; 4]> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(tokens)
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(may_be_listed)
         .collect();
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -96,8 +96,9 @@ fn may_be_listed(name: &HeaderName) -> bool {
     !kept.contains(name)
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|t| !t.is_empty())
+/// Bytes and not text: one odd token must not hide the others.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|t| !t.is_empty())
 }
 
 /// Says to the next hop that trailers are welcome; on HTTP/1 `TE` itself is for one hop.
@@ -110,7 +111,8 @@ pub(crate) fn announce_trailers(headers: &mut HeaderMap, http1: bool) {
 
 /// Appends this hop to `Via`. Answers how often a proxy of ours was passed before.
 pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) -> usize {
-    let passed = headers.get_all(VIA).iter().flat_map(tokens).filter(|t| t.ends_with(PSEUDONYM)).count();
+    let passed =
+        headers.get_all(VIA).iter().flat_map(tokens).filter(|t| t.ends_with(PSEUDONYM.as_bytes())).count();
     let hop = match received {
         Version::HTTP_2 => "2 weft",
         Version::HTTP_10 => "1.0 weft",
@@ -120,15 +122,17 @@ pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) -> usize {
     passed
 }
 
-/// Appends who sent the request and how. What came before stays: it is from other hops.
+/// Appends who sent the request and how. What came before stays, as one list however many fields it had: it is from
+/// other hops, and an app that looks at one field must see all of them.
 pub(crate) fn append_forwarded(headers: &mut HeaderMap, peer: IpAddr, tls: bool) {
-    let known = headers.get(X_FORWARDED_FOR).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
-    let list = match known {
-        Some(known) => format!("{known}, {peer}"),
-        None => peer.to_string(),
-    };
+    let mut list = Vec::new();
+    for known in headers.get_all(X_FORWARDED_FOR).iter().filter(|v| !v.is_empty()) {
+        list.extend_from_slice(known.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(peer.to_string().as_bytes());
     // Addresses and what was a header value before make a header value.
-    if let Ok(value) = HeaderValue::from_str(&list) {
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
         headers.insert(X_FORWARDED_FOR, value);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
@@ -211,5 +215,9 @@ mod tests {
         append_forwarded(&mut headers, [10, 0, 0, 3].into(), false);
         assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 10.0.0.2, 10.0.0.3");
         assert_eq!(headers[X_FORWARDED_PROTO], "https", "the first hop knows");
+        let mut two = map(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
+        append_forwarded(&mut two, [10, 0, 0, 3].into(), false);
+        let all: Vec<_> = two.get_all(X_FORWARDED_FOR).iter().collect();
+        assert_eq!(all, ["10.0.0.1, 10.0.0.2, 10.0.0.3"]);
     }
 }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
-use super::{forward, headers, rescue, resolve, target};
+use super::{downgrade, forward, headers, rescue, resolve, target};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -48,6 +48,9 @@ async fn respond(
     }
     let started = Instant::now();
     let (mut head, body) = request.into_parts();
+    if head.version == Version::HTTP_2 {
+        downgrade::check(&head)?;
+    }
     let target = target::of(&head)?;
     let cluster = resolve::resolve(ctx, &target, head.uri.path()).await?;
     expectation(&mut head)?;

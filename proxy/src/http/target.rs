@@ -4,6 +4,7 @@ use http::header::HOST;
 use http::{Method, Version, request};
 
 use super::error::RequestError;
+use crate::listener::refusal::Refusal;
 use crate::route::host;
 
 /// The host as the client wrote it, and made comparable.
@@ -22,6 +23,13 @@ pub(crate) struct Target {
 pub(crate) fn of(head: &request::Parts) -> Result<Target, RequestError> {
     if head.method == Method::CONNECT {
         return Err(RequestError::Connect);
+    }
+    // `host` or `host:port` alone is for CONNECT, `*` for OPTIONS (RFC 9112 §3.2.3 and §3.2.4); others would take the
+    // host from elsewhere.
+    let no_scheme = head.uri.scheme().is_none();
+    if no_scheme && head.uri.authority().is_some() || head.uri.path() == "*" && head.method != Method::OPTIONS
+    {
+        return Err(Refusal::RequestLine.into());
     }
     if let Some(scheme) = head.uri.scheme_str()
         && scheme != "http"
@@ -103,6 +111,8 @@ mod tests {
         assert!(error("GET", "http://a/", Version::HTTP_2, &["b"]).contains("differ"));
         assert!(error("GET", "ftp://a/", Version::HTTP_11, &["a"]).contains("ftp"));
         assert!(error("GET", "https://a/", Version::HTTP_11, &["a"]).contains("https"));
+        assert!(error("GET", "a:80", Version::HTTP_11, &["b"]).contains("request line"));
+        assert!(error("GET", "*", Version::HTTP_11, &["a"]).contains("request line"));
         assert!(error("CONNECT", "a:443", Version::HTTP_11, &["a:443"]).contains("CONNECT"));
     }
 }

@@ -482,7 +482,7 @@ const TOKEN: [bool; 256] = {
 };
 
 /// Longest method name; registered ones have at most 17 letters.
-const METHOD_MAX: usize = 32;
+pub(crate) const METHOD_MAX: usize = 32;
 const REQUEST_LINE_MAX: usize = METHOD_MAX + 1 + URI_BYTES_MAX + 1 + "HTTP/1.1\r".len();
 /// All numbers of so many digits fit in 64 bits.
 const LENGTH_DIGITS_MAX: usize = 18;

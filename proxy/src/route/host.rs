@@ -1,6 +1,7 @@
 //! What a request says of its host, made comparable.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 /// Why a host cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,13 +39,11 @@ pub fn normalise(host: &str) -> Result<Cow<'_, str>, HostError> {
     if name.contains('@') {
         return Err(HostError::UserInfo);
     }
-    let literal = name.starts_with('[');
-    let allowed = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => true,
-        b':' | b'[' | b']' => literal,
-        _ => false,
+    let usable = match name.strip_prefix('[') {
+        Some(literal) => literal.strip_suffix(']').is_some_and(|l| l.parse::<Ipv6Addr>().is_ok()),
+        None => name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
     };
-    if !name.bytes().all(allowed) {
+    if !usable {
         return Err(HostError::Character);
     }
     if name.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -99,6 +98,11 @@ mod tests {
             ("or ders", HostError::Character),
             ("[::1", HostError::Character),
             ("[::1]x", HostError::Character),
+            ("[]", HostError::Character),
+            ("[zz]", HostError::Character),
+            ("[::1%25eth0]", HostError::Character),
+            ("[1.2.3.4]", HostError::Character),
+            ("\u{f6}rders", HostError::Character),
             ("orders:x", HostError::Port),
             ("orders:+80", HostError::Port),
             ("orders:80:80", HostError::Port),

@@ -5,6 +5,8 @@ mod failure;
 mod forwarding;
 mod hostile;
 mod hostile_upstream;
+mod http2_abuse;
 mod inbound;
 mod mesh;
+mod names;
 mod support;

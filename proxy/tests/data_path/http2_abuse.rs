@@ -1,0 +1,320 @@
+//! HTTP/2 by hand: what no client library would send.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::*;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// What one stream, or the whole connection, came to.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum End {
+    Status(u16),
+    Reset(u32),
+    GoAway(u32),
+    Closed,
+}
+
+impl End {
+    /// With 4xx or by an error of the protocol; never by taking it for good.
+    fn is_refused(self) -> bool {
+        match self {
+            Self::Status(status) => (400..500).contains(&status),
+            Self::Reset(_) | Self::Closed => true,
+            Self::GoAway(code) => code != 0,
+        }
+    }
+}
+
+struct Wire(TcpStream);
+
+impl Wire {
+    async fn open(addr: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut wire = Self(stream);
+        wire.send(&frame(SETTINGS, 0, 0, &[])).await;
+        wire
+    }
+
+    /// The peer may have closed.
+    async fn send(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).await.is_ok()
+    }
+
+    /// Until a stream ends, or the connection does.
+    async fn end(&mut self) -> End {
+        let read = async {
+            loop {
+                let Some((kind, _, payload)) = self.frame().await else { return End::Closed };
+                match kind {
+                    HEADERS => return End::Status(status(&payload)),
+                    RST_STREAM => return End::Reset(number(&payload[..4])),
+                    GOAWAY => return End::GoAway(number(&payload[4..8])),
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), read).await.expect("an answer or an end")
+    }
+
+    async fn frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).await.ok()?;
+        let mut payload = vec![0; number(&head[..3]) as usize];
+        self.0.read_exact(&mut payload).await.ok()?;
+        Some((head[3], number(&head[5..9]), payload))
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b))
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap();
+    [&len.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A field without Huffman coding or indexing.
+fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let text = |bytes: &[u8]| {
+        let mut out = Vec::new();
+        if bytes.len() < 127 {
+            out.push(bytes.len() as u8);
+        } else {
+            out.push(127);
+            let mut rest = bytes.len() - 127;
+            while rest >= 128 {
+                out.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            out.push(rest as u8);
+        }
+        out.extend(bytes);
+        out
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+fn get_orders() -> Vec<u8> {
+    fields(&[(":method", b"GET"), (":scheme", b"http"), (":path", b"/"), (":authority", b"orders")])
+}
+
+fn fields(all: &[(&str, &[u8])]) -> Vec<u8> {
+    all.iter().flat_map(|(name, value)| field(name.as_bytes(), value)).collect()
+}
+
+/// The first field of an answer, in the forms that servers use for it.
+fn status(block: &[u8]) -> u16 {
+    let indexed = [200, 204, 206, 304, 400, 404, 500];
+    match block[0] {
+        at @ 0x88..=0x8e => indexed[usize::from(at - 0x88)],
+        _ => {
+            let coded = &block[2..2 + usize::from(block[1] & 0x7f)];
+            if block[1] & 0x80 == 0 {
+                return std::str::from_utf8(coded).unwrap().parse().unwrap();
+            }
+            let bits = coded.iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+            let mut left = coded.len() * 8;
+            (0..3).fold(0, |status, _| {
+                let short = bits >> (left - 5) & 0x1f;
+                let digit = if short <= 2 {
+                    left -= 5;
+                    short
+                } else {
+                    left -= 6;
+                    (bits >> left & 0x3f) - 0x19 + 3
+                };
+                status * 10 + digit as u16
+            })
+        }
+    }
+}
+
+async fn one(addr: SocketAddr, block: &[u8]) -> End {
+    let mut wire = Wire::open(addr).await;
+    wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, block)).await;
+    wire.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_requests_are_refused_and_never_forwarded() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let long = [b"/".as_slice(), &[b'a'; 10_000]].concat();
+    let with = |more: &[(&str, &[u8])]| [get_orders(), fields(more)].concat();
+    let path = |path: &[u8]| {
+        fields(&[(":method", b"GET"), (":scheme", b"http"), (":path", path), (":authority", b"orders")])
+    };
+    let authority = |authority: &[u8]| {
+        fields(&[(":method", b"GET"), (":scheme", b"http"), (":path", b"/"), (":authority", authority)])
+    };
+    let no_authority = fields(&[(":method", b"GET"), (":scheme", b"http"), (":path", b"/")]);
+    for (what, block) in [
+        ("no name", with(&[("", b"1")])),
+        ("pseudo field behind others", with(&[("x", b"1"), (":path", b"/b")])),
+        ("two paths", with(&[(":path", b"/b")])),
+        ("unknown pseudo field", with(&[(":x", b"/b")])),
+        ("upper case", with(&[("X-A", b"1")])),
+        ("CR LF in a value", with(&[("x", b"a\r\nTransfer-Encoding: chunked")])),
+        ("NUL in a value", with(&[("x", b"a\0")])),
+        ("connection", with(&[("connection", b"x")])),
+        ("keep-alive", with(&[("keep-alive", b"1")])),
+        ("proxy-connection", with(&[("proxy-connection", b"1")])),
+        ("upgrade", with(&[("upgrade", b"h2c")])),
+        ("transfer-encoding", with(&[("transfer-encoding", b"chunked")])),
+        ("te", with(&[("te", b"gzip")])),
+        ("imitated length", with(&[("content_length", b"5")])),
+        ("imitated coding", with(&[("transfer_encoding", b"chunked")])),
+        ("a length without a body", with(&[("content-length", b"5")])),
+        ("no number", with(&[("content-length", b"+0")])),
+        ("two lengths", with(&[("content-length", b"0"), ("content-length", b"0")])),
+        ("other lengths", with(&[("content-length", b"0"), ("content-length", b"5")])),
+        ("no authority", no_authority),
+        ("empty authority", authority(b"")),
+        ("user in authority", authority(b"user@orders")),
+        ("path in authority", authority(b"orders/x")),
+        ("two hosts", with(&[("host", b"orders"), ("host", b"orders")])),
+        ("another host", with(&[("host", b"other")])),
+        ("empty path", path(b"")),
+        ("space in path", path(b"/a b")),
+        ("request in path", path(b"/ HTTP/1.1\r\nHost: evil\r\n\r\n")),
+        ("path without slash", path(b"@evil/")),
+        ("DEL in path", path(b"/\x7f")),
+        ("bytes in path", path("/\u{e4}".as_bytes())),
+        ("asterisk", path(b"*")),
+        ("long path", path(&long)),
+        (
+            "bad method",
+            fields(&[(":method", b"GE T"), (":scheme", b"http"), (":path", b"/"), (":authority", b"orders")]),
+        ),
+        (
+            "long method",
+            fields(&[
+                (":method", &[b'A'; 100]),
+                (":scheme", b"http"),
+                (":path", b"/"),
+                (":authority", b"orders"),
+            ]),
+        ),
+        (
+            "scheme",
+            fields(&[(":method", b"GET"), (":scheme", b"ftp"), (":path", b"/"), (":authority", b"orders")]),
+        ),
+    ] {
+        let end = one(proxy.outbound, &block).await;
+        assert!(end.is_refused(), "{what}: {end:?}");
+        assert_eq!(upstream.served(), 0, "{what}: {end:?}");
+    }
+    let connect = fields(&[(":method", b"CONNECT"), (":authority", b"orders:80")]);
+    assert_eq!(one(proxy.outbound, &connect).await, End::Status(501));
+    assert_eq!(one(proxy.outbound, &path(&long)).await, End::Status(414));
+    assert_eq!(upstream.served(), 0);
+    assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_fields_than_the_limit_are_431() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let many: Vec<u8> = (0..200).flat_map(|i| field(format!("x-{i}").as_bytes(), b"1")).collect();
+    assert_eq!(one(proxy.outbound, &[get_orders(), many].concat()).await, End::Status(431));
+    // Beyond what a frame holds.
+    let mut wire = Wire::open(proxy.outbound).await;
+    wire.send(&frame(HEADERS, END_STREAM, 1, &get_orders())).await;
+    for i in 0..8 {
+        let last = if i == 7 { END_HEADERS } else { 0 };
+        let part = field(format!("x-{i}").as_bytes(), &[b'a'; 16_000]);
+        wire.send(&frame(CONTINUATION, last, 1, &part)).await;
+    }
+    assert!(wire.end().await.is_refused());
+    assert_eq!(upstream.served(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_differs_from_its_length_is_reset() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let head = |len: &[u8]| {
+        fields(&[
+            (":method", b"POST"),
+            (":scheme", b"http"),
+            (":path", b"/slow/2000"),
+            (":authority", b"orders"),
+            ("content-length", len),
+        ])
+    };
+    for (len, body) in [(&b"3"[..], &b"hello"[..]), (b"9", b"hello")] {
+        let mut wire = Wire::open(proxy.outbound).await;
+        wire.send(&frame(HEADERS, END_HEADERS, 1, &head(len))).await;
+        wire.send(&frame(DATA, END_STREAM, 1, body)).await;
+        let end = wire.end().await;
+        assert!(end.is_refused(), "{len:?}: {end:?}");
+    }
+}
+
+/// Stopped by h2: a header block may have only so many frames.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_continuations_ends_the_connection() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let mut wire = Wire::open(proxy.outbound).await;
+    wire.send(&frame(HEADERS, END_STREAM, 1, &get_orders())).await;
+    let empty = frame(CONTINUATION, 0, 1, &[]).repeat(100);
+    for _ in 0..1000 {
+        if !wire.send(&empty).await {
+            break;
+        }
+    }
+    assert!(wire.end().await.is_refused());
+    assert_eq!(upstream.served(), 0);
+}
+
+/// h2 holds one answer of each kind, and reads no further until it is out: memory does not grow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_pings_and_settings_is_answered_or_ended() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    for flood in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[]), frame(DATA, 0, 1, &[])] {
+        let mut wire = Wire::open(proxy.outbound).await;
+        // Nothing is read meanwhile, so that answers have nowhere to go.
+        let many = flood.repeat(20_000);
+        let _ = tokio::time::timeout(Duration::from_secs(2), wire.send(&many)).await;
+        assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200), "others are served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_beyond_the_limit_are_refused() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let slow = fields(&[
+        (":method", b"GET"),
+        (":scheme", b"http"),
+        (":path", b"/slow/3000"),
+        (":authority", b"orders"),
+    ]);
+    let mut wire = Wire::open(proxy.outbound).await;
+    // After the settings that name the limit.
+    wire.frame().await.unwrap();
+    for i in 0..400 {
+        wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * i + 1, &slow)).await;
+    }
+    let end = wire.end().await;
+    assert!(matches!(end, End::Reset(7) | End::GoAway(_)), "{end:?}");
+    assert!(upstream.served() <= 256, "{}", upstream.served());
+}
