@@ -24,8 +24,8 @@ use super::scanner::{Position, Refused, Scanner};
 const REFUSED_METHOD: &str = "WEFT-REFUSED";
 const REFUSED_HEAD: &[u8] = b"WEFT-REFUSED / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
 
-/// After a refusal the rest of what the client sends is read and dropped, up to so many bytes and so long: closing a
-/// socket with unread bytes resets it, and the answer with it.
+/// After a refusal, or an answer before the end of its request, the rest of what the client sends is read and dropped,
+/// up to so many bytes and so long: closing a socket with unread bytes resets it, and the answer with it.
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
@@ -245,8 +245,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         let this = self.get_mut();
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-            let opaque = this.scanner.as_ref().is_some_and(Scanner::is_opaque);
-            if this.end == End::Open && !opaque {
+            // Behind a CONNECT too.
+            let unfinished = this.scanner.as_ref().is_some_and(|s| s.position(false) == Position::Body);
+            if this.end == End::Open && !unfinished {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -1,6 +1,10 @@
 //! Hosts, targets and forwarding fields that want to be taken for something else.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::*;
 
@@ -64,6 +68,22 @@ async fn fields_that_connection_names_are_removed_beside_one_that_is_no_text() {
     let request = b"GET /request HTTP/1.0\r\nHost: orders\r\nX-Mine: 1\r\nConnection: x-mine, \xff\r\n\r\n";
     let answer = raw(proxy.outbound, request).await;
     assert!(answer.contains(" 200 OK") && !answer.contains("x-mine"), "{answer}");
+}
+
+/// A client that is still sending reads why it was refused, and is not cut by a reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_an_upload_is_not_lost_by_a_reset() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let mut stream = TcpStream::connect(proxy.outbound).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 500000\r\n\r\n").await.unwrap();
+    for piece in 0..5 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        stream.write_all(&[b'x'; 100_000]).await.unwrap_or_else(|e| panic!("piece {piece}: {e}"));
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
