@@ -1,6 +1,7 @@
 //! The admin port: what this proxy knows and does, for people and probes. Reads snapshots only, on the control
 //! runtime.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use weft_core::id::NodeId;
 use weft_gossip::GossipHandle;
 
@@ -49,7 +50,7 @@ impl AdminState {
     }
 }
 
-/// Connections at once; an admin port has few visitors.
+/// Connections at once; an admin port has few visitors. One more ends the oldest.
 const CONNECTIONS_MAX: usize = 64;
 /// For a request head, and for the next request on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,11 +77,15 @@ pub(crate) async fn run(socket: std::net::TcpListener, state: AdminState) {
     };
     let state = Arc::new(state);
     let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     loop {
         while connections.try_join_next().is_some() {}
-        if connections.len() >= CONNECTIONS_MAX {
-            connections.join_next().await;
-            continue;
+        oldest_first.retain(|task: &AbortHandle| !task.is_finished());
+        if oldest_first.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            // Visitors who never leave must not keep a probe out.
+            oldest.abort();
         }
         let Ok((stream, _)) = listener.accept().await else {
             // Such as no free file descriptor: it may pass.
@@ -88,7 +93,7 @@ pub(crate) async fn run(socket: std::net::TcpListener, state: AdminState) {
             continue;
         };
         let state = state.clone();
-        connections.spawn(async move {
+        let task = connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let answer = answer(&state, &request);
                 async move { Ok::<_, Infallible>(answer) }
@@ -102,6 +107,7 @@ pub(crate) async fn run(socket: std::net::TcpListener, state: AdminState) {
                 tracing::debug!(%error, "admin connection ended");
             }
         });
+        oldest_first.push_back(task);
     }
 }
 

@@ -101,3 +101,16 @@ async fn admin_port_refuses_what_is_malformed_and_stays_up() {
     assert_eq!(client.call(delete).await.unwrap().status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(get(proxy.admin, "admin", "/ready?format=json&format").await.status, StatusCode::OK);
 }
+
+/// Visitors who never leave do not lock others out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn admin_port_answers_while_many_connections_are_held_open() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(TcpStream::connect(proxy.admin).await.unwrap());
+    }
+    let ready = tokio::time::timeout(Duration::from_secs(5), get(proxy.admin, "admin", "/ready"));
+    assert_eq!(ready.await.expect("an answer").status, StatusCode::OK);
+}
