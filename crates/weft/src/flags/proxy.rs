@@ -75,9 +75,10 @@ pub(crate) struct ProxyFlags {
     /// Address that others are told to use for gossip and --inbound; default: what they listen on
     #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP")]
     pub(crate) advertise: Option<IpAddr>,
-    /// A service of this machine, as NAME=IP:PORT, then ,check=/PATH and ,LABEL=VALUE as wanted; repeat it (in the variable,
-    /// separate by spaces); without a check, a TCP connection is enough; protocol=http2 or grpc says that the
-    /// app speaks HTTP/2, weight=1 to 10000 is its share, other labels are told to peers; default: none
+    /// A service of this machine, as NAME=IP:PORT, then ,check=/PATH and ,LABEL=VALUE as wanted; repeat it
+    /// (in the variable, separate by spaces); without a check, a TCP connection is enough; protocol=http2 or
+    /// grpc says that the app speaks HTTP/2, weight=1 to 10000 is its share, other labels are told to peers;
+    /// default: none
     #[arg(long, env = "WEFT_SERVICE", value_name = "NAME=IP:PORT", value_delimiter = ' ')]
     pub(crate) service: Option<Vec<ServiceSpec>>,
     /// Threads that carry traffic, 1 to 256; default: 2
