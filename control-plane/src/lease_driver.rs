@@ -77,7 +77,7 @@ impl LeaseClock {
     pub fn start_anew(&self, machine: &Machine, extension: Duration) {
         let mut inner = self.inner.lock();
         if inner.term.is_some() {
-            inner.lessor.promote(self.now(), machine.lease_ttls(), extension.as_millis() as u64);
+            inner.lessor.promote(self.now(), machine.all_lease_terms(), extension.as_millis() as u64);
             drop(inner);
             self.wake.notify_one();
         }
