@@ -10,7 +10,6 @@
 //! Every task is in one of two trackers: `serving` for what clients wait for, `upkeep` for the rest.
 
 mod join;
-mod listener;
 mod metrics;
 mod ports;
 
@@ -37,11 +36,11 @@ use crate::catalog::{Catalog, RegistryChanges};
 use crate::config::ServerConfig;
 use crate::dns;
 pub use crate::error::StartError;
+use crate::listener::{self, Speaks, Stop};
 use crate::raft::{Coordinator, RaftConfig};
 use crate::telemetry::Telemetry;
 use crate::watch_driver::Watches;
 use crate::xds::XdsServer;
-use listener::{Speaks, Stop};
 use ports::Ports;
 pub use ports::ServerAddrs;
 

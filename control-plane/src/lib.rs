@@ -12,6 +12,7 @@
 //! - [`catalog`]: registry and gossip merged with provenance.
 //! - [`api`]: etcd v3 and `weft.v1` over gRPC; registry, probes and metrics over HTTP.
 //! - [`dns`]: A, AAAA and SRV answers from the catalogue.
+//! - [`listener`]: accepting connections on the HTTP and gRPC ports, with limits.
 //! - [`xds`]: what proxies subscribe to.
 //! - [`telemetry`]: the numbers on `/metrics`.
 //!
@@ -25,6 +26,7 @@ pub mod config;
 pub mod dns;
 pub mod error;
 pub mod lease_driver;
+mod listener;
 pub mod raft;
 pub mod telemetry;
 pub mod wal;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use weft_gossip::driver::GossipHandle;
 use weft_gossip::member::MemberState;
 
-use super::listener::ListenerMetrics;
 use crate::api::weft::WeftApi;
 use crate::catalog::Catalog;
 use crate::dns::server::DnsCounters;
+use crate::listener::ListenerMetrics;
 use crate::raft::Coordinator;
 use crate::telemetry::{Telemetry, raise, set};
 use crate::watch_driver::Watches;

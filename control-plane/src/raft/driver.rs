@@ -16,11 +16,9 @@ use openraft::{
 };
 use tokio::{
     sync::watch,
-    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::server::TcpIncoming;
 use weft_core::id::{ClusterId, NodeId};
 use weft_state::command::Command;
 
@@ -43,15 +41,13 @@ use super::{
 };
 use crate::{
     lease_driver::LeaseClock,
+    listener::{self, ListenerMetrics, Speaks, Stop},
     wal::{Wal, WalOptions},
 };
 
 /// Bytes of log entries in memory above which a snapshot is taken and the log purged, whatever their
 /// number. The log on disk is about as large.
 const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
-
-/// Questions of one follower that the leader works on at a time. Further ones wait on the follower.
-const FORWARDED_MAX: u32 = 4096;
 
 /// Entries that stay in the log although a snapshot has them, for followers that are a little behind.
 const KEEP_ENTRIES: u64 = 1000;
@@ -99,8 +95,9 @@ pub struct Node {
     leader_heard_ms: AtomicU64,
     started: Instant,
     tasks: TaskTracker,
-    /// Taken by the one who stops it.
-    peer_server: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    /// Of the peer port. `stop` lets them finish, `kill` ends them.
+    connections: TaskTracker,
+    kill: CancellationToken,
 }
 
 impl Node {
@@ -169,21 +166,13 @@ impl Node {
             leader_heard_ms: AtomicU64::new(0),
             started: Instant::now(),
             tasks,
-            peer_server: parking_lot::Mutex::new(None),
+            connections: TaskTracker::new(),
+            kill: CancellationToken::new(),
         });
-        let stopped = node.stop.clone();
-        let incoming = TcpIncoming::from(config.peer_listener).with_nodelay(Some(true));
-        let server = tonic::transport::Server::builder()
-            .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(8 * 1024 * 1024)
-            .max_concurrent_streams(FORWARDED_MAX)
-            .add_service(Service::server(node.clone()))
-            .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
-        *node.peer_server.lock() = Some(tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the peer port ended");
-            }
-        }));
+        let router = tonic::service::Routes::new(Service::server(node.clone())).prepare().into_axum_router();
+        let stop = Stop { drain: node.stop.clone(), kill: node.kill.clone() };
+        let metrics = ListenerMetrics::default();
+        listener::serve(config.peer_listener, router, Speaks::Peer, metrics, stop, &node.connections);
         node.spawn(Node::follow_metrics);
         node.spawn(Node::keep_log_short);
         node.spawn(Node::keep_lease_time);
@@ -351,13 +340,10 @@ impl Node {
             tracing::warn!(%error, "the raft core did not end well");
         }
         self.stop.cancel();
-        let server = self.peer_server.lock().take();
-        if let Some(mut server) = server
-            && timeout(STOP_MAX, &mut server).await.is_err()
-        {
-            // A peer that does not let go of its connection.
-            server.abort();
-        }
+        self.connections.close();
+        // A leader's stream of entries does not end by itself.
+        let _ = timeout(STOP_MAX, self.connections.wait()).await;
+        self.kill.cancel();
         self.tasks.close();
         if timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
             tracing::warn!("some raft tasks have not ended in time");
@@ -369,9 +355,7 @@ impl Node {
     #[cfg(test)]
     pub(super) async fn crash(&self) {
         self.stopping.store(true, Relaxed);
-        if let Some(server) = self.peer_server.lock().take() {
-            server.abort();
-        }
+        self.kill.cancel();
         self.stop.cancel();
         let _ = self.raft.shutdown().await;
         self.wal.close().await;
