@@ -9,6 +9,10 @@ use super::registry::validate::Problem;
 use super::status;
 use crate::raft::{LeaseError, ProposeError};
 
+/// Most problems of one request that are told: a body of wrong fields only would else be answered with fifty
+/// times its size.
+const PROBLEMS_SHOWN_MAX: usize = 20;
+
 /// An error answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
@@ -36,14 +40,18 @@ impl ApiError {
         let Some(first) = problems.first() else {
             return Self::new(StatusCode::BAD_REQUEST, "bad request");
         };
-        let texts: Vec<String> = problems.iter().map(|p| format!("{} {}", p.field, p.error)).collect();
+        let shown = &problems[..problems.len().min(PROBLEMS_SHOWN_MAX)];
+        let mut texts: Vec<String> = shown.iter().map(|p| format!("{} {}", p.field, p.error)).collect();
+        if shown.len() < problems.len() {
+            texts.push(format!("and {} more", problems.len() - shown.len()));
+        }
         let error = Self::new(StatusCode::BAD_REQUEST, texts.join("; "))
             .with("field", first.field.as_str())
             .with("allowed", first.allowed.as_str());
         if problems.len() == 1 {
             return error;
         }
-        let all: Vec<Value> = problems
+        let all: Vec<Value> = shown
             .iter()
             .map(|p| json!({ "field": p.field, "error": p.error, "allowed": p.allowed }))
             .collect();
@@ -80,5 +88,21 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::registry::validate;
+    use super::*;
+
+    #[test]
+    fn a_body_of_wrong_fields_is_not_answered_with_a_larger_one() {
+        let fields: Vec<String> = (0..10_000).map(|i| format!("\"f{i}\":1")).collect();
+        let body = format!("{{{}}}", fields.join(","));
+        let problems = validate::registration(body.as_bytes()).expect_err("all are unknown");
+        let answer = ApiError::invalid(&problems).body.to_string();
+        assert!(answer.len() < 16 * 1024, "{} bytes", answer.len());
+        assert!(answer.contains("service is missing") && answer.contains("more"), "{answer}");
     }
 }
