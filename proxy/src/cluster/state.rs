@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::check::CheckState;
 use super::endpoint::EndpointState;
 use super::endpoint_set::EndpointSet;
 use super::outlier::{Cause, Outcome, may_eject};
@@ -64,6 +65,12 @@ impl Cluster {
 
     /// The next version, with what the mesh says now. Endpoints that stay keep their state.
     pub fn updated(&self, config: Arc<ClusterConfig>) -> Self {
+        if self.config.cluster.health_check.is_some() && config.cluster.health_check.is_none() {
+            // Nobody would ever take back what the last check said.
+            for view in self.endpoints.endpoints() {
+                view.state.health.lock().check = CheckState::default();
+            }
+        }
         let states = self.endpoints.endpoints().iter().map(|v| (v.state.addr(), v.state.clone())).collect();
         Self::with_states(config, self.shared.clone(), &states)
     }
@@ -226,6 +233,17 @@ mod tests {
         let picked = two.endpoints.picker().pick(&[], &mut fastrand::Rng::with_seed(1)).unwrap();
         assert_eq!(picked.addr(), addr(4));
         drop(request);
+    }
+
+    #[test]
+    fn without_checks_no_endpoint_stays_out_for_a_check_that_failed_before() {
+        let (one, now) = (cluster(&[1, 2]), Instant::now());
+        assert!(one.checked(addr(2), Err("refused".into()), now));
+        let two = one.refreshed();
+        assert_eq!(statuses(&two), [Status::Ready, Status::FailingChecks]);
+        let mut next = config(&[1, 2]);
+        next.cluster.health_check = None;
+        assert_eq!(statuses(&two.updated(Arc::new(next))), [Status::Ready, Status::Ready]);
     }
 
     #[test]
