@@ -138,7 +138,7 @@ impl Default for HealthCheck {
 pub struct OutlierDetection {
     /// Failures in a row (5xx answers, failed connections, time-outs) that eject an endpoint; 0: never.
     pub consecutive_failures: u32,
-    /// First ejection; the n-th in close succession takes n times as long.
+    /// First ejection; each further one in close succession takes twice as long as the one before.
     pub base_ejection_time: Duration,
     /// Longest ejection; at least `base_ejection_time`.
     pub max_ejection_time: Duration,
