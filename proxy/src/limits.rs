@@ -63,6 +63,10 @@ pub const HOPS_MAX: usize = 16;
 /// Largest body of a health check answer that is looked at, in bytes.
 pub const HEALTH_BODY_BYTES_MAX: usize = 16 * 1024;
 
+/// Longest time that a cluster may be configured with (to connect, between checks, of an ejection); the control plane
+/// has the same limit.
+pub const CLUSTER_TIME_MAX: Duration = Duration::from_secs(3600);
+
 /// Shortest interval of active checks.
 pub const HEALTH_CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 

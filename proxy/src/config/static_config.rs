@@ -261,6 +261,18 @@ impl StaticCluster {
                 problems.push("outlier-detection: base-ejection-time must be longer than 0".to_owned());
             }
         }
+        let (check, outlier) = (self.health_check.as_ref(), self.outlier_detection.as_ref());
+        for (what, time) in [
+            ("connect-timeout", self.connect_timeout),
+            ("health-check: interval", check.and_then(|c| c.interval)),
+            ("health-check: timeout", check.and_then(|c| c.timeout)),
+            ("outlier-detection: base-ejection-time", outlier.and_then(|o| o.base_ejection_time)),
+            ("outlier-detection: max-ejection-time", outlier.and_then(|o| o.max_ejection_time)),
+        ] {
+            if time.is_some_and(|t| t > limits::CLUSTER_TIME_MAX) {
+                problems.push(format!("{what} must be at most {:?}", limits::CLUSTER_TIME_MAX));
+            }
+        }
     }
 
     fn policy(&self) -> Result<LbPolicy, String> {
@@ -436,6 +448,7 @@ clusters:
   - {name: Orders, endpoints: []}
   - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0}]}
   - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}}
+  - {name: d, endpoints: ['127.0.0.1:1'], connect-timeout: 2h, health-check: {interval: 90000h, timeout: 2h}, outlier-detection: {base-ejection-time: 90000h, max-ejection-time: 2h}}
 ",
         );
         let problems = config.problems().join("\n");
@@ -454,6 +467,11 @@ clusters:
             "weight 0",
             "127.0.0.1:1 is given twice",
             "101",
+            "connect-timeout must be at most 3600s",
+            "interval must be at most 3600s",
+            "health-check: timeout must be at most 3600s",
+            "base-ejection-time must be at most 3600s",
+            "max-ejection-time must be at most 3600s",
         ] {
             assert!(problems.contains(part), "{part} not in\n{problems}");
         }
