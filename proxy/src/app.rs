@@ -28,6 +28,7 @@ use crate::error::StartError;
 use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::limits::CONNECTIONS_MAX;
+use crate::listener::connection::Timeouts;
 use crate::listener::socket;
 use crate::mesh_view::MeshState;
 use crate::route::table::RouteTable;
@@ -295,6 +296,7 @@ fn start_workers(
             metrics: metrics.clone(),
             epoch,
             connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
+            timeouts: Timeouts::default(),
             phase: phase.clone(),
         });
         workers.push(worker.map_err(|source| StartError::Worker { worker: index, source })?);

@@ -28,6 +28,23 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// they close first and no request meets a closing connection.
 pub const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A client that takes nothing of what it is sent for so long is cut off, and so is an HTTP/1 client that sends
+/// nothing more of a body (408). Slow ones move bytes all the same.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An HTTP/2 client is asked for a sign of life after so long without one.
+pub const H2_PING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Time for the sign of life, or for the answer to GOAWAY on a connection without requests.
+pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// From so many requests on one HTTP/2 connection on, it is cut if more than half of them were reset at once
+/// (CVE-2023-44487): each has cost an endpoint a connection.
+pub const H2_RESETS_MIN: u32 = 200;
+
+/// What one HTTP/2 stream may have waiting to be sent, in bytes, beyond what its reader takes.
+pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
 /// How long a request waits for a service that is not known yet: enough for a round trip to the control plane and
 /// a first answer.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 use crate::http::context::{Context, Side, WorkerParts};
 use crate::limits::DRAIN_LINGER;
 use crate::listener::accept::{self, Door};
-use crate::listener::connection::{Connections, TICK};
+use crate::listener::connection::{Connections, TICK, Timeouts};
 use crate::mesh_view::MeshState;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::Pool;
@@ -43,6 +43,7 @@ pub(crate) struct WorkerConfig {
     pub metrics: Metrics,
     pub epoch: Instant,
     pub connections_max: usize,
+    pub timeouts: Timeouts,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -104,8 +105,9 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         metrics: config.metrics,
         epoch: config.epoch,
         closing: Rc::default(),
+        timeouts: config.timeouts,
     };
-    let connections = Rc::new(Connections::default());
+    let connections = Rc::new(Connections::new(config.timeouts));
     let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
     let mut doors = Vec::new();
     for door in config.doors {

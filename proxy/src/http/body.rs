@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use super::forward::Exchange;
 use super::headers;
+use crate::listener::connection::InFlight;
 
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
@@ -19,6 +20,13 @@ pub(crate) enum ResponseBody {
 impl ResponseBody {
     pub fn text(text: String) -> Self {
         Self::Own(Some(text.into()))
+    }
+
+    /// The request is in flight until the answer ends.
+    pub fn hold(&mut self, in_flight: InFlight) {
+        if let Self::Upstream { exchange: Some(exchange), .. } = self {
+            exchange.hold(in_flight);
+        }
     }
 
     /// Streams what an endpoint sends; the exchange ends with it.

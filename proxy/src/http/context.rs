@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
 
+use crate::listener::connection::Timeouts;
 use crate::mesh_view::{MeshState, MeshView};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::Pool;
@@ -36,6 +37,7 @@ pub(crate) struct Context {
     pub epoch: Instant,
     /// Answers say `Connection: close`.
     pub closing: Rc<Cell<bool>>,
+    pub timeouts: Timeouts,
 }
 
 /// Lets a [`Cache`] look into the mesh state that it shares.
@@ -60,6 +62,7 @@ impl Context {
             metrics: worker.metrics.clone(),
             epoch: worker.epoch,
             closing: worker.closing.clone(),
+            timeouts: worker.timeouts,
         }
     }
 
@@ -75,4 +78,5 @@ pub(crate) struct WorkerParts {
     pub metrics: Metrics,
     pub epoch: Instant,
     pub closing: Rc<Cell<bool>>,
+    pub timeouts: Timeouts,
 }

@@ -50,6 +50,8 @@ pub(crate) enum RequestError {
     BadAnswer { cluster: String, addr: SocketAddr, why: String },
     #[error("endpoint {addr} of cluster {cluster} did not answer within {limit:?}")]
     Timeout { cluster: String, addr: SocketAddr, limit: Duration },
+    #[error("nothing more of the request body came within {0:?}")]
+    SlowBody(Duration),
     #[error("the request body broke off: {0}")]
     ClientBody(String),
 }

@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -28,7 +28,8 @@ use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::picker::Tried;
 use crate::cluster::state::Cluster;
-use crate::limits::{CONNECT_RETRIES_MAX, REQUEST_TIMEOUT};
+use crate::limits::CONNECT_RETRIES_MAX;
+use crate::listener::connection::{InFlight, Timeouts};
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
 
@@ -44,9 +45,16 @@ pub(crate) struct Exchange {
     progress: Option<Rc<Progress>>,
     /// Not told yet.
     outcome: Option<Outcome>,
+    /// Counts at the client's connection.
+    in_flight: Option<InFlight>,
 }
 
 impl Exchange {
+    /// Dropped with the exchange.
+    pub fn hold(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
     /// The answer has been read to its end.
     pub fn complete(mut self) {
         let request_done = self.progress.as_ref().is_none_or(|p| p.is_finished());
@@ -85,6 +93,8 @@ pub(crate) async fn forward(
     takes_trailers: bool,
     incoming: Incoming,
 ) -> Result<Response<ResponseBody>, RequestError> {
+    // HTTP/2 is also used for streams in which the client waits for its turn.
+    let stall = if head.version == Version::HTTP_2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
     let mut request = outgoing(&cluster, head, target, takes_trailers, body)?;
     let mut course = Course { ctx, cluster: &cluster, tried: Tried::new(), replayed: false };
@@ -107,14 +117,19 @@ pub(crate) async fn forward(
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
         let spare = (reused || behind_sidecar).then(|| copy(&request)).flatten();
         let sent = link.send(request);
-        let answer = match with_limit(sent, progress.as_deref()).await {
-            None => {
+        let answer = match with_limit(sent, progress.as_deref(), stall, &ctx.timeouts).await {
+            Err(Late::Client) => return Err(RequestError::SlowBody(stall)),
+            Err(Late::Endpoint(limit)) => {
                 report(ctx, &cluster, &endpoint, Outcome::Failure);
+                if matches!(link, Link::Http2(_)) {
+                    // It may be dead without a word; others should not find out one after the other.
+                    ctx.pool.discard(endpoint.addr());
+                }
                 let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
-                return Err(RequestError::Timeout { cluster, addr, limit: REQUEST_TIMEOUT });
+                return Err(RequestError::Timeout { cluster, addr, limit });
             }
-            Some(Ok(answer)) => answer,
-            Some(Err((error, unsent))) => {
+            Ok(Ok(answer)) => answer,
+            Ok(Err((error, unsent))) => {
                 match course.failed(&endpoint, reused, error, unsent, spare, progress.as_deref())? {
                     Retry::SameEndpoint(same) => {
                         request = same;
@@ -152,6 +167,7 @@ pub(crate) async fn forward(
             lease: link.into_lease(),
             progress,
             outcome,
+            in_flight: None,
         };
         return Ok(incoming_answer(answer, exchange));
     }
@@ -302,16 +318,32 @@ impl Link {
     }
 }
 
-/// `None` if the head of the answer did not come in time. The time runs from the end of the request's body: a long
-/// upload is no slow server, and a stuck one is cut by the connection's own timeout.
-async fn with_limit<T>(sent: impl Future<Output = T>, progress: Option<&Progress>) -> Option<T> {
+/// Who took too long.
+enum Late {
+    Client,
+    Endpoint(Duration),
+}
+
+/// Waits for the head of the answer. The time runs from the end of the request's body: a long upload is no slow server.
+/// An upload in which nothing moves for `stall` ends as well, by the fault of the side that is waited for.
+async fn with_limit<T>(
+    sent: impl Future<Output = T>,
+    progress: Option<&Progress>,
+    stall: Duration,
+    limits: &Timeouts,
+) -> Result<T, Late> {
     tokio::pin!(sent);
     loop {
-        let uploading = progress.is_some_and(|p| !p.is_finished());
-        match tokio::time::timeout(REQUEST_TIMEOUT, &mut sent).await {
-            Ok(done) => return Some(done),
-            Err(_) if uploading => {}
-            Err(_) => return None,
+        let upload = progress.filter(|p| !p.is_finished()).map(|p| (p, p.frames()));
+        let limit = if upload.is_some() { stall } else { limits.request };
+        if let Ok(done) = tokio::time::timeout(limit, &mut sent).await {
+            return Ok(done);
+        }
+        match upload {
+            None => return Err(Late::Endpoint(limit)),
+            Some((now, before)) if now.is_finished() || now.frames() != before => {}
+            Some((now, _)) if now.waits_for_client() => return Err(Late::Client),
+            Some(_) => return Err(Late::Endpoint(limit)),
         }
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, &'static str) {
         E::Broken { .. } => (StatusCode::BAD_GATEWAY, "upstream-closed"),
         E::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "upstream-invalid"),
         E::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout"),
+        E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, "timeout"),
         E::ClientBody(_) => (StatusCode::BAD_REQUEST, "client-body"),
     }
 }
@@ -45,7 +46,10 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(X_WEFT_ERROR, HeaderValue::from_static(reason));
     match error {
-        RequestError::Refused(_) | RequestError::Connect | RequestError::ClientBody(_) => {
+        RequestError::Refused(_)
+        | RequestError::Connect
+        | RequestError::SlowBody(_)
+        | RequestError::ClientBody(_) => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         RequestError::NoReadyEndpoint { .. } | RequestError::NoControlPlane { .. } => {

@@ -23,6 +23,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
+    let mut in_flight = connection.begin();
     let mut response = match respond(&ctx, &connection, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -30,6 +31,8 @@ pub(crate) async fn handle(
             rescue::answer(&error)
         }
     };
+    in_flight.answered();
+    response.body_mut().hold(in_flight);
     if version == Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
     } else if ctx.closing.get() {
@@ -99,6 +102,7 @@ fn count(ctx: &Context, error: &RequestError) {
         | RequestError::Broken { .. }
         | RequestError::BadAnswer { .. }
         | RequestError::Timeout { .. }
+        | RequestError::SlowBody(_)
         | RequestError::ClientBody(_) => {}
         error => ctx.metrics.unrouted(rescue::status(error).1),
     }

@@ -7,14 +7,16 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use weft_core::metrics::Gauge;
 
 use super::connection::{Connection, Connections};
 use super::detect::{Detected, detect};
@@ -93,9 +95,8 @@ impl Door {
 
     async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         let open = self.connections.open(peer, self.tls.is_some());
-        let metrics = &self.ctx.metrics;
-        metrics.connections_total.inc();
-        metrics.connections.inc();
+        self.ctx.metrics.connections_total.inc();
+        let _counted = Counted::new(&self.ctx.metrics.connections);
         let served = match &self.tls {
             None => self.serve_plain(stream, open.shared()).await,
             Some(tls) => self.serve_tls(tls, stream, open.shared()).await,
@@ -103,7 +104,6 @@ impl Door {
         if let Err(error) = served {
             tracing::debug!(%peer, error = %error, "connection ended");
         }
-        metrics.connections.dec();
     }
 
     async fn serve_plain<S>(&self, mut stream: S, connection: &Rc<Connection>) -> Result<(), Ended>
@@ -149,23 +149,30 @@ impl Door {
         let mut told = false;
         poll_fn(|cx| {
             connection.remember(cx.waker());
+            if connection.is_cut() {
+                return Poll::Ready(Err(Ended::Cut));
+            }
             if connection.is_closing() && !told {
                 told = true;
                 serving.as_mut().graceful_shutdown();
             }
-            serving.as_mut().poll(cx)
+            serving.as_mut().poll(cx).map_err(Ended::Http)
         })
-        .await?;
-        Ok(())
+        .await
     }
 
     async fn http2<S>(&self, io: Guard<S>, connection: &Rc<Connection>) -> Result<(), Ended>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        connection.speaks_http2();
         let (ctx, shared) = (self.ctx.clone(), connection.clone());
         let service = service_fn(move |request| server::handle(ctx.clone(), shared.clone(), request));
         let serving = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits::H2_PING_INTERVAL)
+            .keep_alive_timeout(limits::H2_PING_TIMEOUT)
+            .max_send_buf_size(limits::H2_SEND_BUFFER_BYTES)
             .max_concurrent_streams(limits::H2_STREAMS_MAX)
             .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
@@ -175,14 +182,32 @@ impl Door {
         let mut told = false;
         poll_fn(|cx| {
             connection.remember(cx.waker());
+            if connection.is_cut() {
+                return Poll::Ready(Err(Ended::Cut));
+            }
             if connection.is_closing() && !told {
                 told = true;
                 serving.as_mut().graceful_shutdown();
             }
-            serving.as_mut().poll(cx)
+            serving.as_mut().poll(cx).map_err(Ended::Http)
         })
-        .await?;
-        Ok(())
+        .await
+    }
+}
+
+/// Counts a connection as open until it is dropped, also if its task panics or is cut.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(open: &'a Gauge) -> Self {
+        open.inc();
+        Self(open)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -193,6 +218,8 @@ enum Ended {
     Io(#[from] io::Error),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error("the client took or gave nothing for too long, or took back most of its requests")]
+    Cut,
     #[error("no TLS handshake within {HANDSHAKE_TIMEOUT:?}")]
     SlowHandshake,
 }

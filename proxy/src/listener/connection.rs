@@ -11,10 +11,30 @@ use std::time::Duration;
 
 use super::refusal::Refusal;
 use super::scanner::Position;
-use crate::limits::{DOWNSTREAM_IDLE_TIMEOUT, HEAD_TIMEOUT};
+use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN};
 
 /// Between two sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
+
+/// How long clients and endpoints may take; the limits of the same names, but in tests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    pub head: Duration,
+    pub idle: Duration,
+    pub stall: Duration,
+    pub request: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: limits::HEAD_TIMEOUT,
+            idle: limits::DOWNSTREAM_IDLE_TIMEOUT,
+            stall: limits::STALL_TIMEOUT,
+            request: limits::REQUEST_TIMEOUT,
+        }
+    }
+}
 
 /// One downstream connection.
 pub(crate) struct Connection {
@@ -29,8 +49,18 @@ pub(crate) struct Connection {
     /// Tick of the first byte of the head that is arriving.
     head_since: Cell<u64>,
     closing: Cell<bool>,
+    cut: Cell<bool>,
     head_late: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    http2: Cell<bool>,
+    /// Tick since which the client has taken nothing of what waits for it.
+    blocked: Cell<Option<u64>>,
+    in_flight: Cell<u32>,
+    /// Tick at which a request last began or ended.
+    used: Cell<u64>,
+    requests: Cell<u32>,
+    /// Those that the client took back at once.
+    abandoned: Cell<u32>,
 }
 
 impl Connection {
@@ -46,6 +76,40 @@ impl Connection {
     /// Bytes moved in either direction.
     pub fn moved(&self) {
         self.moved.set(self.clock.get());
+    }
+
+    /// Whether the client takes what it is sent.
+    pub fn takes(&self, takes: bool) {
+        if takes {
+            self.blocked.set(None);
+        } else if self.blocked.get().is_none() {
+            self.blocked.set(Some(self.clock.get()));
+        }
+    }
+
+    /// From here on it is HTTP/2.
+    pub fn speaks_http2(&self) {
+        self.position.set(Position::Idle);
+        self.http2.set(true);
+    }
+
+    /// One more request.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        let now = self.clock.get();
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.requests.set(self.requests.get().saturating_add(1));
+        self.used.set(now);
+        InFlight { connection: self.clone(), since: now, answered: false }
+    }
+
+    /// Whether it is to end now, whatever it does.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    fn cut_off(&self) {
+        self.cut.set(true);
+        self.wake();
     }
 
     /// Where the incoming stream stands now.
@@ -86,13 +150,63 @@ impl Connection {
         }
     }
 
-    fn sweep(&self, now: u64) {
-        if self.position.get() == Position::Head && now - self.head_since.get() > ticks(HEAD_TIMEOUT) {
+    fn sweep(&self, now: u64, limits: &Timeouts) {
+        if self.position.get() == Position::Head && now - self.head_since.get() > ticks(limits.head) {
             self.head_late.set(true);
             self.head_since.set(now);
             self.wake();
-        } else if now - self.moved.get() > ticks(DOWNSTREAM_IDLE_TIMEOUT) && !self.closing.get() {
+        } else if self.is_stuck(now, limits) {
+            self.cut_off();
+        } else if self.is_idle(now, limits) && !self.closing.get() {
             self.close();
+        }
+    }
+
+    /// HTTP/2 counts requests: signs of life move bytes as well.
+    fn is_idle(&self, now: u64, limits: &Timeouts) -> bool {
+        let since = if self.http2.get() { self.used.get() } else { self.moved.get() };
+        self.in_flight.get() == 0 && now - since > ticks(limits.idle)
+    }
+
+    /// The client holds it without taking or giving anything. Not so one that waits for an answer, however long.
+    fn is_stuck(&self, now: u64, limits: &Timeouts) -> bool {
+        let quiet = now - self.moved.get();
+        if let Some(since) = self.blocked.get() {
+            return now - since > ticks(limits.stall);
+        }
+        if self.http2.get() {
+            return self.closing.get() && self.in_flight.get() == 0 && quiet > ticks(H2_PING_TIMEOUT);
+        }
+        // Before the answer's head the request path looks after the body.
+        self.position.get() == Position::Body && quiet > ticks(limits.idle)
+    }
+}
+
+/// A request until its answer has been handed over to its end.
+pub(crate) struct InFlight {
+    connection: Rc<Connection>,
+    since: u64,
+    answered: bool,
+}
+
+impl InFlight {
+    /// There is an answer; its body follows.
+    pub fn answered(&mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let (of, now) = (&self.connection, self.connection.clock.get());
+        of.in_flight.set(of.in_flight.get() - 1);
+        of.used.set(now);
+        // Within a second, as the clock shows it.
+        if !self.answered && of.http2.get() && now - self.since <= 1 {
+            of.abandoned.set(of.abandoned.get().saturating_add(1));
+            if of.requests.get() >= H2_RESETS_MIN && of.abandoned.get() > of.requests.get() / 2 {
+                of.cut_off();
+            }
         }
     }
 }
@@ -104,6 +218,7 @@ fn ticks(limit: Duration) -> u64 {
 /// All connections of one worker.
 #[derive(Default)]
 pub(crate) struct Connections {
+    timeouts: Timeouts,
     clock: Rc<Cell<u64>>,
     open: RefCell<Vec<Option<Rc<Connection>>>>,
     free: RefCell<Vec<usize>>,
@@ -112,6 +227,10 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts, ..Self::default() }
+    }
+
     pub fn open(self: &Rc<Self>, peer: SocketAddr, tls: bool) -> OpenConnection {
         let now = self.clock.get();
         let connection = Rc::new(Connection {
@@ -123,8 +242,15 @@ impl Connections {
             moved: Cell::new(now),
             head_since: Cell::new(now),
             closing: Cell::new(self.draining.get()),
+            cut: Cell::new(false),
             head_late: Cell::new(false),
             waker: RefCell::new(None),
+            http2: Cell::new(false),
+            blocked: Cell::new(None),
+            in_flight: Cell::new(0),
+            used: Cell::new(now),
+            requests: Cell::new(0),
+            abandoned: Cell::new(0),
         });
         let mut open = self.open.borrow_mut();
         let slot = self.free.borrow_mut().pop().unwrap_or(open.len());
@@ -146,7 +272,7 @@ impl Connections {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         for connection in self.open.borrow().iter().flatten() {
-            connection.sweep(now);
+            connection.sweep(now, &self.timeouts);
         }
     }
 
@@ -183,6 +309,7 @@ impl Drop for OpenConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{DOWNSTREAM_IDLE_TIMEOUT, HEAD_TIMEOUT, STALL_TIMEOUT};
 
     fn peer() -> SocketAddr {
         "127.0.0.1:1".parse().unwrap()
@@ -212,6 +339,79 @@ mod tests {
         }
         assert!(slow.shared().take_head_late());
         assert!(!slow.shared().take_head_late(), "asked once");
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_cut_and_one_that_waits_is_not() {
+        let all = Rc::new(Connections::default());
+        let (takes_nothing, waits) = (all.open(peer(), false), all.open(peer(), false));
+        let _waiting = waits.shared().begin();
+        let _taking = takes_nothing.shared().begin();
+        takes_nothing.shared().takes(false);
+        for _ in 0..=2 * ticks(DOWNSTREAM_IDLE_TIMEOUT) {
+            all.sweep();
+            // What it sends is no excuse.
+            takes_nothing.shared().moved();
+            takes_nothing.shared().takes(false);
+        }
+        assert!(takes_nothing.shared().is_cut());
+        assert!(!waits.shared().is_cut() && !waits.shared().is_closing());
+        let slow = all.open(peer(), false);
+        for _ in 0..=2 * ticks(STALL_TIMEOUT) {
+            slow.shared().takes(false);
+            all.sweep();
+            slow.shared().takes(true);
+        }
+        assert!(!slow.shared().is_cut());
+    }
+
+    #[test]
+    fn an_http2_connection_is_idle_without_requests_and_cut_if_it_does_not_answer_its_end() {
+        let all = Rc::new(Connections::default());
+        let one = all.open(peer(), false);
+        one.shared().speaks_http2();
+        let busy = one.shared().begin();
+        for _ in 0..=ticks(DOWNSTREAM_IDLE_TIMEOUT) {
+            all.sweep();
+            one.shared().moved();
+        }
+        assert!(!one.shared().is_closing());
+        drop(busy);
+        for _ in 0..=ticks(DOWNSTREAM_IDLE_TIMEOUT) {
+            all.sweep();
+            one.shared().moved();
+        }
+        assert!(one.shared().is_closing() && !one.shared().is_cut());
+        for _ in 0..=ticks(H2_PING_TIMEOUT) {
+            all.sweep();
+        }
+        assert!(one.shared().is_cut());
+    }
+
+    #[test]
+    fn requests_that_are_taken_back_at_once_cut_the_connection_if_they_are_most() {
+        let all = Rc::new(Connections::default());
+        let (rapid, slow, some) = (all.open(peer(), false), all.open(peer(), false), all.open(peer(), false));
+        for one in [&rapid, &slow, &some] {
+            one.shared().speaks_http2();
+        }
+        for i in 0..H2_RESETS_MIN * 2 {
+            drop(rapid.shared().begin());
+            let mut begun = some.shared().begin();
+            if i % 2 == 0 {
+                begun.answered();
+            }
+        }
+        assert!(rapid.shared().is_cut());
+        assert!(!some.shared().is_cut(), "half of them were answered");
+        for _ in 0..H2_RESETS_MIN {
+            let begun = slow.shared().begin();
+            all.sweep();
+            all.sweep();
+            slow.shared().moved();
+            drop(begun);
+        }
+        assert!(!slow.shared().is_cut(), "the client lost patience, as clients do");
     }
 
     #[test]

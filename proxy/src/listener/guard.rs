@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 
 use super::connection::Connection;
 use super::refusal::Refusal;
-use super::scanner::{Position, Refused, Scanner};
+use super::scanner::{Position, Refused, Scanned, Scanner};
 
 /// Method of the head that stands for a refused one. A client that sends it itself is not refused: only the mark
 /// on its connection counts.
@@ -123,10 +123,18 @@ impl<S> Guard<S> {
             // Heads are rarely split: do not keep the room.
             self.held = Vec::new();
         }
-        self.connection.at(scanner.position(!self.held.is_empty()));
+        Self::locate(&self.connection, scanner, &scanned, !self.held.is_empty());
         if let Some(refused) = scanned.refusal {
             self.refuse(refused);
         }
+    }
+
+    fn locate(connection: &Connection, scanner: &Scanner, scanned: &Scanned, held: bool) {
+        if scanned.passable > 0 {
+            // A head that follows has its own time.
+            connection.at(Position::Idle);
+        }
+        connection.at(scanner.position(held));
     }
 
     fn give_ready(&mut self, buf: &mut ReadBuf<'_>) -> bool {
@@ -142,6 +150,16 @@ impl<S> Guard<S> {
             self.ready_at = 0;
         }
         true
+    }
+}
+
+impl<S> Guard<S> {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.connection.takes(written.is_ready());
+        if written.is_ready() {
+            self.connection.moved();
+        }
+        written
     }
 }
 
@@ -171,7 +189,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
             self.held.extend_from_slice(&fresh[scanned.passable..]);
         }
         buf.set_filled(before + scanned.passable);
-        self.connection.at(scanner.position(!self.held.is_empty()));
+        Self::locate(&self.connection, scanner, &scanned, !self.held.is_empty());
         if let Some(refused) = scanned.refusal {
             self.refuse(refused);
         }
@@ -218,9 +236,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.connection.moved();
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -228,9 +245,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.connection.moved();
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,6 +347,22 @@ mod tests {
         assert_eq!(read_some(&mut guard).await, head);
         assert!(guard.read(&mut [0; 10]).await.is_err());
         assert_eq!(connection.refusal(), Some(Refusal::Chunk));
+    }
+
+    /// A client that pipelines always has part of a head under way.
+    #[tokio::test]
+    async fn each_head_has_its_own_time() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let connections = Rc::new(Connections::default());
+        let open = connections.open("127.0.0.1:1".parse().unwrap(), false);
+        let mut guard = Guard::http1(near, Vec::new(), open.shared().clone());
+        far.write_all(b"GET / HT").await.unwrap();
+        for _ in 0..100 {
+            far.write_all(b"TP/1.1\r\nHost: a\r\n\r\nGET / HT").await.unwrap();
+            assert!(read_some(&mut guard).await.starts_with(b"GET"));
+            connections.sweep();
+        }
+        assert!(!open.shared().take_head_late());
     }
 
     #[tokio::test(start_paused = true)]

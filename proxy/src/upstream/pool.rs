@@ -85,6 +85,13 @@ impl Pool {
         Ok((sender, false))
     }
 
+    /// The next request to an endpoint gets a new HTTP/2 connection; those on the old one go on.
+    pub fn discard(&self, addr: SocketAddr) {
+        if let Some(slot) = self.multiplexed.borrow().get(&addr) {
+            slot.sender.take();
+        }
+    }
+
     /// Closes connections that were not used for [`UPSTREAM_IDLE_TIMEOUT`].
     pub fn expire(&self, now: Instant) {
         let old = |since: Instant| now.saturating_duration_since(since) >= UPSTREAM_IDLE_TIMEOUT;

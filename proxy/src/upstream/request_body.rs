@@ -16,6 +16,8 @@ pub(crate) struct Progress {
     finished: Cell<bool>,
     failed: Cell<bool>,
     touched: Cell<bool>,
+    waiting: Cell<bool>,
+    frames: Cell<u64>,
 }
 
 impl Progress {
@@ -27,6 +29,16 @@ impl Progress {
     /// The client's side broke: not the endpoint's fault.
     pub fn has_failed(&self) -> bool {
         self.failed.get()
+    }
+
+    /// Pieces read so far.
+    pub fn frames(&self) -> u64 {
+        self.frames.get()
+    }
+
+    /// The endpoint wants more, and the client has not sent it yet.
+    pub fn waits_for_client(&self) -> bool {
+        self.waiting.get()
     }
 
     /// Some of it was read, so the request cannot be sent again.
@@ -67,7 +79,10 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self::Streaming(incoming, progress, clean) = self.get_mut() else { return Poll::Ready(None) };
         progress.touched.set(true);
+        progress.waiting.set(true);
         let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        progress.waiting.set(false);
+        progress.frames.set(progress.frames.get() + 1);
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
             clean(trailers);
         }

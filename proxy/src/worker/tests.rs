@@ -13,6 +13,8 @@ use crate::listener::socket;
 use crate::route::table::RouteTable;
 use crate::telemetry::metrics::Direction;
 
+mod slow;
+
 /// Answers every request on every connection with a letter.
 async fn upstream(letter: u8) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -42,13 +44,18 @@ fn snapshot(version: u64, policy: LbPolicy, endpoints: &[SocketAddr]) -> ConfigS
     ConfigSnapshot { clusters: [("orders".to_owned(), config)].into(), version, ..ConfigSnapshot::default() }
 }
 
-/// SD-37, D01: the policy and the endpoints change all the time, and no request fails.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn policy_and_endpoints_switch_under_load_without_a_failed_request() {
-    let addrs = [upstream(b'a').await, upstream(b'b').await, upstream(b'c').await];
+/// A worker with one cluster, `orders`.
+struct Served {
+    addr: SocketAddr,
+    mesh: Arc<MeshState>,
+    worker: Worker,
+    phase: watch::Sender<Phase>,
+}
+
+fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
     let metrics = Metrics::new(Registry::new());
     let mesh = Arc::new(MeshState::new(Direction::Outbound, RouteTable::default(), metrics.clone()));
-    mesh.apply(&snapshot(1, LbPolicy::RoundRobin, &addrs));
+    mesh.apply(&snapshot(1, LbPolicy::RoundRobin, endpoints));
     let (addr, mut listeners) = socket::bind("test", "127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);
     let worker = Worker::spawn(WorkerConfig {
@@ -62,9 +69,18 @@ async fn policy_and_endpoints_switch_under_load_without_a_failed_request() {
         metrics,
         epoch: Instant::now(),
         connections_max: 100,
+        timeouts,
         phase: phases,
     })
     .unwrap();
+    Served { addr, mesh, worker, phase }
+}
+
+/// SD-37, D01: the policy and the endpoints change all the time, and no request fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policy_and_endpoints_switch_under_load_without_a_failed_request() {
+    let addrs = [upstream(b'a').await, upstream(b'b').await, upstream(b'c').await];
+    let Served { addr, mesh, worker, phase } = serve(&addrs, Timeouts::default());
     let (stop, served) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..4)
         .map(|_| {

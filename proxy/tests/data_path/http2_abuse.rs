@@ -318,3 +318,37 @@ async fn streams_beyond_the_limit_are_refused() {
     assert!(matches!(end, End::Reset(7) | End::GoAway(_)), "{end:?}");
     assert!(upstream.served() <= 256, "{}", upstream.served());
 }
+
+/// CVE-2023-44487. Resets that reach h2 before a request was taken on are counted there; those that come just after
+/// are counted here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_reset_as_soon_as_they_are_made_end_the_connection() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let slow = fields(&[
+        (":method", b"GET"),
+        (":scheme", b"http"),
+        (":path", b"/slow/10000"),
+        (":authority", b"orders"),
+    ]);
+    let mut wire = Wire::open(proxy.outbound).await;
+    let mut made = 0;
+    for i in 0..4000u32 {
+        let stream = 2 * i + 1;
+        if !wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &slow)).await {
+            break;
+        }
+        // Enough for the request to be taken on.
+        tokio::time::sleep(Duration::from_micros(300)).await;
+        if !wire.send(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])).await {
+            break;
+        }
+        made += 1;
+    }
+    assert!(made < 3000, "{made} requests made and reset");
+    until("nothing is left of them", || async {
+        let clusters = get(proxy.admin, "admin", "/clusters").await.body;
+        if clusters.contains("active 0") { Ok(()) } else { Err(clusters) }
+    })
+    .await;
+}
