@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
@@ -34,6 +35,8 @@ struct Multiplexed {
     used: RefCell<Option<Instant>>,
     /// Held by the one request that connects; the others wait for its result.
     connecting: tokio::sync::Mutex<()>,
+    /// Of the last attempt, if it failed, and when.
+    failed: RefCell<Option<(Instant, Arc<ConnectError>)>>,
 }
 
 /// A connection to send one request on.
@@ -57,29 +60,48 @@ impl Pool {
     }
 
     /// A new connection.
-    pub async fn connect(self: &Rc<Self>, addr: SocketAddr, limit: Duration) -> Result<Lease, ConnectError> {
-        let sender = connect::http1(addr, limit).await?;
+    pub async fn connect(
+        self: &Rc<Self>,
+        addr: SocketAddr,
+        limit: Duration,
+    ) -> Result<Lease, Arc<ConnectError>> {
+        let sender = connect::http1(addr, limit).await.map_err(Arc::new)?;
         Ok(Lease { sender, addr, pool: self.clone() })
     }
 
-    /// The HTTP/2 connection to an endpoint, and whether it was there already. `not` is one that has just failed.
+    /// The HTTP/2 connection to an endpoint, and whether it was there already. `fresh` asks for another one than that
+    /// which has just failed. Requests that wait for the same attempt share its failure: one after the other they
+    /// would wait many times `limit`.
     pub async fn multiplexed(
         &self,
         addr: SocketAddr,
         limit: Duration,
         fresh: bool,
-    ) -> Result<(http2::SendRequest<RequestBody>, bool), ConnectError> {
+    ) -> Result<(http2::SendRequest<RequestBody>, bool), Arc<ConnectError>> {
         let slot = self.multiplexed.borrow_mut().entry(addr).or_default().clone();
         if fresh {
             slot.sender.take();
         } else if let Some(sender) = slot.open() {
             return Ok((sender, true));
         }
+        let asked = Instant::now();
         let _turn = slot.connecting.lock().await;
         if let Some(sender) = slot.open() {
             return Ok((sender, false));
         }
-        let sender = connect::http2(addr, limit).await?;
+        if let Some((at, error)) = &*slot.failed.borrow()
+            && *at >= asked
+        {
+            return Err(error.clone());
+        }
+        let sender = match connect::http2(addr, limit).await {
+            Ok(sender) => sender,
+            Err(error) => {
+                let error = Arc::new(error);
+                slot.failed.replace(Some((Instant::now(), error.clone())));
+                return Err(error);
+            }
+        };
         slot.sender.replace(Some(sender.clone()));
         slot.used.replace(Some(Instant::now()));
         Ok((sender, false))
@@ -100,7 +122,8 @@ impl Pool {
             !stack.is_empty()
         });
         self.multiplexed.borrow_mut().retain(|_, slot| {
-            let unused = slot.used.borrow().is_some_and(old);
+            // One that never came about is old from the start.
+            let unused = slot.used.borrow().is_none_or(old);
             // A request that waits for the connection holds the slot too.
             !unused || Rc::strong_count(slot) > 1
         });
@@ -136,5 +159,37 @@ impl Lease {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A port that neither takes nor refuses connections: its queue is full.
+    fn black_hole() -> (SocketAddr, Vec<std::net::TcpStream>, socket2::Socket) {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(50)) {
+            queued.push(stream);
+        }
+        (addr, queued, socket)
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_for_one_connection_fail_together() {
+        let (addr, _queued, _socket) = black_hole();
+        let (pool, limit) = (Pool::default(), Duration::from_millis(200));
+        let started = Instant::now();
+        let waiting = (0..20).map(|_| pool.multiplexed(addr, limit, false));
+        let all = futures::future::join_all(waiting).await;
+        assert!(all.iter().all(|r| matches!(r.as_ref().map_err(|e| &**e), Err(ConnectError::Timeout(_)))));
+        assert!(started.elapsed() < limit * 3, "{:?}", started.elapsed());
+        assert_eq!(pool.multiplexed.borrow().len(), 1);
+        pool.expire(Instant::now());
+        assert!(pool.multiplexed.borrow().is_empty(), "nothing is left of endpoints that never answered");
     }
 }
