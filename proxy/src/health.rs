@@ -11,7 +11,7 @@ use weft_core::id::NodeId;
 use weft_gossip::{GossipHandle, InstanceHealth, InstanceRecord};
 use weft_xds_proto::resource::labels;
 
-use crate::cluster::probe::Probe;
+use crate::cluster::probe::{Probe, ProbeError};
 use crate::config::LocalService;
 use crate::limits::{LOCAL_CHECK_INTERVAL, LOCAL_CHECK_TIMEOUT};
 
@@ -84,20 +84,24 @@ impl LocalServices {
     }
 
     /// Takes over the results of one round. Answers whether peers must be told.
-    fn record(&self, results: Vec<Result<(), String>>) -> bool {
+    fn record(&self, results: Vec<Result<(), ProbeError>>) -> bool {
         let mut changed = false;
         for (status, result) in self.statuses.lock().iter_mut().zip(results) {
+            if let Err(ProbeError::Shortage(why)) = &result {
+                tracing::warn!(service = status.service.name, why, "a local service is not checked");
+                continue;
+            }
             let health = if result.is_ok() { InstanceHealth::Passing } else { InstanceHealth::Critical };
             if status.health != health {
                 changed = true;
                 let service = &status.service.name;
                 match &result {
                     Ok(()) => tracing::info!(service, "local service passes its checks"),
-                    Err(why) => tracing::warn!(service, why, "local service fails its checks"),
+                    Err(why) => tracing::warn!(service, %why, "local service fails its checks"),
                 }
             }
             status.health = health;
-            status.error = result.err();
+            status.error = result.err().map(|why| why.to_string());
         }
         changed
     }
@@ -164,6 +168,8 @@ mod tests {
         let health: Vec<_> = local.records().iter().map(|r| r.health).collect();
         assert_eq!(health, [InstanceHealth::Passing, InstanceHealth::Critical]);
         assert!(!local.record(vec![Ok(()), Err("still refused".into())]), "nothing to tell");
+        let shortage = || Err(ProbeError::Shortage("no file descriptors".into()));
+        assert!(!local.record(vec![shortage(), shortage()]), "nothing was learnt");
         assert!(local.record(vec![Err("gone".into()), Ok(())]));
     }
 

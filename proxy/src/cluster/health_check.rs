@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint_set::{EndpointView, Status};
 use super::outlier::Cause;
-use super::probe::Probe;
+use super::probe::{Probe, ProbeError};
 use super::state::Cluster;
 use crate::limits::{HEALTH_CHECKS_AT_ONCE, RECOVERY_PROBE_INTERVAL};
 use crate::mesh_view::{MeshState, MeshView};
@@ -104,7 +104,15 @@ async fn check(mesh: Arc<MeshState>, metrics: Metrics, at_once: Arc<Semaphore>, 
             if result.is_err() {
                 metrics.checks_failed.inc();
             }
-            mesh.checked(&cluster, plan.probe.addr, result, Instant::now());
+            match result {
+                Err(ProbeError::Shortage(why)) => {
+                    tracing::warn!(cluster, endpoint = %plan.probe.addr, why, "an endpoint is not checked");
+                }
+                result => {
+                    let result = result.map_err(|why| why.to_string());
+                    mesh.checked(&cluster, plan.probe.addr, result, Instant::now());
+                }
+            }
         }
         let factor = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
         tokio::time::sleep(plan.interval.mul_f64(factor)).await;

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use weft_xds_proto::resource::cluster::Protocol;
 
 use crate::limits::HEALTH_BODY_BYTES_MAX;
+use crate::upstream::connect::is_shortage;
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,21 +32,45 @@ pub struct Probe {
     pub timeout: Duration,
 }
 
+/// Why a check did not pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// Not well, for people.
+    #[error("{0}")]
+    Failed(String),
+    /// It could not be done, which says nothing of what was to be checked.
+    #[error("cannot check: {0}")]
+    Shortage(String),
+}
+
+impl<T: Into<String>> From<T> for ProbeError {
+    fn from(why: T) -> Self {
+        Self::Failed(why.into())
+    }
+}
+
 impl Probe {
     /// Runs it.
     ///
     /// # Errors
-    /// Why it failed, for people.
-    pub async fn run(&self) -> Result<(), String> {
+    /// Why it failed.
+    pub async fn run(&self) -> Result<(), ProbeError> {
         let limit = self.timeout;
         tokio::time::timeout(limit, self.run_to_end())
             .await
-            .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+            .unwrap_or_else(|_| Err(format!("no answer within {limit:?}").into()))
     }
 
-    async fn run_to_end(&self) -> Result<(), String> {
-        let stream = TcpStream::connect(self.addr).await.map_err(|e| format!("connect: {e}"))?;
+    async fn run_to_end(&self) -> Result<(), ProbeError> {
+        let stream = TcpStream::connect(self.addr).await.map_err(|e| {
+            let why = format!("connect: {e}");
+            if is_shortage(&e) { ProbeError::Shortage(why) } else { ProbeError::Failed(why) }
+        })?;
         let Some(path) = &self.path else { return Ok(()) };
+        Ok(self.ask(stream, path).await?)
+    }
+
+    async fn ask(&self, stream: TcpStream, path: &str) -> Result<(), String> {
         match self.protocol {
             Protocol::Http1 => {
                 let (mut sender, connection) =
@@ -141,7 +166,7 @@ mod tests {
             }
             String::from_utf8_lossy(&seen[..n]).into_owned()
         });
-        let result = probe.run().await;
+        let result = probe.run().await.map_err(|e| e.to_string());
         if path.is_some() && !answer.is_empty() {
             let seen = server.await.unwrap().to_lowercase();
             assert!(seen.starts_with("get /health http/1.1") && seen.contains("host: orders"), "{seen}");
@@ -176,7 +201,7 @@ mod tests {
             protocol: Protocol::Http1,
             timeout: Duration::from_secs(1),
         };
-        assert!(probe.run().await.unwrap_err().contains("refused"));
+        assert!(probe.run().await.unwrap_err().to_string().contains("refused"));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) enum RequestError {
         "cannot connect to cluster {cluster}: {tried} of its endpoints tried, the last one {addr}: {why} ({counts})"
     )]
     CannotConnect { cluster: String, tried: usize, addr: SocketAddr, why: String, counts: Box<Counts> },
+    #[error("this proxy cannot open another connection: {0}")]
+    Shortage(String),
     #[error("local service {service} at {addr} does not take connections: {why}")]
     LocalAppDown { service: String, addr: SocketAddr, why: String },
     #[error("endpoint {addr} of cluster {cluster} closed the connection before it answered: {why}")]

@@ -30,6 +30,7 @@ use crate::cluster::picker::Tried;
 use crate::cluster::state::Cluster;
 use crate::limits::CONNECT_RETRIES_MAX;
 use crate::listener::connection::{InFlight, Timeouts};
+use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
 
@@ -109,8 +110,9 @@ pub(crate) async fn forward(
         let active = endpoint.start();
         let (mut link, reused) = match course.link(&endpoint, fresh).await {
             Ok(link) => link,
+            Err(why) if why.is_shortage() => return Err(RequestError::Shortage(why.to_string())),
             Err(why) => {
-                course.not_connected(&endpoint, why)?;
+                course.not_connected(&endpoint, why.to_string())?;
                 continue;
             }
         };
@@ -196,7 +198,7 @@ impl Course<'_> {
         })
     }
 
-    async fn link(&self, endpoint: &EndpointState, fresh: bool) -> Result<(Link, bool), String> {
+    async fn link(&self, endpoint: &EndpointState, fresh: bool) -> Result<(Link, bool), Arc<ConnectError>> {
         let (addr, limit) = (endpoint.addr(), self.cluster.config.cluster.connect_timeout);
         let metrics = &self.cluster.shared.metrics;
         let linked = match self.cluster.config.cluster.protocol {
@@ -216,7 +218,7 @@ impl Course<'_> {
             Ok(_) => {}
             Err(_) => metrics.connect_failures.inc(),
         }
-        linked.map_err(|error| error.to_string())
+        linked
     }
 
     /// Another endpoint may be tried if this answers `Ok`.

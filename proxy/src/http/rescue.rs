@@ -28,6 +28,7 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, &'static str) {
         E::NoCluster { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-cluster"),
         E::NoReadyEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint"),
         E::CannotConnect { .. } => (StatusCode::SERVICE_UNAVAILABLE, "connect-failed"),
+        E::Shortage(_) => (StatusCode::SERVICE_UNAVAILABLE, "shortage"),
         E::LocalAppDown { .. } => (StatusCode::SERVICE_UNAVAILABLE, LOCAL_APP_DOWN),
         E::Broken { .. } => (StatusCode::BAD_GATEWAY, "upstream-closed"),
         E::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "upstream-invalid"),
@@ -52,7 +53,9 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
         | RequestError::ClientBody(_) => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        RequestError::NoReadyEndpoint { .. } | RequestError::NoControlPlane { .. } => {
+        RequestError::NoReadyEndpoint { .. }
+        | RequestError::NoControlPlane { .. }
+        | RequestError::Shortage(_) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}

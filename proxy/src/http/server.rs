@@ -103,6 +103,7 @@ fn count(ctx: &Context, error: &RequestError) {
         | RequestError::BadAnswer { .. }
         | RequestError::Timeout { .. }
         | RequestError::SlowBody(_)
+        | RequestError::Shortage(_)
         | RequestError::ClientBody(_) => {}
         error => ctx.metrics.unrouted(rescue::status(error).1),
     }

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -28,6 +28,8 @@ use crate::upstream::connect::LocalExecutor;
 
 /// After an error that is not of one connection, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two lines in the log about that.
+const ACCEPT_ERROR_SILENCE: Duration = Duration::from_secs(10);
 /// Longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,6 +47,7 @@ pub(crate) struct Door {
 /// Accepts until [`Door::stop`]; wake it by `stopped` then. What waits in the kernel's queue at that moment is still
 /// served: closing the socket resets it.
 pub(crate) async fn run(listener: TcpListener, door: Rc<Door>, stopped: Rc<tokio::sync::Notify>) {
+    let mut said: Option<Instant> = None;
     while !door.stop.get() {
         if door.connections.count() >= door.connections_max {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -58,7 +61,10 @@ pub(crate) async fn run(listener: TcpListener, door: Rc<Door>, stopped: Rc<tokio
             Ok((stream, peer)) => door.enter(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if said.is_none_or(|at| at.elapsed() >= ACCEPT_ERROR_SILENCE) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections; they wait");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

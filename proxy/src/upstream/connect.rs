@@ -23,6 +23,19 @@ pub(crate) enum ConnectError {
     Handshake(#[from] hyper::Error),
 }
 
+impl ConnectError {
+    /// It says something of this process or machine, and nothing of the endpoint.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Io(error) if is_shortage(error))
+    }
+}
+
+/// No file descriptors, local ports or memory left: whoever was to be reached may be well.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    error.raw_os_error().is_some_and(|e| [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM].contains(&e))
+}
+
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),

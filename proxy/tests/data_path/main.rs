@@ -9,4 +9,5 @@ mod http2_abuse;
 mod inbound;
 mod mesh;
 mod names;
+mod shortage;
 mod support;
