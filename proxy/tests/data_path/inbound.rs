@@ -67,14 +67,7 @@ async fn the_only_local_service_gets_every_host_and_its_absence_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_terminated_for_http1_and_http2() {
     let upstream = Upstream::start("a").await;
-    let dir = tempfile::tempdir().unwrap();
-    let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&cert, pair.cert.pem()).unwrap();
-    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
-    let mut config = inbound(&[("orders", upstream.addr)]);
-    config.inbound_tls = Some(TlsFiles { cert: cert.clone(), key });
-    let proxy = app::start(config).await.unwrap();
+    let (proxy, cert, _dir) = tls_proxy(upstream.addr).await;
     let addr = proxy.addrs().inbound.unwrap();
     for alpn in [&b"h2"[..], b"http/1.1"] {
         let connector = TlsConnector::from(weft_core::tls::client_config(Some(&cert), &[alpn]).unwrap());
@@ -124,4 +117,46 @@ async fn two_sidecars_in_a_row_forward_and_name_both_hops() {
     let client_side = proxy(&orders(&[server_side.addrs().inbound.unwrap()], "    protocol: http2\n")).await;
     let seen = get(client_side.outbound, "orders", "/request").await.body;
     assert_eq!(seen.matches("weft").count(), 2, "{seen}");
+}
+
+async fn tls_proxy(upstream: SocketAddr) -> (app::RunningProxy, std::path::PathBuf, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+    let mut config = inbound(&[("orders", upstream)]);
+    config.inbound_tls = Some(TlsFiles { cert: cert.clone(), key });
+    (app::start(config).await.unwrap(), cert, dir)
+}
+
+/// Without ALPN the first bytes tell the protocol, as without TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_without_alpn_serves_both_protocols_and_garbage_gets_nothing() {
+    let upstream = Upstream::start("a").await;
+    let (proxy, cert, _dir) = tls_proxy(upstream.addr).await;
+    let addr = proxy.addrs().inbound.unwrap();
+    let connect = async || {
+        let connector = TlsConnector::from(weft_core::tls::client_config(Some(&cert), &[]).unwrap());
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        TokioIo::new(connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap())
+    };
+    let (sender, task) = hyper::client::conn::http1::handshake(connect().await).await.unwrap();
+    tokio::spawn(task);
+    assert_eq!(Client::Http1(sender).get("orders", "/").await.body, "a");
+    let (sender, task) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), connect().await).await.unwrap();
+    tokio::spawn(task);
+    assert_eq!(Client::Http2(sender).get("orders", "/").await.body, "a");
+    let served = upstream.served();
+    let mut hello = vec![0x16, 3, 1, 0x40, 0];
+    hello.extend([0xff; 0x4000]);
+    let zeros = [0; 20_000];
+    for garbage in
+        [&hello[..], &zeros, b"\x16\x03\x01\xff\xff", b"\x80\x2e\x01\x03\x01\x00", b"SSH-2.0-x\r\n"]
+    {
+        let answer = raw(addr, garbage).await;
+        assert!(!answer.contains("HTTP"), "{answer:?}");
+    }
+    assert_eq!(upstream.served(), served);
 }
