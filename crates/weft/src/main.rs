@@ -2,11 +2,13 @@
 //!
 //! - [`cli`]: one module for each command.
 //! - [`flags`]: what `server`, `proxy` and `dev` are told: flag, then variable, then file, then default.
+//! - [`descriptors`]: the limit of open files.
 //! - [`output`]: tables for people, JSON with stable field names for scripts.
 //! - [`signals`]: a graceful end at the first signal, an immediate one at the second.
 //! - [`dev`]: the demo mesh of `weft dev`.
 
 mod cli;
+mod descriptors;
 mod dev;
 mod failure;
 mod flags;

@@ -40,6 +40,7 @@ const READY_RETRY: Duration = Duration::from_millis(20);
 /// Runs the demo mesh until it is asked to end.
 pub(crate) async fn run(flags: DevFlags) -> Result<ExitCode, Failure> {
     start_logging(flags.log_level.as_deref(), None, LOG_LEVEL)?;
+    crate::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
     let data = DataDir::choose(flags.data_dir.clone())?;
     let mesh = tokio::select! {

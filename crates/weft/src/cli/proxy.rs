@@ -14,6 +14,7 @@ use crate::signals::Signals;
 pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     let flags = flags.layered()?;
     start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
+    crate::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
     let servers = resolve(flags.server.as_deref().unwrap_or_default()).await?;
     let mut config = flags.into_config(servers)?;

@@ -14,6 +14,7 @@ use crate::signals::Signals;
 pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
     let flags = flags.layered()?;
     start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
+    crate::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
     let config = flags.into_config();
     let (name, data_dir, advertised) = (config.name.clone(), config.data_dir.clone(), config.advertised());
