@@ -49,6 +49,8 @@ pub enum ClockError {
     NotLeader,
     /// It does, and knows no such lease.
     Store(StoreError),
+    /// The lease's time is up, and whether it ends is being decided by the log. Ask again.
+    Undecided,
 }
 
 impl Default for LeaseClock {
@@ -141,7 +143,11 @@ impl LeaseClock {
             return Err(ClockError::NotLeader);
         }
         let now = self.now();
-        inner.lessor.renew(now, id).map_err(ClockError::Store)
+        inner.lessor.renew(now, id).map_err(|gone| match inner.lessor.remaining(now, id) {
+            // Without a majority the lease may live on: then "not found" would be untrue.
+            Some(_) => ClockError::Undecided,
+            None => ClockError::Store(gone),
+        })
     }
 
     /// Time left of a lease, none if it is unknown; with the same condition as [`LeaseClock::renew`].

@@ -300,7 +300,18 @@ impl Node {
 
     /// Proposes that leases have run out; answers whether they did. Only the leader may, so this is never
     /// forwarded.
-    async fn propose_expiry(&self, command: Bytes) -> bool {
+    async fn propose_expiry(self: &Arc<Self>, command: Bytes) -> bool {
+        // A majority has to confirm this leader after the time ran out: only then could everyone renew until
+        // the end (S01). Proposed without asking, the entry would wait in the log and take effect at the
+        // moment when renewing becomes possible again.
+        match self.read_index_here(self.timing.deadline).await {
+            Ok(_) => {}
+            Err(Refusal::NoQuorum(_)) => {
+                self.start_lease_time_anew().await;
+                return false;
+            }
+            Err(_) => return false,
+        }
         match self.batcher.propose(command, self.timing.deadline).await {
             Ok(committed) => committed.response.is_ok(),
             // It is in the log and may yet take effect. Until that is known its leases must not be renewed
@@ -314,18 +325,22 @@ impl Node {
                 }
                 true
             }
-            // No majority is there, so nobody could renew: once it is back, everyone gets another full time
-            // before anything runs out (S01).
             Err(Refusal::NoQuorum(_)) => {
-                let lost = self.timing.election_timeout_max;
-                while self.leads() && self.quorum_ack_age().is_none_or(|age| age > lost) {
-                    sleep(RETRY_PAUSE).await;
-                }
-                self.replica.read(|machine| self.clock.start_anew(machine, lost));
+                self.start_lease_time_anew().await;
                 false
             }
             Err(_) => false,
         }
+    }
+
+    /// No majority is there, so nobody can renew: once it is back, everyone gets another full time before
+    /// anything runs out (S01).
+    async fn start_lease_time_anew(&self) {
+        let lost = self.timing.election_timeout_max;
+        while self.leads() && self.quorum_ack_age().is_none_or(|age| age > lost) {
+            sleep(RETRY_PAUSE).await;
+        }
+        self.replica.read(|machine| self.clock.start_anew(machine, lost));
     }
 
     /// Hands leadership over, stops all tasks, closes the log. Safe to call twice.

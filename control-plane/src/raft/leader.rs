@@ -8,7 +8,7 @@ use openraft::{
     LinearizerOption,
     errors::{ForwardReason, LinearizableReadError, RaftError},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use weft_state::{command::LeaseId, error::StoreError};
 
 use super::{
@@ -16,6 +16,9 @@ use super::{
     forward::{Answer, Committed, Question, Refusal},
 };
 use crate::lease_driver::ClockError;
+
+/// Between two looks at a lease whose end is being decided: about one round of the log.
+const UNDECIDED_PAUSE: Duration = Duration::from_millis(10);
 
 /// A point at which a majority agreed that this server leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,11 +88,20 @@ impl Node {
         id: LeaseId,
         patience: Duration,
     ) -> Result<Result<i64, StoreError>, Refusal> {
-        let confirmed = self.fresh_lease_confirmation(patience).await?;
-        match self.clock.renew(confirmed.term, id) {
-            Ok(ttl_secs) => Ok(Ok(ttl_secs)),
-            Err(ClockError::Store(error)) => Ok(Err(error)),
-            Err(ClockError::NotLeader) => Err(Refusal::NotLeader),
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let confirmed = self.fresh_lease_confirmation(left).await?;
+            match self.clock.renew(confirmed.term, id) {
+                Ok(ttl_secs) => return Ok(Ok(ttl_secs)),
+                Err(ClockError::Store(error)) => return Ok(Err(error)),
+                Err(ClockError::NotLeader) => return Err(Refusal::NotLeader),
+                Err(ClockError::Undecided) if left.is_zero() => {
+                    let reason = "the lease's time is up, and no majority has ended it yet";
+                    return Err(Refusal::NoQuorum(reason.to_owned()));
+                }
+                Err(ClockError::Undecided) => sleep(UNDECIDED_PAUSE.min(left)).await,
+            }
         }
     }
 
