@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -151,20 +151,7 @@ impl Door {
         let serving = http1::Builder::new()
             .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service);
-        let mut serving = pin!(serving);
-        let mut told = false;
-        poll_fn(|cx| {
-            connection.remember(cx.waker());
-            if connection.is_cut() {
-                return Poll::Ready(Err(Ended::Cut));
-            }
-            if connection.is_closing() && !told {
-                told = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            serving.as_mut().poll(cx).map_err(Ended::Http)
-        })
-        .await
+        drive(connection, pin!(serving), |serving| serving.graceful_shutdown()).await
     }
 
     async fn http2<S>(&self, io: Guard<S>, connection: &Rc<Connection>) -> Result<(), Ended>
@@ -184,21 +171,32 @@ impl Door {
             .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(io), service);
-        let mut serving = pin!(serving);
-        let mut told = false;
-        poll_fn(|cx| {
-            connection.remember(cx.waker());
-            if connection.is_cut() {
-                return Poll::Ready(Err(Ended::Cut));
-            }
-            if connection.is_closing() && !told {
-                told = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            serving.as_mut().poll(cx).map_err(Ended::Http)
-        })
-        .await
+        drive(connection, pin!(serving), |serving| serving.graceful_shutdown()).await
     }
+}
+
+/// Serves until the end, which the connection may ask for: gracefully when it closes, at once when it is cut.
+async fn drive<C>(
+    connection: &Connection,
+    mut serving: Pin<&mut C>,
+    shut_down: impl Fn(Pin<&mut C>),
+) -> Result<(), Ended>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut told = false;
+    poll_fn(|cx| {
+        connection.remember(cx.waker());
+        if connection.is_cut() {
+            return Poll::Ready(Err(Ended::Cut));
+        }
+        if connection.is_closing() && !told {
+            told = true;
+            shut_down(serving.as_mut());
+        }
+        serving.as_mut().poll(cx).map_err(Ended::Http)
+    })
+    .await
 }
 
 /// Counts a connection as open until it is dropped, also if its task panics or is cut.
