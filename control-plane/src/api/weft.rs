@@ -4,12 +4,14 @@
 //! - [`wait`]: what acquire and campaign share: one command, then waiting for the turn, and giving it back
 //!   when nobody waits for it any more.
 //! - [`observe`]: the leader of an election, change by change.
+//! - [`write`]: pipelined writes of keys.
 
 pub mod election;
 pub mod mesh;
 pub mod observe;
 pub mod semaphore;
 pub mod wait;
+mod write;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use tonic::service::RoutesBuilder;
 use weft_gossip::driver::GossipHandle;
 use weft_xds_proto::weft as pb;
 
+use super::etcd::limits::MESSAGE_BYTES_MAX;
 use super::read::Reader;
 use crate::catalog::Catalog;
 use crate::raft::Coordinator;
@@ -104,6 +107,9 @@ impl WeftApi {
         );
         routes.add_service(
             pb::mesh_server::MeshServer::from_arc(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
+        );
+        routes.add_service(
+            pb::kv_server::KvServer::from_arc(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
         );
     }
 }

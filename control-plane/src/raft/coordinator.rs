@@ -67,6 +67,12 @@ impl Coordinator {
         Ok(Proposed { revision: committed.revision, term: committed.term, response: committed.response })
     }
 
+    /// [`Coordinator::propose`] for many at once, each for itself; the answers are in their order. They go
+    /// into the log together as far as one entry takes them.
+    pub async fn propose_all(&self, commands: Vec<Command>) -> Vec<Result<Proposed, ProposeError>> {
+        join_all(commands.into_iter().map(|command| self.propose(command))).await
+    }
+
     /// Wait until a read of this server's state is linearizable: it will see every write that was
     /// answered, anywhere, before this call (A01, A11). One confirmation by a majority serves everyone who
     /// waits at the time.

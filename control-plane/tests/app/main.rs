@@ -7,4 +7,5 @@ mod harness;
 mod lifecycle;
 mod mesh;
 mod registry;
+mod write;
 mod xds;

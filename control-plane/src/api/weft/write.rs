@@ -1,0 +1,154 @@
+//! `weft.v1.Kv/Write`: pipelined writes on one stream.
+//!
+//! ```text
+//! message ──► checked, each write a command ──► proposed together ──► decided ──► one answer
+//! ```
+//! Messages overtake each other: a large one does not hold up the next. At most [`MESSAGES_IN_FLIGHT_MAX`] are
+//! under way; then the stream is not read, and HTTP/2's flow control slows the writer down.
+
+use futures::{
+    StreamExt,
+    future::{self, Either},
+    stream::{self, BoxStream},
+};
+use tonic::{Request, Response, Status, Streaming};
+use weft_state::command::{Command, DeleteRange, Put, Response as Outcome};
+use weft_xds_proto::weft as pb;
+
+use super::{WeftApi, unexpected};
+use crate::{
+    api::{etcd::limits::REQUEST_BYTES_MAX, status},
+    raft::{ProposeError, Proposed},
+};
+
+/// Writes in one message: as many as one log entry takes.
+const WRITES_MAX: usize = 512;
+
+/// Messages of one stream that are under way at one time.
+const MESSAGES_IN_FLIGHT_MAX: usize = 32;
+
+#[tonic::async_trait]
+impl pb::kv_server::Kv for WeftApi {
+    type WriteStream = BoxStream<'static, Result<pb::WriteResponse, Status>>;
+
+    async fn write(
+        &self,
+        request: Request<Streaming<pb::WriteRequest>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        let coordinator = self.coordinator.clone();
+        let messages = request.into_inner().map(move |message| {
+            let coordinator = coordinator.clone();
+            let message = match message.and_then(checked) {
+                Ok(message) => message,
+                Err(refusal) => return Either::Left(future::ready(Err(refusal))),
+            };
+            Either::Right(async move {
+                let proposed = coordinator.propose_all(message.commands).await;
+                Ok(pb::WriteResponse { id: message.id, results: proposed.into_iter().map(result).collect() })
+            })
+        });
+        // The refusal of a message is the last answer: nothing behind it is read.
+        let answers = messages.buffer_unordered(MESSAGES_IN_FLIGHT_MAX);
+        let answers = stream::unfold(Some(Box::pin(answers)), |answers| async {
+            let mut answers = answers?;
+            let answer = answers.next().await?;
+            let goes_on = answer.is_ok();
+            Some((answer, goes_on.then_some(answers)))
+        });
+        let stop = self.stop.clone();
+        Ok(Response::new(answers.take_until(stop.cancelled_owned()).boxed()))
+    }
+}
+
+/// A message whose writes may be proposed.
+#[derive(Debug)]
+struct Checked {
+    id: u64,
+    commands: Vec<Command>,
+}
+
+fn checked(message: pb::WriteRequest) -> Result<Checked, Status> {
+    let (id, seen) = (message.id, message.writes.len());
+    if !(1..=WRITES_MAX).contains(&seen) {
+        return Err(Status::invalid_argument(format!(
+            "message {id} has {seen} writes, allowed are 1 to {WRITES_MAX}"
+        )));
+    }
+    let bytes = prost::Message::encoded_len(&message);
+    if bytes > REQUEST_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "message {id} is {bytes} bytes long, allowed are {REQUEST_BYTES_MAX}"
+        )));
+    }
+    let commands = message.writes.into_iter().enumerate().map(|(at, write)| {
+        command(write)
+            .map_err(|reason| Status::invalid_argument(format!("message {id}, write {at}: {reason}")))
+    });
+    Ok(Checked { id, commands: commands.collect::<Result<_, _>>()? })
+}
+
+fn command(write: pb::Write) -> Result<Command, &'static str> {
+    let (key, command) = match write.op.ok_or("is neither a put nor a delete")? {
+        pb::write::Op::Put(put) => {
+            let key = put.key.clone();
+            (key, Command::Put(Put { key: put.key, value: put.value, lease: put.lease, ..Put::default() }))
+        }
+        pb::write::Op::Delete(delete) => {
+            let key = delete.key.clone();
+            let (range_end, prev_kv) = (delete.range_end, false);
+            (key, Command::DeleteRange(DeleteRange { key: delete.key, range_end, prev_kv }))
+        }
+    };
+    if key.is_empty() { Err("has no key") } else { Ok(command) }
+}
+
+fn result(proposed: Result<Proposed, ProposeError>) -> pb::WriteResult {
+    let refused = |status: Status| pb::WriteResult {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        ..Default::default()
+    };
+    let proposed = match proposed {
+        Ok(proposed) => proposed,
+        Err(error) => return refused(status::propose(&error)),
+    };
+    let revision = proposed.revision;
+    match proposed.response {
+        Ok(Outcome::Put { .. }) => pb::WriteResult { revision, ..Default::default() },
+        Ok(Outcome::DeleteRange { deleted, .. }) => {
+            pb::WriteResult { revision, deleted, ..Default::default() }
+        }
+        Ok(other) => refused(unexpected(&other)),
+        Err(error) => refused(status::store(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &'static str) -> pb::Write {
+        let put = pb::Put { key: key.into(), value: "v".into(), lease: 0 };
+        pb::Write { op: Some(pb::write::Op::Put(put)) }
+    }
+
+    #[test]
+    fn a_message_that_is_empty_too_long_or_too_large_is_refused_with_the_limit() {
+        let refusal = |writes| checked(pb::WriteRequest { id: 7, writes }).expect_err("is refused");
+        assert!(refusal(Vec::new()).message().contains("message 7 has 0 writes, allowed are 1 to 512"));
+        assert!(refusal(vec![put("a"); 513]).message().contains("513 writes"));
+        let large = pb::Put { key: "a".into(), value: vec![0; REQUEST_BYTES_MAX].into(), lease: 0 };
+        let large = pb::Write { op: Some(pb::write::Op::Put(large)) };
+        assert!(refusal(vec![large]).message().contains("bytes long"));
+    }
+
+    #[test]
+    fn a_write_without_key_or_operation_is_named_by_its_place() {
+        let refusal = |write| {
+            let writes = vec![put("a"), write];
+            checked(pb::WriteRequest { id: 7, writes }).expect_err("is refused").message().to_owned()
+        };
+        assert_eq!(refusal(put("")), "message 7, write 1: has no key");
+        assert_eq!(refusal(pb::Write { op: None }), "message 7, write 1: is neither a put nor a delete");
+    }
+}

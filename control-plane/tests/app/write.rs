@@ -1,0 +1,126 @@
+//! Pipelined writes over real gRPC.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+use weft_state::{command::Range, machine::Machine};
+use weft_xds_proto::weft as pb;
+
+use crate::harness::{PATIENCE, TestServer};
+
+fn put(key: impl Into<Bytes>, value: &'static str) -> pb::Write {
+    let put = pb::Put { key: key.into(), value: value.into(), lease: 0 };
+    pb::Write { op: Some(pb::write::Op::Put(put)) }
+}
+
+fn delete(key: &'static str, range_end: &'static str) -> pb::Write {
+    let delete = pb::Delete { key: key.into(), range_end: range_end.into() };
+    pb::Write { op: Some(pb::write::Op::Delete(delete)) }
+}
+
+struct Stream {
+    send: mpsc::Sender<pb::WriteRequest>,
+    answers: Streaming<pb::WriteResponse>,
+}
+
+impl Stream {
+    async fn open(server: &TestServer) -> Self {
+        let (send, requests) = mpsc::channel(64);
+        let mut client = pb::kv_client::KvClient::new(server.channel().await);
+        let answers = client.write(ReceiverStream::new(requests)).await.expect("opens").into_inner();
+        Self { send, answers }
+    }
+
+    async fn send(&self, id: u64, writes: Vec<pb::Write>) {
+        self.send.send(pb::WriteRequest { id, writes }).await.expect("the stream is open");
+    }
+
+    async fn next(&mut self) -> Result<Option<pb::WriteResponse>, tonic::Status> {
+        timeout(PATIENCE, self.answers.message()).await.expect("an answer in time")
+    }
+}
+
+fn count(server: &TestServer, prefix: &'static str, end: &'static str) -> i64 {
+    let range = Range { key: prefix.into(), range_end: end.into(), count_only: true, ..Range::default() };
+    let read = |machine: &Machine| machine.range(&range).expect("reads").count;
+    server.server().coordinator().read(read)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_message_is_answered_once_and_its_writes_are_there() {
+    let server = TestServer::start().await;
+    let mut stream = Stream::open(&server).await;
+    for id in 0..20 {
+        stream.send(id, (0..50).map(|at| put(format!("w/{id}/{at}"), "v")).collect()).await;
+    }
+    let mut answered = Vec::new();
+    for _ in 0..20 {
+        let answer = stream.next().await.expect("no refusal").expect("goes on");
+        assert_eq!(answer.results.len(), 50);
+        assert!(answer.results.iter().all(|r| r.code == 0 && r.revision > 0), "{answer:?}");
+        answered.push(answer.id);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..20).collect::<Vec<_>>());
+    assert_eq!(count(&server, "w/", "w0"), 1000);
+    drop(stream.send);
+    assert!(stream.answers.message().await.expect("a clean end").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_write_says_why_and_the_others_of_its_message_are_carried_out() {
+    let server = TestServer::start().await;
+    let mut stream = Stream::open(&server).await;
+    let unleased = pb::Put { key: "l".into(), value: "v".into(), lease: 77 };
+    let unleased = pb::Write { op: Some(pb::write::Op::Put(unleased)) };
+    stream.send(1, vec![put("a", "1"), unleased, put("weft/x", "1"), put("b", "1")]).await;
+    let results = stream.next().await.expect("no refusal").expect("goes on").results;
+    let codes: Vec<i32> = results.iter().map(|r| r.code).collect();
+    assert_eq!(codes[0], 0);
+    assert_eq!(codes[1], Code::FailedPrecondition as i32, "{results:?}");
+    assert_eq!(codes[2], Code::InvalidArgument as i32, "{results:?}");
+    assert_eq!(codes[3], 0);
+    stream.send(2, vec![delete("a", "c")]).await;
+    let results = stream.next().await.expect("no refusal").expect("goes on").results;
+    assert_eq!(results[0].deleted, 2);
+    assert_eq!(count(&server, "a", "z"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_over_a_limit_ends_the_stream_and_those_before_it_are_decided() {
+    let server = TestServer::start().await;
+    let mut stream = Stream::open(&server).await;
+    stream.send(1, vec![put("kept", "1")]).await;
+    stream.next().await.expect("no refusal").expect("goes on");
+    stream.send(2, (0..513).map(|at| put(format!("lost/{at}"), "v")).collect()).await;
+    let refusal = stream.next().await.expect_err("is refused");
+    assert_eq!(refusal.code(), Code::InvalidArgument);
+    assert!(refusal.message().contains("513 writes, allowed are 1 to 512"), "{}", refusal.message());
+    assert_eq!((count(&server, "kept", ""), count(&server, "lost/", "lost0")), (1, 0));
+}
+
+/// A writer that reads no answers is not read either, so what it can make the server hold is bounded; nothing
+/// that was accepted is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_reads_nothing_is_slowed_down_and_loses_nothing() {
+    let server = TestServer::start().await;
+    let mut stream = Stream::open(&server).await;
+    let mut sent = 0;
+    while sent < 400 {
+        let writes = (0..500).map(|at| put(format!("slow/{at}"), "v")).collect();
+        let message = pb::WriteRequest { id: sent, writes };
+        match timeout(Duration::from_millis(300), stream.send.send(message)).await {
+            Ok(result) => result.expect("the stream is open"),
+            Err(_) => break,
+        }
+        sent += 1;
+    }
+    assert!(sent < 400, "the server reads on though nobody takes its answers");
+    for _ in 0..sent {
+        let answer = stream.next().await.expect("no refusal").expect("goes on");
+        assert!(answer.results.iter().all(|r| r.code == 0), "{answer:?}");
+    }
+}
