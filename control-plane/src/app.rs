@@ -112,6 +112,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         bootstrap: config.join.is_empty(),
         timing: config.raft.clone(),
         snapshot_every: config.snapshot_every,
+        history: config.history,
     };
     let coordinator = match Coordinator::start(raft, vec![watches.clone(), registry_changes.clone()]).await {
         Ok(coordinator) => coordinator,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use weft_core::limits::MEMBER_NAME_BYTES_MAX;
 use weft_gossip::timing::GossipTiming;
+pub use weft_state::retention::HistoryLimits;
 
 use crate::raft::{RaftTiming, SNAPSHOT_EVERY};
 
@@ -53,6 +54,8 @@ pub struct ServerConfig {
     pub gossip: GossipTiming,
     /// Log entries between two snapshots, at least 1. Fewer make restarts faster and cost writes.
     pub snapshot_every: u64,
+    /// How much history the group keeps while this server leads it; all servers should have the same.
+    pub history: HistoryLimits,
 }
 
 /// Why a configuration was refused. Each is one line that names the flag.
@@ -116,6 +119,7 @@ impl ServerConfig {
             raft: RaftTiming::default(),
             gossip: GossipTiming::default(),
             snapshot_every: SNAPSHOT_EVERY,
+            history: HistoryLimits::default(),
         }
     }
 

@@ -11,7 +11,7 @@
 //! - [`types`]: openraft's type configuration; batches. [`codec`]: our own encoding of all that is stored or sent.
 //! - [`log_store`], [`state_machine`], [`snapshot`]: what openraft keeps. [`cluster`]: which group this is.
 //! - [`network`], [`service`]: the two ends of the peer port. [`forward`], [`link`]: what followers ask the leader.
-//! - [`driver`]: the tasks, start and stop. [`leader`]: what only a leader answers. [`join`]: becoming a member.
+//! - [`driver`]: the tasks, start and stop. [`upkeep`]: those that keep memory and disk bounded. [`leader`]: what only a leader answers. [`join`]: becoming a member.
 //! - [`coordinator`]: what the rest of the server sees.
 
 mod batcher;
@@ -33,6 +33,7 @@ mod snapshot;
 mod state_machine;
 mod status;
 mod types;
+mod upkeep;
 
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,10 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
     let compacted = r.gauge("weft_store_compacted_revision", "Oldest readable revision; 0: all of them");
     let keys = r.gauge("weft_store_keys", "Keys that exist now");
     let bytes = r.gauge("weft_store_bytes", "Bytes of keys and values, old versions included");
+    let changes = r.gauge("weft_store_history_changes", "Changes that can be read and watched from");
+    let past = r.gauge("weft_store_history_bytes", "Bytes of values that were replaced or deleted");
+    let backlog =
+        r.gauge("weft_store_scrub_backlog_changes", "Compacted changes whose memory is not given back yet");
     let leases = r.gauge("weft_leases", "Leases that are alive");
     telemetry.on_scrape(move || {
         coordinator.read(|m| {
@@ -84,6 +88,10 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
             compacted.set(m.compacted());
             set(&keys, m.key_count());
             set(&bytes, m.data_bytes());
+            let held = m.history_held();
+            set(&changes, held.changes);
+            set(&past, held.bytes);
+            set(&backlog, held.backlog);
             set(&leases, m.all_lease_terms().len() as u64);
         });
     });

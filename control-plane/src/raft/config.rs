@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::net::TcpListener;
 use weft_core::id::NodeId;
+use weft_state::retention::HistoryLimits;
 
 /// Applied entries between two snapshots, unless told otherwise: replaying this many at a start takes
 /// well under a second, and writing the image this seldom costs little.
@@ -29,6 +30,8 @@ pub struct RaftConfig {
     pub timing: RaftTiming,
     /// Log entries between two snapshots; at least 1.
     pub snapshot_every: u64,
+    /// How much history the group keeps while this server leads it.
+    pub history: HistoryLimits,
 }
 
 /// The clocks of the Raft group. All servers should have the same.

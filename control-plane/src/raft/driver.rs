@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_core::id::{ClusterId, NodeId};
-use weft_state::command::Command;
+use weft_state::{command::Command, retention::HistoryLimits};
 
 use super::{
     ApplyObserver, RaftConfig,
@@ -44,10 +44,6 @@ use crate::{
     listener::{self, ListenerMetrics, Speaks, Stop},
     wal::{Wal, WalOptions},
 };
-
-/// Bytes of log entries in memory above which a snapshot is taken and the log purged, whatever their
-/// number. The log on disk is about as large.
-const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// Entries that stay in the log although a snapshot has them, for followers that are a little behind.
 const KEEP_ENTRIES: u64 = 1000;
@@ -89,11 +85,13 @@ pub struct Node {
     /// Membership changes, one at a time.
     pub(super) membership_change: tokio::sync::Mutex<()>,
     pub(super) stop: CancellationToken,
-    log: LogStore,
+    pub(super) log: LogStore,
+    /// How much history stays.
+    pub(super) history: HistoryLimits,
     stopping: AtomicBool,
     /// Milliseconds from `started` to the last message of a leader, and one more; 0: none yet.
     leader_heard_ms: AtomicU64,
-    started: Instant,
+    pub(super) started: Instant,
     tasks: TaskTracker,
     /// Of the peer port. `stop` lets them finish, `kill` ends them.
     connections: TaskTracker,
@@ -162,6 +160,7 @@ impl Node {
             membership_change: tokio::sync::Mutex::new(()),
             stop,
             log,
+            history: config.history,
             stopping: AtomicBool::new(false),
             leader_heard_ms: AtomicU64::new(0),
             started: Instant::now(),
@@ -175,6 +174,8 @@ impl Node {
         listener::serve(config.peer_listener, router, Speaks::Peer, metrics, stop, &node.connections);
         node.spawn(Node::follow_metrics);
         node.spawn(Node::keep_log_short);
+        node.spawn(Node::keep_history_short);
+        node.spawn(Node::give_back_memory);
         node.spawn(Node::keep_lease_time);
         if let Err(error) = node.form_group(config.bootstrap).await {
             node.shutdown().await;
@@ -261,30 +262,6 @@ impl Node {
                 acked = None;
             }
             if metrics.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Bounds the memory and disk that the log takes when its entries are large.
-    async fn keep_log_short(self: Arc<Self>) {
-        loop {
-            sleep(Duration::from_secs(1)).await;
-            if self.log.bytes_in_memory() < LOG_BYTES_MAX {
-                continue;
-            }
-            let (applied, snapshot) = {
-                let metrics = self.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                (metrics.last_applied, metrics.snapshot)
-            };
-            let result = match snapshot {
-                // What the snapshot has can go at once, without keeping some.
-                Some(id) if self.log.purged() < Some(id) => self.raft.trigger().purge_log(id.index()).await,
-                _ if snapshot < applied => self.raft.trigger().snapshot().await,
-                _ => Ok(()),
-            };
-            if result.is_err() {
                 return;
             }
         }

@@ -83,6 +83,12 @@ impl Replica {
         f(&self.machine.read())
     }
 
+    /// Gives back memory of at most `max` compacted changes; whether some are left.
+    pub fn scrub(&self, max: usize) -> bool {
+        // Nearly always there is nothing to do, and readers need not wait for that to be found.
+        self.machine.read().history_held().backlog > 0 && self.machine.write().scrub(max)
+    }
+
     /// Index of the last applied entry.
     pub fn applied_index(&self) -> u64 {
         *self.changes.borrow()

@@ -14,6 +14,7 @@ use weft_state::{
     command::{Command, Event, EventKind, Put, Range, Response},
     error::StoreError,
     machine::Machine,
+    retention::HistoryLimits,
 };
 
 use super::*;
@@ -59,6 +60,7 @@ struct Setup {
     folder: TempDir,
     bootstrap: bool,
     snapshot_every: u64,
+    history: HistoryLimits,
 }
 
 async fn start(id: u64, setup: Setup) -> Server {
@@ -78,6 +80,7 @@ async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
         bootstrap: setup.bootstrap,
         timing: timing(),
         snapshot_every: setup.snapshot_every,
+        history: setup.history,
     };
     let coordinator = Coordinator::start(config, vec![seen.clone()]).await?;
     Ok(Server { coordinator, folder: setup.folder, id: NodeId(id), addr, seen })
@@ -85,15 +88,23 @@ async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
 
 async fn first(id: u64) -> Server {
     let folder = tempfile::tempdir().expect("a folder");
-    start(id, Setup { folder, bootstrap: true, snapshot_every: SNAPSHOT_EVERY }).await
+    start(
+        id,
+        Setup { folder, bootstrap: true, snapshot_every: SNAPSHOT_EVERY, history: HistoryLimits::default() },
+    )
+    .await
 }
 
 async fn group_with(count: u64, snapshot_every: u64) -> Vec<Server> {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut servers = vec![start(1, Setup { folder, bootstrap: true, snapshot_every }).await];
+    let mut servers = vec![
+        start(1, Setup { folder, bootstrap: true, snapshot_every, history: HistoryLimits::default() }).await,
+    ];
     for id in 2..=count {
         let folder = tempfile::tempdir().expect("a folder");
-        let server = start(id, Setup { folder, bootstrap: false, snapshot_every }).await;
+        let server =
+            start(id, Setup { folder, bootstrap: false, snapshot_every, history: HistoryLimits::default() })
+                .await;
         join(&server, &servers).await;
         servers.push(server);
     }
@@ -124,7 +135,8 @@ impl Server {
     }
     /// At a new port, which it tells the group itself.
     async fn restart(id: NodeId, folder: TempDir, snapshot_every: u64) -> Server {
-        start(id.0, Setup { folder, bootstrap: false, snapshot_every }).await
+        start(id.0, Setup { folder, bootstrap: false, snapshot_every, history: HistoryLimits::default() })
+            .await
     }
     async fn put(&self, key: &str, value: &str) -> Result<Proposed, ProposeError> {
         self.coordinator.propose(put(key, value)).await
@@ -529,6 +541,7 @@ async fn a_data_folder_of_another_server_is_refused() {
         bootstrap: false,
         timing: timing(),
         snapshot_every: 10,
+        history: HistoryLimits::default(),
     };
     let error = Coordinator::start(config, Vec::new()).await.err().expect("refused");
     assert!(matches!(error, StartError::ForeignData { .. }), "{error}");
@@ -572,7 +585,11 @@ async fn a_forwarded_command_that_does_not_decode_never_enters_the_log() {
 async fn a_message_for_another_server_is_no_invitation() {
     let ours = first(1).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let fresh = start(2, Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY }).await;
+    let fresh = start(
+        2,
+        Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY, history: HistoryLimits::default() },
+    )
+    .await;
     fresh.coordinator.node().cluster.expect_invitation();
     let append = openraft::raft::AppendEntriesRequest::<types::TypeConfig> {
         vote: types::Vote::new_committed(7, 5),
@@ -605,7 +622,8 @@ async fn a_member_whose_log_is_gone_does_not_start() {
     server.put("k", "v").await.expect("written");
     let folder = server.stop().await;
     std::fs::remove_dir_all(folder.path().join("wal")).expect("removed");
-    let setup = Setup { folder, bootstrap: true, snapshot_every: SNAPSHOT_EVERY };
+    let setup =
+        Setup { folder, bootstrap: true, snapshot_every: SNAPSHOT_EVERY, history: HistoryLimits::default() };
     let error = try_start(1, setup).await.err().expect("refused").to_string();
     assert!(error.contains("wal") && error.contains("--join"), "{error}");
 }
@@ -628,7 +646,11 @@ async fn a_server_that_cannot_catch_up_delays_nobody_else() {
     until("it is a learner", || leader.coordinator.status().peers.len() == 2).await;
     let start_joining = Instant::now();
     let folder = tempfile::tempdir().expect("a folder");
-    let other = start(2, Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY }).await;
+    let other = start(
+        2,
+        Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY, history: HistoryLimits::default() },
+    )
+    .await;
     join(&other, std::slice::from_ref(&leader)).await;
     assert!(start_joining.elapsed() < Duration::from_secs(5), "{:?}", start_joining.elapsed());
     assert!(leader.coordinator.status().peers.iter().any(|p| p.id == NodeId(50) && !p.voter), "R03");
@@ -714,4 +736,48 @@ async fn a_lease_does_not_run_out_while_nobody_could_renew_it() {
     for server in back.into_iter().chain([leader]) {
         server.stop().await;
     }
+}
+
+/// A08, A10: history goes by itself, on every server at the same revision; what is left can be read and what
+/// is gone is refused, also after a restart; the revision never goes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_compacts_what_is_beyond_the_limit() {
+    let history = HistoryLimits { changes_max: 100, ..HistoryLimits::default() };
+    let folder = tempfile::tempdir().expect("a folder");
+    let setup = Setup { folder, bootstrap: true, snapshot_every: SNAPSHOT_EVERY, history };
+    let leader = start(1, setup).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let setup = Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY, history };
+    let follower = start(2, setup).await;
+    let servers = vec![leader, follower];
+    join(&servers[1], &servers[..1]).await;
+    for round in 0..300 {
+        servers[0].put(&format!("k{}", round % 10), &round.to_string()).await.expect("written");
+    }
+    let revision = servers[0].coordinator.read(Machine::revision);
+    until("both servers have compacted and given back", || {
+        servers.iter().all(|server| {
+            let held = server.coordinator.read(Machine::history_held);
+            held.changes <= 100 && held.backlog == 0 && held.bytes < 400
+        })
+    })
+    .await;
+    let mut servers = servers.into_iter();
+    let (leader, follower) = (servers.next().expect("two"), servers.next().expect("two"));
+    let compacted = leader.coordinator.read(Machine::compacted);
+    assert_eq!(follower.coordinator.read(Machine::compacted), compacted);
+    leader.stop().await;
+    let folder = follower.crash().await;
+    let follower = Server::restart(NodeId(2), folder, SNAPSHOT_EVERY).await;
+    let at = |revision| {
+        let all =
+            Range { key: Bytes::from("\0"), range_end: Bytes::from("\0"), revision, ..Range::default() };
+        follower.coordinator.read(|m| m.range(&all)).map(|found| found.kvs.len())
+    };
+    until("the log is applied again", || follower.coordinator.read(Machine::revision) == revision).await;
+    assert_eq!(follower.coordinator.read(Machine::compacted), compacted);
+    assert_eq!(at(compacted), Ok(10));
+    let refusal = StoreError::Compacted { requested: compacted - 1, oldest: compacted };
+    assert_eq!(at(compacted - 1), Err(refusal));
+    follower.stop().await;
 }

@@ -14,6 +14,7 @@ use weft_control_plane::raft::{Coordinator, RaftConfig, RaftTiming};
 use weft_control_plane::watch_driver::Watches;
 use weft_core::drain::{self, DrainSignal};
 use weft_core::id::NodeId;
+use weft_state::retention::HistoryLimits;
 use weft_xds_proto::etcdserverpb as pb;
 
 /// Longer than anything here takes; a test that reaches it has failed.
@@ -71,6 +72,7 @@ impl Server {
             bootstrap,
             timing,
             snapshot_every: 1000,
+            history: HistoryLimits::default(),
         };
         let watches = Watches::new();
         let coordinator = Coordinator::start(config, vec![watches.clone()]).await.unwrap();

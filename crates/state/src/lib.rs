@@ -9,6 +9,7 @@
 //! - [`store`]: the MVCC key-value store beneath it.
 //! - [`lease`]: leases as replicated state, and the leader's clock for them ([`lease::Lessor`]).
 //! - [`watch`]: who is told about which event ([`watch::WatchHub`]).
+//! - [`retention`]: how much history the leader keeps ([`retention::Retention`]).
 //! - [`recipes`]: locks, semaphores, elections and the service registry, on ordinary keys under `weft/`.
 
 pub mod command;
@@ -16,5 +17,6 @@ pub mod error;
 pub mod lease;
 pub mod machine;
 pub mod recipes;
+pub mod retention;
 pub mod store;
 pub mod watch;

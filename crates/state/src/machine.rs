@@ -24,7 +24,7 @@ pub use crate::{
         registry::Registered,
         semaphore::{SemaphoreHolder, SemaphoreView, SemaphoreWaiter},
     },
-    store::image::ImageError,
+    store::{compaction::HistoryHeld, image::ImageError},
 };
 
 /// All replicated state.
@@ -247,6 +247,17 @@ impl Machine {
     /// Bytes of all keys and values held, old versions included.
     pub fn data_bytes(&self) -> u64 {
         self.store.data_bytes()
+    }
+
+    /// What is held of the past.
+    pub fn history_held(&self) -> HistoryHeld {
+        self.store.history_held()
+    }
+
+    /// The newest revision that leaves at least `changes` changes readable if compacted to; none if there
+    /// are not more than that.
+    pub fn revision_keeping(&self, changes: u64) -> Option<Revision> {
+        self.store.revision_keeping(changes)
     }
 
     /// A lease with its keys; none if there is no such lease.

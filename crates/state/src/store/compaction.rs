@@ -6,6 +6,18 @@
 
 use crate::{command::Revision, error::StoreError, store::mvcc::Store};
 
+/// How much of the past a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HistoryHeld {
+    /// Changes that can still be read and watched from.
+    pub changes: u64,
+    /// Bytes of values that newer versions or deletes have taken the place of, whether or not they can still
+    /// be read.
+    pub bytes: u64,
+    /// Compacted changes whose memory is not given back yet.
+    pub backlog: u64,
+}
+
 /// Changes given back with each applied command, beside two for each that it makes, so that a backlog
 /// always shrinks. Each takes about half a microsecond, as the keys are far apart in memory; at 1,000
 /// commands a second a backlog of a million changes lasts half a minute.
@@ -34,6 +46,23 @@ impl Store {
         Ok(())
     }
 
+    /// What is held of the past. Answers without a walk.
+    pub(crate) fn history_held(&self) -> HistoryHeld {
+        let backlog = self.changes.len_before(self.compacted);
+        HistoryHeld {
+            changes: (self.changes.len() - backlog) as u64,
+            bytes: self.past_bytes,
+            backlog: backlog as u64,
+        }
+    }
+
+    /// The newest revision that leaves at least `changes` changes readable if compacted to; none if there
+    /// are not more than that.
+    pub(crate) fn revision_keeping(&self, changes: u64) -> Option<Revision> {
+        let revision = self.changes.revision_before_last(usize::try_from(changes).ok()?)?;
+        (revision > self.compacted).then_some(revision)
+    }
+
     /// Gives back at most `max` changes of compacted history; false if nothing is left to give back.
     pub(crate) fn scrub(&mut self, max: usize) -> bool {
         for _ in 0..max {
@@ -42,6 +71,7 @@ impl Store {
             let Some(index) = self.index.get_mut(&change.key) else { continue };
             let trimmed = index.trim(self.compacted, VERSIONS_PER_STEP);
             self.data_bytes -= trimmed.value_bytes;
+            self.past_bytes -= trimmed.value_bytes;
             if trimmed.all {
                 self.data_bytes -= change.key.len() as u64;
                 self.index.remove(&change.key);

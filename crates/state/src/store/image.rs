@@ -235,6 +235,7 @@ fn load_key(store: &mut Store, key: &Bytes, versions: Vec<ImageVersion>) -> Resu
     }
     let index = index.ok_or_else(|| inconsistent("a key without versions"))?;
     store.data_bytes += key.len() as u64;
+    store.past_bytes += index.older_bytes();
     if let Some(current) = index.current() {
         store.live += 1;
         store.digest = store.digest.wrapping_add(current.digest);

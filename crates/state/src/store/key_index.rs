@@ -132,6 +132,11 @@ impl KeyIndex {
         &self.latest
     }
 
+    /// Bytes of the values of all versions but the latest.
+    pub(crate) fn older_bytes(&self) -> u64 {
+        self.older.iter().map(Version::value_bytes).sum()
+    }
+
     /// None if the key does not exist now.
     pub(crate) fn current(&self) -> Option<&Version> {
         self.latest.is_live().then_some(&self.latest)

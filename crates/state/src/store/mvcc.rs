@@ -34,6 +34,8 @@ pub(crate) struct Store {
     pub(super) digest: u64,
     /// Bytes of the keys in the index and of the values of all versions.
     pub(super) data_bytes: u64,
+    /// The part of `data_bytes` that is values of versions which are not the newest of their key.
+    pub(super) past_bytes: u64,
 }
 
 impl Default for Store {
@@ -47,6 +49,7 @@ impl Default for Store {
             live: 0,
             digest: 0,
             data_bytes: 0,
+            past_bytes: 0,
         }
     }
 }
@@ -137,7 +140,10 @@ impl Store {
         debug_assert!(change.is_some_and(|change| change.key == *key), "undone in reverse order");
         let index = self.index.get_mut(key).expect("a change that is undone was made to an indexed key");
         let undone = match index.pop() {
-            Some(undone) => undone,
+            Some(undone) => {
+                self.past_bytes -= index.latest().value_bytes();
+                undone
+            }
             None => {
                 let undone = index.latest().clone();
                 self.index.remove(key);
@@ -213,6 +219,7 @@ impl Writer<'_> {
                 let version = Version::live(&key, value, lease, life, self.main);
                 let event = version.event(&key, before);
                 let digest = version.digest.wrapping_sub(before.map_or(0, |before| before.digest));
+                store.past_bytes += index.latest().value_bytes();
                 index.push(version);
                 (key, event, digest)
             }
@@ -279,6 +286,7 @@ impl Writer<'_> {
         let tombstone = Version::tombstone(self.main);
         store.digest = store.digest.wrapping_sub(before.digest);
         store.live -= 1;
+        store.past_bytes += before.value_bytes();
         store.leases.detach(before.lease, key);
         store.changes.push(self.main, key.clone());
         self.events.push(tombstone.event(key, Some(before)));

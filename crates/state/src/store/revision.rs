@@ -66,6 +66,21 @@ impl ChangeLog {
         self.changes.range(start..end)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// How many changes are older than `revision`.
+    pub(crate) fn len_before(&self, revision: Revision) -> usize {
+        self.position(revision)
+    }
+
+    /// The revision of the change that `newer` changes follow; none if there are not that many.
+    pub(crate) fn revision_before_last(&self, newer: usize) -> Option<Revision> {
+        let position = self.changes.len().checked_sub(newer.checked_add(1)?)?;
+        self.changes.get(position).map(|change| change.revision)
+    }
+
     pub(crate) fn len_between(&self, from: Revision, to: Revision) -> usize {
         self.between(from, to).len()
     }

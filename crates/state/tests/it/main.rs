@@ -6,6 +6,7 @@ mod image;
 mod leases;
 mod model;
 mod recipes;
+mod retention;
 mod semaphore_model;
 mod store;
 mod store_model;

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use weft_control_plane::config::{self, ServerConfig};
+use weft_control_plane::config::{self, HistoryLimits, ServerConfig};
+use weft_core::config::parse_duration;
 
 use super::{LogFormat, default_data_dir, host_name, layer, load};
 use crate::failure::Failure;
@@ -56,6 +58,19 @@ pub(crate) struct ServerFlags {
     /// a new group, or go on with the one in the data folder
     #[arg(long, env = "WEFT_JOIN", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) join: Option<Vec<String>>,
+    /// How long a change can be read and watched from, such as 1h; 0s: no limit; default: 1h. Clients that were
+    /// away for longer read everything again. Age, number and bytes: whichever is reached first counts, on
+    /// the server that leads
+    #[arg(long, env = "WEFT_HISTORY_AGE", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) history_age: Option<Duration>,
+    /// How many of the newest changes can be read and watched from; each takes about 100 bytes beside its
+    /// value; 0: no limit; default: 500000
+    #[arg(long, env = "WEFT_HISTORY_CHANGES", value_name = "N")]
+    pub(crate) history_changes: Option<u64>,
+    /// MiB of replaced and deleted values above which the older half of history goes; 0: no limit; default: 256
+    #[arg(long, env = "WEFT_HISTORY_MIB", value_name = "MIB")]
+    pub(crate) history_mib: Option<u64>,
     /// What is logged to stderr: error, warn, info, debug or trace, also per module, such as
     /// info,weft_gossip=debug; default: info
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
@@ -75,7 +90,7 @@ impl ServerFlags {
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
-            log_level, log_format,
+            history_age, history_changes, history_mib, log_level, log_format,
         );
         self
     }
@@ -85,6 +100,15 @@ impl ServerFlags {
         let name = self.name.unwrap_or_else(host_name);
         let data_dir = self.data_dir.unwrap_or_else(|| default_data_dir("server", &name));
         let defaults = ServerConfig::new(name, data_dir);
+        let history = HistoryLimits {
+            age_max_ms: self
+                .history_age
+                .map_or(defaults.history.age_max_ms, |age| age.as_millis().try_into().unwrap_or(u64::MAX)),
+            changes_max: self.history_changes.unwrap_or(defaults.history.changes_max),
+            bytes_max: self
+                .history_mib
+                .map_or(defaults.history.bytes_max, |mib| mib.saturating_mul(1024 * 1024)),
+        };
         ServerConfig {
             bind: self.bind.unwrap_or(config::BIND),
             advertise: self.advertise,
@@ -94,6 +118,7 @@ impl ServerFlags {
             peer_port: self.peer_port.unwrap_or(config::PEER_PORT),
             gossip_port: self.gossip_port.unwrap_or(config::GOSSIP_PORT),
             join: self.join.unwrap_or_default(),
+            history,
             ..defaults
         }
     }
@@ -131,6 +156,16 @@ mod tests {
             text.contains("weft.yaml:2") && text.contains("colour") && text.contains("grpc-port"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn limits_of_history_come_in_hours_and_mib() {
+        let config = file("history-age: 2h\nhistory-mib: 1\n").into_config();
+        assert_eq!(config.history.age_max_ms, 7_200_000);
+        assert_eq!(config.history.bytes_max, 1 << 20);
+        assert_eq!(config.history.changes_max, HistoryLimits::default().changes_max);
+        let none = file("history-age: 0s\nhistory-mib: 0\nhistory-changes: 0\n").into_config().history;
+        assert_eq!((none.age_max_ms, none.bytes_max, none.changes_max), (0, 0, 0));
     }
 
     #[test]
