@@ -14,8 +14,7 @@ use crate::{
     lease::{self, LeaseTerms},
     recipes::{Recipes, registry},
     store::{
-        HistoryChunk, HistoryQuery, KeyRange, Store, compaction::SCRUB_PER_COMMAND, image,
-        image::LogPosition, txn,
+        HistoryChunk, HistoryQuery, KeyRange, Store, compaction::SCRUB_PER_COMMAND, image::LogPosition, txn,
     },
 };
 pub use crate::{
@@ -24,7 +23,10 @@ pub use crate::{
         registry::Registered,
         semaphore::{SemaphoreHolder, SemaphoreView, SemaphoreWaiter},
     },
-    store::{compaction::HistoryHeld, image::ImageError},
+    store::{
+        compaction::HistoryHeld,
+        image::{ImageCheck, ImageError, ImageLoader, ImageWalk, WalkLost},
+    },
 };
 
 /// All replicated state.
@@ -328,9 +330,34 @@ impl Machine {
     }
 
     /// The whole state as bytes: history that is not compacted, leases and the applied index included.
-    /// Equal states have equal images.
+    /// Equal states have equal images. Everything at once; a server uses [`Machine::begin_image`].
     pub fn image(&self) -> Vec<u8> {
-        image::encode(&self.store, LogPosition { index: self.applied_index, term: self.applied_term })
+        let mut walk = ImageWalk::of(&self.store, self.position());
+        let mut image = Vec::with_capacity(self.store.data_bytes() as usize);
+        while walk.step(&self.store, &mut image).expect("the machine is borrowed, so that nobody replaces it")
+        {
+        }
+        image
+    }
+
+    /// Begins an image of this moment, in constant time. While it is written, commands may be applied; what
+    /// it needs is kept until it is dropped.
+    pub fn begin_image(&mut self) -> ImageWalk {
+        let position = self.position();
+        ImageWalk::begin(&mut self.store, position)
+    }
+
+    /// Appends the next bytes of an image, some tens of KiB at most but for larger values; false when that was
+    /// all. All of them are what [`Machine::image`] would have answered at its begin (P19).
+    ///
+    /// # Errors
+    /// If the walk was not begun on this machine.
+    pub fn image_step(&self, walk: &mut ImageWalk, out: &mut Vec<u8>) -> Result<bool, WalkLost> {
+        walk.step(&self.store, out)
+    }
+
+    fn position(&self) -> LogPosition {
+        LogPosition { index: self.applied_index, term: self.applied_term }
     }
 
     /// Undoes [`Machine::image`].
@@ -338,7 +365,17 @@ impl Machine {
     /// # Errors
     /// If the bytes are cut, changed, or written by a newer build.
     pub fn from_image(bytes: &[u8]) -> Result<Machine, ImageError> {
-        let (store, position) = image::decode(bytes)?;
+        let mut loader = ImageLoader::new();
+        loader.feed(bytes)?;
+        Self::from_loader(loader)
+    }
+
+    /// The machine whose image a loader was fed with.
+    ///
+    /// # Errors
+    /// If the image is not complete or does not fit together.
+    pub fn from_loader(loader: ImageLoader) -> Result<Machine, ImageError> {
+        let (store, position) = loader.finish()?;
         let recipes = Recipes::load(&store).map_err(|what| ImageError::Inconsistent { what })?;
         Ok(Self { store, recipes, applied_index: position.index, applied_term: position.term })
     }

@@ -1,6 +1,10 @@
 //! Which leases exist and which keys hang on them: the replicated half of leases.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 
@@ -18,6 +22,15 @@ pub(crate) struct LeaseTable {
     last_grant: LeaseGrantNumber,
     /// Sum of the hashes of all leases.
     digest: u64,
+    /// Moments that are still read. Not part of the state.
+    pins: Vec<Pinned>,
+}
+
+/// What changed since a moment that is still read: the terms of then, none if there was no such lease.
+#[derive(Debug, Clone)]
+struct Pinned {
+    pin: Weak<()>,
+    before: BTreeMap<LeaseId, Option<LeaseTerms>>,
 }
 
 /// One lease.
@@ -52,18 +65,66 @@ impl LeaseTable {
         self.insert(id, Lease { ttl_secs, grant, keys });
     }
 
-    /// Takes leases in from an image, before [`LeaseTable::attach`] does their keys. False if one of the
-    /// numbers was not given yet.
-    pub(crate) fn load(
-        &mut self,
-        last_grant: LeaseGrantNumber,
-        leases: impl IntoIterator<Item = LeaseTerms>,
-    ) -> bool {
+    /// The last number given, from an image, before [`LeaseTable::load`].
+    pub(crate) fn load_last_grant(&mut self, last_grant: LeaseGrantNumber) {
         self.last_grant = last_grant;
-        leases.into_iter().all(|LeaseTerms { id, ttl_secs, grant }| {
-            self.insert(id, Lease { ttl_secs, grant, keys: KeySet::default() });
-            grant <= last_grant
+    }
+
+    /// Takes a lease in from an image, by id, before [`LeaseTable::attach`] does its keys. False if it is out
+    /// of order or its number was not given yet.
+    pub(crate) fn load(&mut self, LeaseTerms { id, ttl_secs, grant }: LeaseTerms) -> bool {
+        let follows = self.leases.last_key_value().is_none_or(|(last, _)| *last < id);
+        self.insert(id, Lease { ttl_secs, grant, keys: KeySet::default() });
+        follows && grant <= self.last_grant
+    }
+
+    /// Keeps the present terms of all leases readable until the pin is dropped, at the cost of one entry for
+    /// each lease that changes meanwhile.
+    pub(crate) fn pin(&mut self) -> Arc<()> {
+        let pin = Arc::new(());
+        self.pins.push(Pinned { pin: Arc::downgrade(&pin), before: BTreeMap::new() });
+        pin
+    }
+
+    /// The leases after an id as they were at a pin, or as they are.
+    pub(crate) fn at_pin(
+        &self,
+        pin: Option<&Arc<()>>,
+        after: Bound<LeaseId>,
+    ) -> impl Iterator<Item = LeaseTerms> {
+        let range = (after, Bound::Unbounded);
+        let pinned =
+            pin.and_then(|pin| self.pins.iter().find(|p| std::ptr::eq(p.pin.as_ptr(), Arc::as_ptr(pin))));
+        let mut before = pinned.map(|pinned| pinned.before.range(range)).into_iter().flatten().peekable();
+        let mut now = self.leases.range(range).peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let (changed, present) = (before.peek().map(|(id, _)| **id), now.peek().map(|(id, _)| **id));
+                let terms = match (changed, present) {
+                    (None, None) => return None,
+                    (Some(id), present) if present.is_none_or(|other| id <= other) => {
+                        now.next_if(|(present, _)| **present == id);
+                        before.next().and_then(|(_, terms)| *terms)
+                    }
+                    _ => now.next().map(|(id, lease)| lease.terms(*id)),
+                };
+                if terms.is_some() {
+                    return terms;
+                }
+            }
         })
+    }
+
+    /// Notes what a lease was for those who still read then.
+    fn note_for_pins(&mut self, id: LeaseId) {
+        if self.pins.is_empty() {
+            return;
+        }
+        self.pins.retain(|pinned| pinned.pin.strong_count() > 0);
+        let terms = self.leases.get(&id).map(|lease| lease.terms(id));
+        for pinned in &mut self.pins {
+            pinned.before.entry(id).or_insert(terms);
+        }
     }
 
     pub(crate) fn last_grant(&self) -> LeaseGrantNumber {
@@ -71,12 +132,14 @@ impl LeaseTable {
     }
 
     fn insert(&mut self, id: LeaseId, lease: Lease) {
+        self.note_for_pins(id);
         self.digest = self.digest.wrapping_add(lease.terms(id).digest());
         self.leases.insert(id, lease);
     }
 
     /// Takes a lease out; its keys are the caller's to delete.
     pub(crate) fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        self.note_for_pins(id);
         let lease = self.leases.remove(&id)?;
         self.digest = self.digest.wrapping_sub(lease.terms(id).digest());
         Some(lease)
@@ -208,12 +271,40 @@ mod tests {
         one.set(1, 10);
         one.set(2, 20);
         let terms = |id, ttl_secs, grant| LeaseTerms { id, ttl_secs, grant };
-        assert!(other.load(3, [terms(2, 20, 2), terms(3, 1, 3), terms(1, 10, 1)]));
+        other.load_last_grant(3);
+        for terms in [terms(1, 10, 1), terms(2, 20, 2), terms(3, 1, 3)] {
+            assert!(other.load(terms));
+        }
         assert_ne!(one.digest(), other.digest());
         other.remove(3);
         assert_eq!(one.digest(), other.digest());
         one.set(2, 20);
         assert_ne!(one.digest(), other.digest(), "another grant");
-        assert!(!other.load(3, [terms(4, 1, 4)]), "a grant that was never made");
+        assert!(!other.load(terms(4, 1, 4)), "a grant that was never made");
+        assert!(!other.load(terms(3, 1, 1)), "out of order");
+    }
+
+    #[test]
+    fn pinned_leases_are_read_as_they_were() {
+        let mut table = LeaseTable::default();
+        for id in [1, 3, 5, 7] {
+            table.set(id, id * 10);
+        }
+        let then: Vec<_> = table.iter().map(|(id, lease)| lease.terms(id)).collect();
+        let pin = table.pin();
+        table.remove(1);
+        table.set(3, 99);
+        table.set(4, 40);
+        table.remove(7);
+        table.set(7, 1);
+        table.set(8, 80);
+        table.remove(8);
+        let read = |table: &LeaseTable, after| table.at_pin(Some(&pin), after).collect::<Vec<_>>();
+        assert_eq!(read(&table, Bound::Unbounded), then);
+        assert_eq!(read(&table, Bound::Excluded(3)), then[2..]);
+        assert_eq!(table.at_pin(None, Bound::Unbounded).count(), 4, "3, 4, 5 and 7 are there now");
+        drop(pin);
+        table.set(9, 1);
+        assert!(table.pins.is_empty());
     }
 }

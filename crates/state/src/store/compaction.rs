@@ -63,13 +63,15 @@ impl Store {
         (revision > self.compacted).then_some(revision)
     }
 
-    /// Gives back at most `max` changes of compacted history; false if nothing is left to give back.
+    /// Gives back at most `max` changes of compacted history; false if nothing is left to give back, or the
+    /// rest is needed by an image that is being written.
     pub(crate) fn scrub(&mut self, max: usize) -> bool {
+        let horizon = self.pins.horizon(self.compacted);
         for _ in 0..max {
             // The compacted revision's own changes stay: a watch may start there.
-            let Some(change) = self.changes.pop_before(self.compacted) else { return false };
+            let Some(change) = self.changes.pop_before(horizon) else { return false };
             let Some(index) = self.index.get_mut(&change.key) else { continue };
-            let trimmed = index.trim(self.compacted, VERSIONS_PER_STEP);
+            let trimmed = index.trim(horizon, VERSIONS_PER_STEP);
             self.data_bytes -= trimmed.value_bytes;
             self.past_bytes -= trimmed.value_bytes;
             if trimmed.all {

@@ -1,27 +1,28 @@
-//! The whole state as bytes, for Raft snapshots.
+//! The whole state as bytes, for Raft snapshots: written and read piece by piece.
 //!
 //! ```text
-//! magic 8 | format version u32 | body length u64 | crc32 of version, length and body u32 | body
+//! magic 8 | format version u32 | chunk*
+//! chunk: payload length u32 | crc32 of chunk number, length and payload u32 | payload
 //! ```
+//! Numbers of the framing are little-endian. The payloads of all chunks are one sequence of `postcard`
+//! records that are never cut: head, leases, then each key with its versions, all in order, then the end.
+//! Equal states have equal images, byte for byte: compacted history that is still held in memory is left
+//! out, and where chunks end depends on the records alone.
 //!
-//! Numbers of the header are little-endian; the body is `postcard`: a head with counts, then leases, keys with their
-//! versions, and changes, each in order. Equal states have equal images, byte for byte: compacted history
-//! that is still held in memory is left out.
+//! An image is of one moment although commands go on while it is written ([`ImageWalk`]). What reads it
+//! ([`ImageLoader`]) takes it as it comes, from a file or a connection, and holds one chunk at a time.
 
-use std::collections::BTreeMap;
+mod load;
+mod walk;
 
 use bytes::Bytes;
 use postcard::ser_flavors::Flavor;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{
-    command::{LeaseGrantNumber, LeaseId, Revision},
-    lease::LeaseTerms,
-    store::{
-        key_index::{KeyIndex, Version},
-        mvcc::Store,
-    },
-};
+use crate::command::{LeaseGrantNumber, LeaseId, Revision};
+pub use load::{ImageCheck, ImageLoader};
+pub(crate) use walk::Pins;
+pub use walk::{ImageWalk, WalkLost};
 
 /// Newest format that this build reads, and the one that it writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -29,18 +30,16 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Why bytes are not an image that this build can read. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// Fewer bytes than the image says it has.
-    #[error("state image is truncated: {seen} bytes of {expected}")]
+    /// The bytes end before the image does.
+    #[error("state image is truncated after {seen} bytes")]
     Truncated {
         /// Bytes given.
         seen: u64,
-        /// Bytes there should be.
-        expected: u64,
     },
-    /// More bytes than the image says it has.
+    /// There are bytes behind the image's end.
     #[error("state image has {extra} bytes behind its end")]
     TrailingBytes {
-        /// How many too many.
+        /// How many too many, as far as they were given.
         extra: u64,
     },
     /// Not an image at all.
@@ -58,14 +57,16 @@ pub enum ImageError {
         supported: u32,
     },
     /// Bytes changed on their way.
-    #[error("state image is damaged: its checksum is {computed:08x}, {stored:08x} expected")]
+    #[error("state image is damaged: the checksum of chunk {chunk} is {computed:08x}, {stored:08x} expected")]
     Checksum {
+        /// Which chunk, from 0.
+        chunk: u32,
         /// In the image.
         stored: u32,
         /// Of the bytes given.
         computed: u32,
     },
-    /// The checksum is right and the content is not: a bug of the writer.
+    /// The checksums are right and the content is not: a bug of the writer.
     #[error("state image is inconsistent: {what}")]
     Inconsistent {
         /// What does not fit.
@@ -74,220 +75,72 @@ pub enum ImageError {
 }
 
 /// Where in the log an image stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogPosition {
     pub(crate) index: u64,
     pub(crate) term: u64,
 }
 
-pub(crate) fn encode(store: &Store, position: LogPosition) -> Vec<u8> {
-    // Room for most of it at once: growing by doubling would copy and fault in twice as much.
-    let records = store.index.len() + store.leases.iter().len();
-    let mut image = Vec::with_capacity(HEADER_BYTES + store.data_bytes as usize + 24 * records);
-    image.resize(HEADER_BYTES, 0);
-    let keys = || store.index.iter().filter(|(_, index)| index.retained(store.compacted).next().is_some());
-    write(
-        &mut image,
-        &Head {
-            revision: store.revision,
-            compacted: store.compacted,
-            applied_index: position.index,
-            applied_term: position.term,
-            hash: store.hash(),
-            last_grant: store.leases.last_grant(),
-            leases: store.leases.iter().len() as u64,
-            keys: keys().count() as u64,
-            changes: store.changes.len_between(store.compacted, store.revision) as u64,
-        },
-    );
-    for (id, lease) in store.leases.iter() {
-        write(&mut image, &(id, lease.ttl_secs, lease.grant));
-    }
-    let mut ordinals = BTreeMap::new();
-    for (ordinal, (key, index)) in keys().enumerate() {
-        ordinals.insert(&key[..], ordinal as u64);
-        let versions = index.retained(store.compacted).map(ImageVersion::from).collect();
-        write(&mut image, &ImageKey { key: key.clone(), versions });
-    }
-    let mut previous = 0;
-    for change in store.changes.between(store.compacted, store.revision) {
-        // A change that is not compacted made a version that is retained, so its key is among them.
-        write(&mut image, &(change.revision - previous, ordinals[&change.key[..]]));
-        previous = change.revision;
-    }
-    let body_bytes = (image.len() - HEADER_BYTES) as u64;
-    image[..8].copy_from_slice(&MAGIC);
-    image[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    image[12..20].copy_from_slice(&body_bytes.to_le_bytes());
-    let checksum = checksum(&image);
-    image[20..24].copy_from_slice(&checksum.to_le_bytes());
-    image
-}
-
-pub(crate) fn decode(image: &[u8]) -> Result<(Store, LogPosition), ImageError> {
-    let mut body = body(image)?;
-    let head: Head = read(&mut body)?;
-    let mut store = Store { revision: head.revision, compacted: head.compacted, ..Store::default() };
-    let mut leases = Vec::new();
-    for _ in 0..head.leases {
-        let (id, ttl_secs, grant): (LeaseId, i64, LeaseGrantNumber) = read(&mut body)?;
-        leases.push(LeaseTerms { id, ttl_secs, grant });
-    }
-    if !store.leases.load(head.last_grant, leases) {
-        return Err(inconsistent("a lease with a grant that was never made"));
-    }
-    let mut keys: Vec<Bytes> = Vec::new();
-    for _ in 0..head.keys {
-        let ImageKey { key, versions } = read(&mut body)?;
-        if keys.last().is_some_and(|last| *last >= key) {
-            return Err(inconsistent("keys out of order"));
-        }
-        load_key(&mut store, &key, versions)?;
-        keys.push(key);
-    }
-    let mut revision = 0;
-    for _ in 0..head.changes {
-        let (step, ordinal): (Revision, u64) = read(&mut body)?;
-        revision += step;
-        let key = usize::try_from(ordinal).ok().and_then(|ordinal| keys.get(ordinal));
-        let key = key.filter(|_| step >= 0).ok_or_else(|| inconsistent("a change of no key"))?;
-        if store.index.get(key).and_then(|index| index.made_by(revision)).is_none() {
-            return Err(inconsistent("a change without its version"));
-        }
-        store.changes.push(revision, key.clone());
-    }
-    if !body.is_empty() {
-        return Err(inconsistent("more content than announced"));
-    }
-    if store.hash() != head.hash {
-        return Err(inconsistent("the content's hash differs from the one written with it"));
-    }
-    Ok((store, LogPosition { index: head.applied_index, term: head.applied_term }))
-}
-
-/// Counts and positions; what follows it is as many leases, keys and changes.
+/// What an image is made of, in this order. Variants and fields are only ever appended.
 #[derive(Debug, Serialize, Deserialize)]
+enum Record<'b> {
+    /// First, once.
+    Head(Head),
+    /// By id.
+    Lease { id: LeaseId, ttl_secs: i64, grant: LeaseGrantNumber },
+    /// In key order; the versions of the key follow.
+    #[serde(borrow)]
+    Key(Raw<'b>),
+    /// Of the last key, by `mod_revision`.
+    Version(ImageVersion<'b>),
+    /// Last, once.
+    End { leases: u64, keys: u64, versions: u64 },
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Head {
     revision: Revision,
     compacted: Revision,
-    applied_index: u64,
-    applied_term: u64,
+    position: LogPosition,
+    /// Of the store as it is after loading.
     hash: u64,
     last_grant: LeaseGrantNumber,
-    leases: u64,
-    keys: u64,
-    changes: u64,
 }
 
+/// A version without its hash, which the reader computes anew and so checks.
 #[derive(Debug, Serialize, Deserialize)]
-struct ImageKey {
-    key: Bytes,
-    versions: Vec<ImageVersion>,
-}
-
-/// A [`Version`] without its hash, which the reader computes anew and so checks.
-#[derive(Debug, Serialize, Deserialize)]
-struct ImageVersion {
+struct ImageVersion<'b> {
     mod_revision: Revision,
+    /// Position among the changes of `mod_revision`; 0 also if that is older than what is compacted.
+    sub: u32,
+    /// None is a tombstone.
+    #[serde(borrow)]
+    live: Option<ImageLive<'b>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ImageLive<'b> {
     create_revision: Revision,
     version: i64,
     lease: LeaseId,
-    value: Option<Bytes>,
+    #[serde(borrow)]
+    value: Raw<'b>,
 }
 
-impl From<&Version> for ImageVersion {
-    fn from(version: &Version) -> Self {
-        Self {
-            mod_revision: version.mod_revision,
-            create_revision: version.create_revision,
-            version: version.version,
-            lease: version.lease,
-            value: version.value.clone(),
-        }
-    }
-}
+/// Bytes that are written as a whole and read without a copy.
+#[derive(Debug)]
+struct Raw<'b>(&'b [u8]);
 
-impl ImageVersion {
-    fn into_version(self, key: &[u8]) -> Version {
-        match self.value {
-            None => Version::tombstone(self.mod_revision),
-            Some(value) => {
-                Version::live(key, value, self.lease, (self.create_revision, self.version), self.mod_revision)
-            }
-        }
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
     }
 }
 
-fn load_key(store: &mut Store, key: &Bytes, versions: Vec<ImageVersion>) -> Result<(), ImageError> {
-    let mut index: Option<Box<KeyIndex>> = None;
-    let mut last = 0;
-    for version in versions {
-        if version.mod_revision <= last || version.mod_revision > store.revision {
-            return Err(inconsistent("versions out of order"));
-        }
-        last = version.mod_revision;
-        let version = version.into_version(key);
-        store.data_bytes += version.value_bytes();
-        match &mut index {
-            None => index = Some(Box::new(KeyIndex::new(version))),
-            Some(index) => index.push(version),
-        }
+impl<'de: 'b, 'b> Deserialize<'de> for Raw<'b> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&'b [u8]>::deserialize(deserializer).map(Raw)
     }
-    let index = index.ok_or_else(|| inconsistent("a key without versions"))?;
-    store.data_bytes += key.len() as u64;
-    store.past_bytes += index.older_bytes();
-    if let Some(current) = index.current() {
-        store.live += 1;
-        store.digest = store.digest.wrapping_add(current.digest);
-        if current.lease != 0 && !store.leases.contains(current.lease) {
-            return Err(inconsistent("a key of a lease that does not exist"));
-        }
-        store.leases.attach(current.lease, key.clone());
-    }
-    store.index.insert(key.clone(), index);
-    Ok(())
-}
-
-/// The body, if all of it is there and unchanged.
-fn body(image: &[u8]) -> Result<&[u8], ImageError> {
-    let seen = image.len() as u64;
-    if !image.starts_with(&MAGIC[..image.len().min(8)]) {
-        return Err(ImageError::NotAnImage { seen: image[..image.len().min(8)].to_vec() });
-    }
-    if image.len() < HEADER_BYTES {
-        return Err(ImageError::Truncated { seen, expected: HEADER_BYTES as u64 });
-    }
-    let field = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().expect("4 bytes"));
-    let version = field(8);
-    if version > FORMAT_VERSION {
-        return Err(ImageError::NewerVersion { seen: version, supported: FORMAT_VERSION });
-    }
-    let body_bytes = u64::from_le_bytes(image[12..20].try_into().expect("8 bytes"));
-    let expected = body_bytes.saturating_add(HEADER_BYTES as u64);
-    if seen < expected {
-        return Err(ImageError::Truncated { seen, expected });
-    }
-    if seen > expected {
-        return Err(ImageError::TrailingBytes { extra: seen - expected });
-    }
-    let (stored, computed) = (field(20), checksum(image));
-    if stored != computed {
-        return Err(ImageError::Checksum { stored, computed });
-    }
-    Ok(&image[HEADER_BYTES..])
-}
-
-/// Over everything but the magic and the checksum itself.
-fn checksum(image: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&image[8..20]);
-    hasher.update(&image[HEADER_BYTES..]);
-    hasher.finalize()
-}
-
-fn write(image: &mut Vec<u8>, record: &impl Serialize) {
-    postcard::serialize_with_flavor(record, Append(image))
-        .expect("a vector takes any record of plain fields");
 }
 
 /// Appends whole slices, where `postcard`'s own vector flavour goes byte by byte.
@@ -311,16 +164,36 @@ impl Flavor for Append<'_> {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &mut &[u8]) -> Result<T, ImageError> {
-    let (record, rest) = postcard::take_from_bytes(body)
-        .map_err(|error| inconsistent(&format!("unreadable record: {error}")))?;
-    *body = rest;
-    Ok(record)
+/// Over all of a chunk, and its place: chunks that trade places are found.
+fn checksum(number: u32, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&number.to_le_bytes());
+    hasher.update(&(payload.len() as u32).to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
 }
 
 fn inconsistent(what: &str) -> ImageError {
     ImageError::Inconsistent { what: what.to_owned() }
 }
 
+/// Shares nothing with where it was read from.
+fn owned(raw: &Raw<'_>) -> Bytes {
+    Bytes::copy_from_slice(raw.0)
+}
+
 const MAGIC: [u8; 8] = *b"WEFTSTAT";
-const HEADER_BYTES: usize = 24;
+
+/// Magic and format version.
+const HEADER_BYTES: usize = 12;
+
+/// Length and checksum.
+const CHUNK_HEADER_BYTES: usize = 8;
+
+/// A chunk ends with the record that fills it to this, in bytes. Copying and checking it takes a few tens of
+/// microseconds, for which commands wait.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Longest payload that is accepted, in bytes: the longest record is one key or one value, and commands are
+/// bounded far below. Keeps a damaged length from allocating memory.
+const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;

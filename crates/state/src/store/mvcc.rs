@@ -11,6 +11,7 @@ use crate::{
     store::{
         RESERVED_PREFIX,
         digest::Digest,
+        image::Pins,
         key_index::{KeyIndex, Version},
         range::KeyRange,
         revision::ChangeLog,
@@ -36,6 +37,8 @@ pub(crate) struct Store {
     pub(super) data_bytes: u64,
     /// The part of `data_bytes` that is values of versions which are not the newest of their key.
     pub(super) past_bytes: u64,
+    /// What images under way still need. Not part of the state.
+    pub(super) pins: Pins,
 }
 
 impl Default for Store {
@@ -50,6 +53,7 @@ impl Default for Store {
             digest: 0,
             data_bytes: 0,
             past_bytes: 0,
+            pins: Pins::default(),
         }
     }
 }

@@ -43,6 +43,15 @@ impl ChangeLog {
         self.changes.pop_front()
     }
 
+    /// Position of a key among the changes of a revision. Both must be there.
+    pub(crate) fn sub_revision(&self, revision: Revision, key: &[u8]) -> u32 {
+        let start = self.position(revision);
+        let same = self.changes.range(start..).take_while(|change| change.revision == revision);
+        let sub = same.take_while(|change| change.key != key).count();
+        debug_assert!(self.changes.get(start + sub).is_some_and(|change| change.key == key));
+        sub as u32
+    }
+
     /// Position of the first change at or after `revision`.
     fn position(&self, revision: Revision) -> usize {
         // Watchers mostly read the newest few changes: look there before searching all of history.

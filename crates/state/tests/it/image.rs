@@ -2,7 +2,7 @@
 
 use weft_state::{
     command::Command,
-    machine::{ImageError, Machine},
+    machine::{ImageCheck, ImageError, ImageLoader, Machine, WalkLost},
 };
 
 use crate::support::{Replica, acquire};
@@ -73,6 +73,77 @@ fn cut_image_is_refused_at_every_length() {
     }
     let longer = [&image[..], b"x"].concat();
     assert_eq!(Machine::from_image(&longer).unwrap_err(), ImageError::TrailingBytes { extra: 1 });
+}
+
+#[test]
+fn image_may_come_in_pieces_of_any_size() {
+    let mut r = sample();
+    for n in 0..300 {
+        r.put(&format!("large{n:03}"), &"v".repeat(1_000));
+    }
+    let image = r.machine.image();
+    for piece in [1, 7, 1_000, 70_000, image.len()] {
+        let (mut loader, mut check) = (ImageLoader::new(), ImageCheck::default());
+        for bytes in image.chunks(piece) {
+            loader.feed(bytes).unwrap();
+            check.feed(bytes).unwrap();
+        }
+        check.finish().unwrap();
+        assert_eq!(Machine::from_loader(loader).unwrap().image(), image);
+    }
+}
+
+#[test]
+fn chunks_that_trade_places_are_refused() {
+    let mut r = Replica::new();
+    for n in 0..200 {
+        r.put(&format!("k{n:03}"), &"v".repeat(1_000));
+    }
+    let image = r.machine.image();
+    let length = |at: usize| 8 + u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize;
+    let second = 12 + length(12);
+    let third = second + length(second);
+    let swapped = [&image[..12], &image[second..third], &image[12..second], &image[third..]].concat();
+    let refused = Machine::from_image(&swapped).unwrap_err();
+    assert!(matches!(refused, ImageError::Checksum { chunk: 0, .. }), "{refused}");
+}
+
+/// P19: leases and their keys change together while the image is written, and it shows neither half.
+#[test]
+fn image_is_of_the_moment_at_which_it_was_begun() {
+    let mut r = sample();
+    for n in 0..2_000 {
+        r.put(&format!("k{n:04}"), "before");
+    }
+    let expected = r.machine.image();
+    let mut walk = r.machine.begin_image();
+    let mut image = Vec::new();
+    let mut step = 0;
+    while r.machine.image_step(&mut walk, &mut image).unwrap() {
+        step += 1;
+        r.put(&format!("k{:04}", step * 100), "after");
+        r.delete(&format!("k{:04}", 2_000 - step), "");
+        r.compact(r.machine.revision());
+        if step == 1 {
+            r.revoke(2);
+            r.lease(3);
+        }
+        while r.machine.scrub(1_000) {}
+    }
+    assert!(step > 3);
+    assert!(image == expected, "the image is not of its moment");
+    assert!(r.machine.history_held().backlog > 0, "the walk holds what it needs");
+    drop(walk);
+    while r.machine.scrub(1_000) {}
+    assert_eq!(r.machine.history_held().backlog, 0);
+}
+
+#[test]
+fn walk_over_a_machine_that_was_replaced_is_refused() {
+    let mut r = sample();
+    let mut walk = r.machine.begin_image();
+    let other = sample().machine;
+    assert_eq!(other.image_step(&mut walk, &mut Vec::new()), Err(WalkLost));
 }
 
 #[test]

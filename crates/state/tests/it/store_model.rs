@@ -245,4 +245,34 @@ proptest! {
         while restored.machine.scrub(1_000) {}
         prop_assert_eq!(replica.machine.data_bytes(), restored.machine.data_bytes());
     }
+
+    /// P19, A08, A10: an image is of the moment of its begin, whatever is done while it is written.
+    #[test]
+    fn image_of_a_busy_machine_equals_the_one_of_its_moment(
+        before in prop::collection::vec(command(), 0..60),
+        during in prop::collection::vec((command(), 0..3usize), 0..40),
+        scrub in 0..30usize,
+    ) {
+        let mut replica = Replica::new();
+        for command in &before {
+            replica.apply(command);
+        }
+        let expected = replica.machine.image();
+        let mut walk = replica.machine.begin_image();
+        let (mut image, mut more) = (Vec::new(), true);
+        for (command, steps) in &during {
+            for _ in 0..*steps {
+                more = more && replica.machine.image_step(&mut walk, &mut image).unwrap();
+            }
+            replica.apply(command);
+            replica.machine.scrub(scrub);
+        }
+        while more {
+            more = replica.machine.image_step(&mut walk, &mut image).unwrap();
+        }
+        prop_assert_eq!(image, expected);
+        drop(walk);
+        while replica.machine.scrub(1_000) {}
+        prop_assert_eq!(replica.machine.history_held().backlog, 0);
+    }
 }
