@@ -5,10 +5,13 @@
 //! - [`fake_upstream`]: a small HTTP service that says who it is, and can be stopped and started.
 //! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
 //! - [`wait`]: waiting for a condition with a deadline and a reason.
+//! - [`history`]: what clients asked and were told, and [`checker`]: whether that was right.
 //!
 //! The binary under test is `WEFT_BIN`, or the `weft` that lies beside the test's own target folder.
 
+pub mod checker;
 pub mod fake_upstream;
+pub mod history;
 pub mod http_client;
 pub mod mesh;
 pub mod process;
