@@ -107,7 +107,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         id,
         name: config.name.clone(),
         data_dir: data_dir.path().to_path_buf(),
-        peer_listener: ports.peer,
+        peer_listener: ports.peer.into(),
         peer_advertise: seen_as(addrs.peer),
         bootstrap: config.join.is_empty(),
         timing: config.raft.clone(),

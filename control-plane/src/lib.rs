@@ -21,12 +21,13 @@
 
 pub mod api;
 pub mod app;
+mod blocking;
 pub mod catalog;
 pub mod config;
 pub mod dns;
 pub mod error;
 pub mod lease_driver;
-mod listener;
+pub mod listener;
 pub mod raft;
 pub mod telemetry;
 pub mod wal;

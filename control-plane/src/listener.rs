@@ -14,13 +14,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 use weft_core::metrics::{Counter, Gauge};
+use weft_core::net::{Accepted, Listener};
 
 /// Most connections of one port; more are closed at once, so that one port cannot take all descriptors.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -63,7 +65,7 @@ const PEER_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub enum Speaks {
     /// HTTP/2 with prior knowledge only.
     Grpc,
     /// The same, between servers.
@@ -74,22 +76,27 @@ pub(crate) enum Speaks {
 
 /// What one port counts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ListenerMetrics {
-    pub(crate) accepted: Counter,
-    pub(crate) shed: Counter,
-    pub(crate) open: Gauge,
+pub struct ListenerMetrics {
+    /// Connections so far.
+    pub accepted: Counter,
+    /// Closed at once, as there were too many.
+    pub shed: Counter,
+    /// Open now.
+    pub open: Gauge,
 }
 
 /// How a port is told to stop.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stop {
-    pub(crate) drain: CancellationToken,
-    pub(crate) kill: CancellationToken,
+pub struct Stop {
+    /// No new connections; what is under way finishes.
+    pub drain: CancellationToken,
+    /// What is left ends.
+    pub kill: CancellationToken,
 }
 
 /// Serves until drained. Every task is in `tasks`.
-pub(crate) fn serve(
-    listener: TcpListener,
+pub fn serve(
+    listener: impl Into<Listener>,
     router: Router,
     speaks: Speaks,
     metrics: ListenerMetrics,
@@ -97,7 +104,7 @@ pub(crate) fn serve(
     tasks: &TaskTracker,
 ) {
     let port = Arc::new(Port { router, builder: builder(speaks), metrics, stop: stop.clone() });
-    let connections = tasks.clone();
+    let (listener, connections) = (listener.into(), tasks.clone());
     tasks.spawn(async move {
         // Dropping the listener is what stops accepting.
         stop.drain.run_until_cancelled(port.accept(listener, &connections)).await;
@@ -139,7 +146,7 @@ fn builder(speaks: Speaks) -> auto::Builder<TokioExecutor> {
 }
 
 impl Port {
-    async fn accept(self: Arc<Self>, listener: TcpListener, tasks: &TaskTracker) {
+    async fn accept(self: Arc<Self>, mut listener: Listener, tasks: &TaskTracker) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut logged: Option<Instant> = None;
         loop {
@@ -169,7 +176,15 @@ impl Port {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn connection(&self, accepted: Accepted, peer: SocketAddr) {
+        let stream = match accepted {
+            Accepted::Tcp(stream) => stream,
+            // Whoever gives connections does not stop in the middle of its first words.
+            Accepted::Given(stream) => {
+                let info = TcpConnectInfo { local_addr: None, remote_addr: Some(peer) };
+                return self.http(stream, info, peer).await;
+            }
+        };
         let _ = stream.set_nodelay(true);
         let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
         // hyper waits for ever for the first byte, and for the rest of HTTP/2's opening words.
@@ -178,6 +193,13 @@ impl Port {
             Some(Ok(Ok(()))) => {}
             _ => return,
         }
+        self.http(stream, info, peer).await;
+    }
+
+    async fn http<S>(&self, stream: S, info: TcpConnectInfo, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let router = self.router.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
@@ -217,6 +239,7 @@ async fn opened(stream: &TcpStream) -> io::Result<()> {
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     use super::*;
 

@@ -44,7 +44,7 @@ use weft_state::{
     machine::Machine,
 };
 
-pub use config::{RaftConfig, RaftTiming, SNAPSHOT_EVERY};
+pub use config::{Outside, RaftConfig, RaftTiming, SNAPSHOT_EVERY};
 pub use coordinator::Coordinator;
 pub use error::{JoinError, LeaseError, ProposeError, StartError};
 pub use status::{PeerRole, PeerStatus, RaftStatus};

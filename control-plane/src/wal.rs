@@ -37,7 +37,7 @@ use std::path::PathBuf;
 pub use disk::{Disk, DiskFile, FolderDisk};
 pub use record::{Entry, LogPosition, Vote};
 pub use recovery::{Recovered, recover};
-pub use writer::{Operation, Wal, WalOptions, WalStats};
+pub use writer::{LogDisk, Operation, Wal, WalOptions, WalStats};
 
 /// Why the log on disk cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -2,9 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tokio::net::TcpListener;
-use weft_core::id::NodeId;
+use weft_core::{
+    id::NodeId,
+    net::{Dialer, Listener},
+};
 use weft_state::retention::HistoryLimits;
+
+use crate::wal::LogDisk;
 
 /// Applied entries between two snapshots, unless told otherwise: replaying this many at a start takes
 /// well under a second, and writing the image this seldom costs little.
@@ -20,7 +24,7 @@ pub struct RaftConfig {
     /// Holds `wal/`, `snapshots/` and `cluster`; created if absent.
     pub data_dir: PathBuf,
     /// Bound already, so that its port is known before it is announced.
-    pub peer_listener: TcpListener,
+    pub peer_listener: Listener,
     /// Where the other servers reach `peer_listener`.
     pub peer_advertise: SocketAddr,
     /// Form a new group of one if the data folder holds no state. Without it, an empty server waits to
@@ -32,6 +36,15 @@ pub struct RaftConfig {
     pub snapshot_every: u64,
     /// How much history the group keeps while this server leads it.
     pub history: HistoryLimits,
+}
+
+/// What a server stands on other than this machine. The default is the machine; a simulation gives its own.
+#[derive(Clone, Default)]
+pub struct Outside {
+    /// Holds the log in place of `DATA/wal`.
+    pub log: Option<LogDisk>,
+    /// Connects to the other servers.
+    pub dialer: Option<Dialer>,
 }
 
 /// The clocks of the Raft group. All servers should have the same.

@@ -14,7 +14,7 @@ use weft_state::{
 };
 
 use super::{
-    ApplyObserver, JoinError, LeaseError, PeerRole, PeerStatus, ProposeError, Proposed, RaftConfig,
+    ApplyObserver, JoinError, LeaseError, Outside, PeerRole, PeerStatus, ProposeError, Proposed, RaftConfig,
     RaftStatus, StartError,
     driver::Node,
     forward::{Answer, Question, Refusal},
@@ -41,7 +41,19 @@ impl Coordinator {
         config: RaftConfig,
         observers: Vec<Arc<dyn ApplyObserver>>,
     ) -> Result<Coordinator, StartError> {
-        Ok(Coordinator { node: Node::start(config, observers).await? })
+        Self::start_on(config, observers, Outside::default()).await
+    }
+
+    /// The same on something else than this machine's disk and network.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start_on(
+        config: RaftConfig,
+        observers: Vec<Arc<dyn ApplyObserver>>,
+        outside: Outside,
+    ) -> Result<Coordinator, StartError> {
+        Ok(Coordinator { node: Node::start(config, observers, outside).await? })
     }
 
     /// Have a command carried out by the group. Returns only after it is applied on this server, so that

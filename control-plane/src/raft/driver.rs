@@ -23,7 +23,7 @@ use weft_core::id::{ClusterId, NodeId};
 use weft_state::{command::Command, retention::HistoryLimits};
 
 use super::{
-    ApplyObserver, RaftConfig,
+    ApplyObserver, Outside, RaftConfig,
     batcher::{Batcher, ENTRIES_IN_FLIGHT_MAX, write_entry},
     cluster::Cluster,
     config::RaftTiming,
@@ -40,9 +40,10 @@ use super::{
     types::{Peer, Raft, StoredMembership, TypeConfig, encode_command},
 };
 use crate::{
+    blocking,
     lease_driver::LeaseClock,
     listener::{self, ListenerMetrics, Speaks, Stop},
-    wal::{Wal, WalOptions},
+    wal::{LogDisk, Wal, WalOptions},
 };
 
 /// Entries that stay in the log although a snapshot has them, for followers that are a little behind.
@@ -103,6 +104,7 @@ impl Node {
     pub async fn start(
         config: RaftConfig,
         observers: Vec<Arc<dyn ApplyObserver>>,
+        outside: Outside,
     ) -> Result<Arc<Self>, StartError> {
         let raft_config = raft_config(&config)?;
         let cluster = Arc::new(Cluster::load(&config.data_dir, config.id)?);
@@ -110,14 +112,13 @@ impl Node {
         let (disk_clock, data_dir) = (clock.clone(), config.data_dir.clone());
         // A server learns or makes its cluster's id after its log was made.
         let had_log = cluster.id().is_some();
-        let recovering = move || recover(&data_dir, had_log, observers, disk_clock);
-        let recovered = tokio::task::spawn_blocking(recovering).await;
-        let (wal, log, replica) = recovered.expect("recovery does not panic, and is not cancelled")?;
+        let recovering = move || recover(&data_dir, had_log, outside.log, observers, disk_clock);
+        let (wal, log, replica) = blocking::run(recovering).await?;
 
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let message_timeout = config.timing.election_timeout_max.max(Duration::from_secs(1));
-        let peers = Arc::new(Peers::new(config.id, cluster.clone(), message_timeout));
+        let peers = Arc::new(Peers::new(config.id, cluster.clone(), message_timeout, outside.dialer));
         let raft = Raft::new(
             config.id.0,
             Arc::new(raft_config),
@@ -465,11 +466,15 @@ impl Node {
 fn recover(
     data_dir: &std::path::Path,
     had_log: bool,
+    disk: Option<LogDisk>,
     observers: Vec<Arc<dyn ApplyObserver>>,
     clock: Arc<LeaseClock>,
 ) -> Result<(Wal, LogStore, Arc<Replica>), StartError> {
-    let (wal, recovered) =
-        Wal::open(&data_dir.join("wal"), WalOptions { must_exist: had_log, ..WalOptions::default() })?;
+    let options = WalOptions { must_exist: had_log, ..WalOptions::default() };
+    let (wal, recovered) = match disk {
+        None => Wal::open(&data_dir.join("wal"), options)?,
+        Some(disk) => Wal::open_given(disk, options)?,
+    };
     let path = data_dir.join("snapshots");
     let io_error = |source| StartError::Io { path: path.clone(), source };
     let folder = SnapshotFolder::open(path.clone()).map_err(io_error)?;

@@ -13,6 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use openraft::{
     OptionalSend, RPCTypes, RaftNetworkFactory,
     base::{BoxFuture, BoxStream},
@@ -29,7 +31,7 @@ use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
-use weft_core::id::NodeId;
+use weft_core::{id::NodeId, net::Dialer};
 use weft_xds_proto::peer::{Frame, SnapshotChunk, peer_client::PeerClient};
 
 use super::{
@@ -75,6 +77,8 @@ pub struct Peers {
     cluster: Arc<Cluster>,
     /// How long one message may take.
     message_timeout: Duration,
+    /// Connects in place of the system.
+    dialer: Option<Dialer>,
     /// Told by gossip or by a join; takes precedence over the membership entry.
     addresses: RwLock<HashMap<u64, SocketAddr>>,
     channels: Mutex<HashMap<(SocketAddr, Lane), Channel>>,
@@ -84,11 +88,17 @@ pub struct Peers {
 
 impl Peers {
     /// Knows nobody yet.
-    pub fn new(own: NodeId, cluster: Arc<Cluster>, message_timeout: Duration) -> Self {
+    pub fn new(
+        own: NodeId,
+        cluster: Arc<Cluster>,
+        message_timeout: Duration,
+        dialer: Option<Dialer>,
+    ) -> Self {
         Self {
             own,
             cluster,
             message_timeout,
+            dialer,
             addresses: RwLock::default(),
             channels: Mutex::default(),
             complained: Mutex::default(),
@@ -121,15 +131,21 @@ impl Peers {
     pub fn client(&self, addr: SocketAddr, lane: Lane) -> PeerClient<Channel> {
         let mut channels = self.channels.lock();
         let channel = channels.entry((addr, lane)).or_insert_with(|| {
-            Endpoint::from_shared(format!("http://{addr}"))
+            let endpoint = Endpoint::from_shared(format!("http://{addr}"))
                 .expect("a socket address makes a valid URI")
                 .connect_timeout(CONNECT_TIMEOUT)
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(Duration::from_secs(5))
                 .keep_alive_timeout(Duration::from_secs(5))
                 .initial_stream_window_size(4 * 1024 * 1024)
-                .initial_connection_window_size(8 * 1024 * 1024)
-                .connect_lazy()
+                .initial_connection_window_size(8 * 1024 * 1024);
+            match self.dialer.clone() {
+                None => endpoint.connect_lazy(),
+                Some(dialer) => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                    let dialling = dialer.dial(addr);
+                    async move { dialling.await.map(TokioIo::new) }
+                })),
+            }
         });
         // What was asked for through the leader is as large as it is; the rest is bounded.
         let answer_bytes_max = if lane == Lane::Forward { usize::MAX } else { MESSAGE_BYTES_MAX };

@@ -20,7 +20,7 @@ use super::{
     snapshot::{SnapshotData, SnapshotFolder},
     types::{BatchResult, CommandResult, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
-use crate::lease_driver::LeaseClock;
+use crate::{blocking, lease_driver::LeaseClock};
 
 /// The replicated state of this server and who wants to hear of it. Shared by the Raft core, which
 /// changes it, and the [`super::Coordinator`], which reads it.
@@ -203,12 +203,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         // Applying waits for this, reading does not: nobody asks for the write lock meanwhile.
         let replica = self.replica.clone();
-        let image = tokio::task::spawn_blocking(move || {
+        let (image, applied) = blocking::run(move || {
             let image = Bytes::from(replica.read(Machine::image));
             let applied = replica.applied.lock().clone();
             (image, applied)
-        });
-        let (image, applied) = image.await.expect("taking an image does not panic, and is not cancelled");
+        })
+        .await;
         let meta = SnapshotMeta { last_log_id: applied.id, last_membership: applied.membership };
         Builder { folder: self.replica.snapshots.clone(), meta, image }
     }
@@ -220,12 +220,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let folder = self.replica.snapshots.clone();
         let (written, image) = (meta.clone(), snapshot.image);
-        let machine = tokio::task::spawn_blocking(move || {
+        let machine = blocking::run(move || {
             let machine = Machine::from_image(&image).map_err(|e| io::Error::other(e.to_string()))?;
             folder.write(&written, &image)?;
             Ok::<_, io::Error>(machine)
-        });
-        let machine = machine.await.map_err(io::Error::other)??;
+        })
+        .await?;
         let index = meta.last_log_id.map_or(0, |id| id.index());
         {
             let mut guard = self.replica.machine.write();
@@ -243,8 +243,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let folder = self.replica.snapshots.clone();
-        let newest = tokio::task::spawn_blocking(move || folder.newest()).await.map_err(io::Error::other)?;
-        let (found, bad) = newest?;
+        let (found, bad) = blocking::run(move || folder.newest()).await?;
         if let (None, Some(bad)) = (&found, bad.first()) {
             return Err(io::Error::other(bad.to_string()));
         }
@@ -264,8 +263,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (folder, meta, image) = (self.folder.clone(), self.meta.clone(), self.image.clone());
-        let written = tokio::task::spawn_blocking(move || folder.write(&meta, &image));
-        let path = written.await.map_err(io::Error::other)??;
+        let path = blocking::run(move || folder.write(&meta, &image)).await?;
         tracing::info!(file = %path.display(), bytes = self.image.len(), "wrote a snapshot");
         Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData { image: self.image.clone() } })
     }

@@ -140,13 +140,36 @@ fn abort(file: &Path, error: &io::Error) {
     std::process::abort()
 }
 
+/// Called once when a given disk fails, with the file and the error.
+pub type FailedHook = Arc<dyn Fn(&Path, &io::Error) + Send + Sync>;
+
+/// A disk that is not this machine's, with the writer as a task of the runtime in place of a thread, so that
+/// what happens on it follows the runtime's clock.
+#[derive(Clone)]
+pub struct LogDisk {
+    /// The files.
+    pub disk: Arc<dyn Disk>,
+    /// How long the next group takes to be written and synced.
+    pub pause: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// In place of [`WalOptions::fatal`]. Returns; the log then takes what it is given and answers nothing.
+    pub failed: FailedHook,
+    /// Size of a segment.
+    pub segment_bytes: u64,
+}
+
+/// What writes.
+enum Writer {
+    Thread(std::thread::JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
+}
+
 /// The log, open for writing. [`Wal::close`], or dropping the last handle, lets the writer finish what it
 /// was given and end.
 #[derive(Clone)]
 pub struct Wal {
     queue: mpsc::Sender<Operation>,
     stats: Arc<WalStats>,
-    thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+    writer: Arc<Mutex<Option<Writer>>>,
 }
 
 impl Wal {
@@ -162,18 +185,41 @@ impl Wal {
 
     /// The same on any disk.
     pub fn open_on(disk: Arc<dyn Disk>, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
+        let (log, recovered, fatal) = Self::recover(disk, options)?;
+        let stats = log.stats.clone();
+        let (queue, operations) = mpsc::channel(QUEUE_MAX);
+        let thread = std::thread::Builder::new()
+            .name("weft-wal".to_owned())
+            .spawn(move || write_all(log, operations, fatal))
+            .map_err(|source| WalError::Io { file: Default::default(), source })?;
+        let writer = Arc::new(Mutex::new(Some(Writer::Thread(thread))));
+        Ok((Wal { queue, stats, writer }, recovered))
+    }
+
+    /// The same on a disk that is given; the writer is a task of the current runtime.
+    ///
+    /// # Errors
+    /// See [`WalError`].
+    pub fn open_given(given: LogDisk, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
+        let options = WalOptions { segment_bytes: given.segment_bytes, ..options };
+        let (log, recovered, _) = Self::recover(given.disk, options)?;
+        let stats = log.stats.clone();
+        let (queue, operations) = mpsc::channel(QUEUE_MAX);
+        let task = tokio::spawn(write_all_as_task(log, operations, given.pause, given.failed));
+        let writer = Arc::new(Mutex::new(Some(Writer::Task(task))));
+        Ok((Wal { queue, stats, writer }, recovered))
+    }
+
+    fn recover(
+        disk: Arc<dyn Disk>,
+        options: WalOptions,
+    ) -> Result<(LogFile, Recovered, FatalHook), WalError> {
         let recovered = recover(&*disk)?;
         if options.must_exist && recovered.segments.is_empty() {
             return Err(WalError::Gone { folder: disk.path("") });
         }
         let log = LogFile::open(disk, &recovered, options.segment_bytes)?;
-        let stats = log.stats.clone();
-        let (queue, operations) = mpsc::channel(QUEUE_MAX);
-        let thread = std::thread::Builder::new()
-            .name("weft-wal".to_owned())
-            .spawn(move || write_all(log, operations, options.fatal))
-            .map_err(|source| WalError::Io { file: Default::default(), source })?;
-        Ok((Wal { queue, stats, thread: Arc::new(Mutex::new(Some(thread))) }, recovered))
+        Ok((log, recovered, options.fatal))
     }
 
     /// Hands an operation to the writer; waits while it has too many. Operations take effect in the order
@@ -191,10 +237,16 @@ impl Wal {
     /// other handles fail.
     pub async fn close(&self) {
         self.submit(Operation::Stop).await;
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            // A panic of the writer was reported by the panic hook already.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let writer = self.writer.lock().take();
+        // A panic of the writer was reported by the panic hook already.
+        match writer {
+            Some(Writer::Thread(thread)) => {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            Some(Writer::Task(task)) => {
+                let _ = task.await;
+            }
+            None => {}
         }
     }
 }
@@ -203,18 +255,7 @@ fn write_all(mut log: LogFile, mut operations: mpsc::Receiver<Operation>, fatal:
     let mut group = Vec::new();
     let mut stop = false;
     while !stop && let Some(first) = operations.blocking_recv() {
-        let mut bytes = first.bytes();
-        group.push(first);
-        while bytes < GROUP_BYTES_MAX
-            && let Ok(next) = operations.try_recv()
-        {
-            bytes += next.bytes();
-            group.push(next);
-        }
-        if let Some(at) = group.iter().position(|o| matches!(o, Operation::Stop)) {
-            group.truncate(at);
-            stop = true;
-        }
+        stop = fill(&mut group, first, &mut operations);
         if let Err(error) = log.write_group(&mut group) {
             return fatal(&log.current_path(), &error);
         }
@@ -222,6 +263,43 @@ fn write_all(mut log: LogFile, mut operations: mpsc::Receiver<Operation>, fatal:
     if let Err(error) = log.sync() {
         fatal(&log.current_path(), &error);
     }
+}
+
+async fn write_all_as_task(
+    mut log: LogFile,
+    mut operations: mpsc::Receiver<Operation>,
+    pause: Arc<dyn Fn() -> Duration + Send + Sync>,
+    failed: FailedHook,
+) {
+    let mut group = Vec::new();
+    let mut stop = false;
+    while !stop && let Some(first) = operations.recv().await {
+        stop = fill(&mut group, first, &mut operations);
+        tokio::time::sleep(pause()).await;
+        if let Err(error) = log.write_group(&mut group) {
+            failed(&log.current_path(), &error);
+            // Nobody is told anything any more, as if the process had ended.
+            return std::future::pending().await;
+        }
+    }
+    if let Err(error) = log.sync() {
+        failed(&log.current_path(), &error);
+    }
+}
+
+/// Adds what waits to a group, up to the limit; true if it is the last one.
+fn fill(group: &mut Vec<Operation>, first: Operation, operations: &mut mpsc::Receiver<Operation>) -> bool {
+    let mut bytes = first.bytes();
+    group.push(first);
+    while bytes < GROUP_BYTES_MAX
+        && let Ok(next) = operations.try_recv()
+    {
+        bytes += next.bytes();
+        group.push(next);
+    }
+    let Some(at) = group.iter().position(|o| matches!(o, Operation::Stop)) else { return false };
+    group.truncate(at);
+    true
 }
 
 impl Operation {

@@ -68,7 +68,7 @@ impl Server {
             name: "one".to_owned(),
             data_dir: data_dir.path().to_owned(),
             peer_advertise: peer_addr,
-            peer_listener,
+            peer_listener: peer_listener.into(),
             bootstrap,
             timing,
             snapshot_every: 1000,

@@ -1,5 +1,5 @@
 //! What every part of Weft shares and none of them decides: ids, limits, back-off, drain, configuration
-//! layering, telemetry, TLS material, files. This crate knows no policy and depends on nothing of ours.
+//! layering, telemetry, TLS material, files, where connections come from. This crate knows no policy and depends on nothing of ours.
 
 pub mod backoff;
 pub mod config;
@@ -8,5 +8,6 @@ pub mod fsio;
 pub mod id;
 pub mod limits;
 pub mod metrics;
+pub mod net;
 pub mod telemetry;
 pub mod tls;
