@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! 0000000000000001.wal   header | group | group | … | seal      full: synced, sealed, never written again
-//! 0000000000000002.wal   header | carried state | group | …     current: preallocated with zeros
+//! 0000000000000002.wal   header | carried state, group | …      current: its space is allocated
+//! 0000000000000000.spare zeros, or a segment that was purged    the next one, and a reserve for a full disk
 //!
 //! group  = mark, then the records of everything that waited for the disk at that moment: one write, one sync
-//! record = [length u32][crc32 of type+payload u32][type u8][payload]            numbers are little-endian
+//! record = [length u32][crc32 of segment number+type+payload u32][type u8][payload]    numbers are little-endian
 //! ```
 //! - [`record`]: the records and their bytes.
 //! - [`segment`]: a segment's name and header.
 //! - [`disk`]: the little that is asked of a file system, so that a simulated one can stand in.
-//! - [`writer`]: appends, rotates, deletes; the one thread that does so.
+//! - [`log_file`]: what is written where; pure but for its disk.
+//! - [`spares`]: files for the next segments, and what a full disk is.
+//! - [`writer`]: the threads.
+//! - [`replay`]: what the records add up to.
 //! - [`recovery`]: reads it all back after a crash.
 //!
 //! What is promised: after an operation's callback ran with success, a crash of the process, of the
@@ -23,13 +27,22 @@
 //! valid mark had reached the disk once: that is damage. A bad record with no such mark behind it is a torn
 //! tail, even if the disk kept later blocks of the same unsynced group.
 //!
+//! How a lost segment is told from a crash while one was made: a segment is sealed only when its successor is on
+//! disk, and used only when its predecessor's seal is. So a sealed segment has a successor, and a successor of
+//! one without a seal holds no group.
+//!
 //! An error of the disk while writing is fatal ([`writer::FatalHook`]): after a failed sync nobody knows what
-//! the disk holds, so the process ends and reads it back at the next start.
+//! the disk holds, so the process ends and reads it back at the next start. A *full* disk is no error: see
+//! [`spares`]. [`WalStats::is_full`] says when to refuse what needs space; when even the reserve is used up, the
+//! writer waits with what it has, acknowledges nothing, and goes on by itself when there is space.
 
 pub mod disk;
+pub mod log_file;
 pub mod record;
 pub mod recovery;
+pub mod replay;
 pub mod segment;
+pub mod spares;
 pub mod writer;
 
 use std::path::PathBuf;

@@ -1,4 +1,7 @@
 //! The records of the log and their bytes.
+//!
+//! A record's checksum covers the number of its segment too. A segment file that is used again still holds the
+//! records of its former life; under its new number none of them is valid.
 
 use bytes::Bytes;
 
@@ -83,8 +86,8 @@ pub const MARK_BYTES: usize = RECORD_HEADER_BYTES + 24;
 /// Bytes of a seal, header included.
 pub const SEAL_BYTES: usize = RECORD_HEADER_BYTES + 8;
 
-/// Appends a record to `out`.
-pub fn encode(record: &Record, out: &mut Vec<u8>) {
+/// Appends a record of segment number `segment` to `out`.
+pub fn encode(record: &Record, segment: u64, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
     let kind = match record {
@@ -122,9 +125,16 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
     let length = out.len() - start - RECORD_HEADER_BYTES;
     assert!(length <= PAYLOAD_BYTES_MAX, "a record of {length} bytes could not be read back");
     out[start + 8] = kind;
-    let checksum = crc32fast::hash(&out[start + 8..]);
+    let checksum = checksum(segment, &out[start + 8..]);
     out[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
     out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn checksum(segment: u64, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&segment.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
 }
 
 fn put_u64s(out: &mut Vec<u8>, numbers: &[u64]) {
@@ -143,36 +153,33 @@ pub enum Decoded {
         /// Offset behind it.
         next: usize,
     },
-    /// Nothing was written from here on: only zeros, to the end.
+    /// The end: zeros instead of a record. In a segment that is used again, leftovers may follow.
     End,
     /// Something else.
     Bad(String),
 }
 
-/// Reads the record at `offset` of a segment's bytes.
-pub fn decode(bytes: &Bytes, offset: usize) -> Decoded {
+/// Reads the record at `offset` of the bytes of segment number `segment`.
+pub fn decode(bytes: &Bytes, offset: usize, segment: u64) -> Decoded {
     let rest = &bytes[offset..];
     // An ordinary record never starts with zeros up to its type, so this costs nothing on the way.
     if rest.iter().take(RECORD_HEADER_BYTES).all(|b| *b == 0) {
-        return match rest.iter().position(|b| *b != 0) {
-            None => Decoded::End,
-            Some(at) => Decoded::Bad(format!("zeros, but other bytes {at} further on")),
-        };
+        return Decoded::End;
     }
     if rest.len() < RECORD_HEADER_BYTES {
         return Decoded::Bad(format!("{} bytes, too few for a record", rest.len()));
     }
     let length = u32_at(rest, 0) as usize;
-    let checksum = u32_at(rest, 4);
+    let stored = u32_at(rest, 4);
     if length > PAYLOAD_BYTES_MAX {
         return Decoded::Bad(format!("record length {length} exceeds {PAYLOAD_BYTES_MAX}"));
     }
     let Some(body) = rest.get(8..RECORD_HEADER_BYTES + length) else {
         return Decoded::Bad(format!("record of {length} bytes, but only {} are left", rest.len()));
     };
-    let seen = crc32fast::hash(body);
-    if seen != checksum {
-        return Decoded::Bad(format!("checksum {seen:08x}, expected {checksum:08x}"));
+    let seen = checksum(segment, body);
+    if seen != stored {
+        return Decoded::Bad(format!("checksum {seen:08x}, expected {stored:08x}"));
     }
     let next = offset + RECORD_HEADER_BYTES + length;
     let payload = bytes.slice(offset + RECORD_HEADER_BYTES..next);
@@ -215,27 +222,44 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-/// Finds the furthest point of `segment` that a valid mark behind `offset` proves to have been synced.
+/// Finds the furthest point of `segment` that a valid mark behind `offset` proves to have been synced; none if
+/// there is no such mark.
 ///
 /// Marks are looked for at every byte, because where records start is unknown behind a bad one.
 pub fn synced_by_later_mark(bytes: &Bytes, segment: u64, offset: usize) -> Option<u64> {
     let mut furthest = None;
-    let start = (24u32).to_le_bytes();
-    let mut at = offset;
-    while at + MARK_BYTES <= bytes.len() {
-        // The length and the type are compared first: they exclude nearly every byte without a checksum.
-        if bytes[at..at + 4] == start
-            && bytes[at + 8] == MARK
-            && let Decoded::Record { record: Record::Mark(mark), .. } = decode(bytes, at)
+    let mut from = first_other_than_zero(bytes, offset);
+    // The length is looked for first: it excludes nearly every byte without a checksum.
+    let length = memchr::memmem::Finder::new(&MARK_LENGTH);
+    while let Some(found) = length.find(&bytes[from..]) {
+        let at = from + found;
+        if bytes.get(at + 8) == Some(&MARK)
+            && let Decoded::Record { record: Record::Mark(mark), .. } = decode(bytes, at, segment)
             && mark.segment == segment
             && mark.offset == at as u64
             && mark.synced <= mark.offset
         {
             furthest = furthest.max(Some(mark.synced));
         }
-        at += 1;
+        from = at + 1;
     }
     furthest
+}
+
+/// The length field of every mark.
+const MARK_LENGTH: [u8; 4] = ((MARK_BYTES - RECORD_HEADER_BYTES) as u32).to_le_bytes();
+
+/// Where the first byte from `offset` on is that is not zero; the end if there is none. Most segments are zeros
+/// to a large part, so it goes by blocks.
+pub fn first_other_than_zero(bytes: &[u8], offset: usize) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut at = offset.min(bytes.len());
+    while let Some(block) = bytes.get(at..at + ZEROS.len())
+        && *block == ZEROS
+    {
+        at += ZEROS.len();
+    }
+    at + bytes[at..].iter().take_while(|b| **b == 0).count()
 }
 
 #[cfg(test)]
@@ -260,28 +284,28 @@ mod tests {
     fn every_record_reads_back() {
         let mut out = Vec::new();
         for record in samples() {
-            encode(&record, &mut out);
+            encode(&record, 1, &mut out);
         }
         out.extend_from_slice(&[0; 50]);
         let bytes = Bytes::from(out);
         let mut offset = 0;
         for expected in samples() {
-            let Decoded::Record { record, next } = decode(&bytes, offset) else { panic!("at {offset}") };
+            let Decoded::Record { record, next } = decode(&bytes, offset, 1) else { panic!("at {offset}") };
             assert_eq!(record, expected);
             offset = next;
         }
-        assert_eq!(decode(&bytes, offset), Decoded::End);
+        assert_eq!(decode(&bytes, offset, 1), Decoded::End);
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         for record in samples() {
             let mut clean = Vec::new();
-            encode(&record, &mut clean);
+            encode(&record, 1, &mut clean);
             for bit in 0..clean.len() * 8 {
                 let mut bytes = clean.clone();
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                match decode(&Bytes::from(bytes), 0) {
+                match decode(&Bytes::from(bytes), 0, 1) {
                     Decoded::Bad(_) => {}
                     other => panic!("bit {bit} of {record:?} reads as {other:?}"),
                 }
@@ -292,10 +316,33 @@ mod tests {
     #[test]
     fn a_mark_copied_into_a_value_proves_nothing() {
         let mut value = Vec::new();
-        encode(&Record::Mark(Mark { segment: 1, offset: 5000, synced: 5000 }), &mut value);
+        encode(&Record::Mark(Mark { segment: 1, offset: 5000, synced: 5000 }), 1, &mut value);
         let position = LogPosition { term: 1, index: 1 };
         let mut out = Vec::new();
-        encode(&Record::Entry(Entry { position, payload: value.into() }), &mut out);
+        encode(&Record::Entry(Entry { position, payload: value.into() }), 1, &mut out);
         assert_eq!(synced_by_later_mark(&out.into(), 1, 0), None);
+    }
+
+    #[test]
+    fn a_record_is_valid_in_its_own_segment_only() {
+        for record in samples() {
+            let mut out = Vec::new();
+            encode(&record, 1, &mut out);
+            assert!(matches!(decode(&out.into(), 0, 2), Decoded::Bad(_)), "{record:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_byte_other_than_zero_is_found_at_every_place() {
+        for length in [0, 1, 4095, 4096, 4097, 9000] {
+            let zeros = vec![0; length];
+            assert_eq!(first_other_than_zero(&zeros, 0), length);
+            for at in (0..length).step_by(251) {
+                let mut bytes = zeros.clone();
+                bytes[at] = 1;
+                assert_eq!(first_other_than_zero(&bytes, 0), at);
+                assert_eq!(first_other_than_zero(&bytes, at + 1), length);
+            }
+        }
     }
 }

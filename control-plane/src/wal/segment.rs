@@ -11,6 +11,10 @@ pub const VERSION: u32 = 1;
 /// A group that does not fit makes its segment longer.
 pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Largest segment file that is read, in bytes. Above the largest that is written: a group is closed soon after
+/// 4 MiB, and one record of the largest size may stand in it.
+pub const SEGMENT_FILE_BYTES_MAX: u64 = 192 * 1024 * 1024;
+
 const MAGIC: [u8; 8] = *b"WEFT-WAL";
 
 /// The file of a segment. Names sort in the order of the log.
@@ -18,9 +22,23 @@ pub fn file_name(segment: u64) -> String {
     format!("{segment:016x}.wal")
 }
 
+/// The file of a spare: a segment file that waits for a use. The number only tells spares apart.
+pub fn spare_name(number: u64) -> String {
+    format!("{number:016x}.spare")
+}
+
 /// The segment of a file, none if the file is not one.
 pub fn parse_file_name(name: &str) -> Option<u64> {
-    let hex = name.strip_suffix(".wal")?;
+    parse(name, ".wal")
+}
+
+/// The number of a spare's file, none if the file is not one.
+pub fn parse_spare_name(name: &str) -> Option<u64> {
+    parse(name, ".spare")
+}
+
+fn parse(name: &str, extension: &str) -> Option<u64> {
+    let hex = name.strip_suffix(extension)?;
     if hex.len() != 16 || hex.bytes().any(|b| b.is_ascii_uppercase()) {
         return None;
     }
@@ -83,6 +101,9 @@ mod tests {
         assert_eq!(parse_file_name("1f.wal"), None);
         assert_eq!(parse_file_name("000000000000001F.wal"), None);
         assert_eq!(parse_file_name("notes.txt"), None);
+        assert_eq!(parse_spare_name(&spare_name(0x1f)), Some(0x1f));
+        assert_eq!(parse_spare_name(&file_name(0x1f)), None);
+        assert_eq!(parse_file_name(&spare_name(0x1f)), None);
     }
 
     #[test]

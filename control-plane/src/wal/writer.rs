@@ -1,14 +1,14 @@
-//! Appends, rotates, deletes: one thread, group commit.
+//! The threads that write the log, and the way to them: group commit.
 
 use std::{
-    collections::VecDeque,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    thread::JoinHandle,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -16,10 +16,12 @@ use tokio::sync::mpsc;
 
 use super::{
     WalError,
-    disk::{Disk, DiskFile, FolderDisk},
-    record::{self, Entry, LogPosition, Mark, Record, SEAL_BYTES, Vote},
-    recovery::{Recovered, SegmentSummary, recover},
-    segment::{self, HEADER_BYTES, SEGMENT_BYTES},
+    disk::{Disk, FolderDisk},
+    log_file::{LogFile, Written},
+    record::{Entry, LogPosition, Vote},
+    recovery::{Recovered, recover},
+    segment::SEGMENT_BYTES,
+    spares::{Filled, Spares},
 };
 
 /// Operations that may wait for the writer. Raft waits above it, which slows proposals down rather than
@@ -74,21 +76,36 @@ pub enum Operation {
 }
 
 /// Numbers of the log since start.
-#[derive(Debug, Default)]
 pub struct WalStats {
-    bytes: AtomicU64,
-    segments: AtomicU64,
-    fsyncs: AtomicU64,
-    fsync_slowest_nanos: AtomicU64,
-    fsync_total_nanos: AtomicU64,
-    appended_entries: AtomicU64,
-    appended_bytes: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) segments: AtomicU64,
+    pub(super) fsyncs: AtomicU64,
+    pub(super) fsync_slowest_nanos: AtomicU64,
+    pub(super) fsync_total_nanos: AtomicU64,
+    pub(super) appended_entries: AtomicU64,
+    pub(super) appended_bytes: AtomicU64,
+    pub(super) stalled: AtomicBool,
+    spares: Arc<Spares>,
 }
 
 impl WalStats {
-    /// Bytes of all segment files.
+    pub(super) fn new(spares: Arc<Spares>) -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            segments: AtomicU64::new(0),
+            fsyncs: AtomicU64::new(0),
+            fsync_slowest_nanos: AtomicU64::new(0),
+            fsync_total_nanos: AtomicU64::new(0),
+            appended_entries: AtomicU64::new(0),
+            appended_bytes: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
+            spares,
+        }
+    }
+
+    /// Bytes of all segment files and spares.
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
+        self.bytes.load(Relaxed) + self.spares.bytes()
     }
     /// Segment files.
     pub fn segments(&self) -> u64 {
@@ -113,6 +130,18 @@ impl WalStats {
     /// Bytes of records written so far.
     pub fn appended_bytes(&self) -> u64 {
         self.appended_bytes.load(Relaxed)
+    }
+    /// Whether there was no space for a spare segment: what needs space should not be written now.
+    pub fn is_full(&self) -> bool {
+        self.spares.is_full()
+    }
+    /// Whether the writer waits for space with something in hand: even the reserve is used up.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
+    }
+    /// Segment files that were made, and that were used again, so far.
+    pub fn files_made_and_reused(&self) -> (u64, u64) {
+        (self.spares.made(), self.spares.reused())
     }
 }
 
@@ -140,6 +169,9 @@ fn abort(file: &Path, error: &io::Error) {
     std::process::abort()
 }
 
+/// How long the writer waits before it tries again to write what there was no space for.
+const STALL_RETRY: Duration = Duration::from_millis(100);
+
 /// Called once when a given disk fails, with the file and the error.
 pub type FailedHook = Arc<dyn Fn(&Path, &io::Error) + Send + Sync>;
 
@@ -159,7 +191,8 @@ pub struct LogDisk {
 
 /// What writes.
 enum Writer {
-    Thread(std::thread::JoinHandle<()>),
+    /// The one that writes, and the one that makes spares for it.
+    Threads([JoinHandle<()>; 2]),
     Task(tokio::task::JoinHandle<()>),
 }
 
@@ -169,6 +202,8 @@ enum Writer {
 pub struct Wal {
     queue: mpsc::Sender<Operation>,
     stats: Arc<WalStats>,
+    /// Somebody waits for the end: what there is no space for is given up.
+    closing: Arc<AtomicBool>,
     writer: Arc<Mutex<Option<Writer>>>,
 }
 
@@ -185,15 +220,23 @@ impl Wal {
 
     /// The same on any disk.
     pub fn open_on(disk: Arc<dyn Disk>, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
-        let (log, recovered, fatal) = Self::recover(disk, options)?;
-        let stats = log.stats.clone();
+        let folder = disk.path("");
+        let io_error = |source| WalError::Io { file: folder.clone(), source };
+        let (log, spares, recovered) = Self::recover(disk, &options)?;
+        let stats = log.stats().clone();
+        let closing = Arc::new(AtomicBool::new(false));
         let (queue, operations) = mpsc::channel(QUEUE_MAX);
-        let thread = std::thread::Builder::new()
-            .name("weft-wal".to_owned())
-            .spawn(move || write_all(log, operations, fatal))
-            .map_err(|source| WalError::Io { file: Default::default(), source })?;
-        let writer = Arc::new(Mutex::new(Some(Writer::Thread(thread))));
-        Ok((Wal { queue, stats, writer }, recovered))
+        let making = spares.clone();
+        let maker = std::thread::Builder::new().name("weft-wal-spare".to_owned());
+        let maker = maker.spawn(move || making.run()).map_err(io_error)?;
+        let gave_up = closing.clone();
+        let writer = std::thread::Builder::new().name("weft-wal".to_owned());
+        let writer = writer.spawn(move || {
+            write_all(log, operations, &spares, &gave_up, options.fatal);
+            spares.close();
+        });
+        let writer = Writer::Threads([writer.map_err(io_error)?, maker]);
+        Ok((Wal { queue, stats, closing, writer: Arc::new(Mutex::new(Some(writer))) }, recovered))
     }
 
     /// The same on a disk that is given; the writer is a task of the current runtime.
@@ -202,24 +245,28 @@ impl Wal {
     /// See [`WalError`].
     pub fn open_given(given: LogDisk, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
         let options = WalOptions { segment_bytes: given.segment_bytes, ..options };
-        let (log, recovered, _) = Self::recover(given.disk, options)?;
-        let stats = log.stats.clone();
+        let (log, spares, recovered) = Self::recover(given.disk.clone(), &options)?;
+        let stats = log.stats().clone();
+        let closing = Arc::new(AtomicBool::new(false));
         let (queue, operations) = mpsc::channel(QUEUE_MAX);
-        let task = tokio::spawn(write_all_as_task(log, operations, given.pause, given.failed));
+        let task = tokio::spawn(write_all_as_task(log, operations, spares, closing.clone(), given));
         let writer = Arc::new(Mutex::new(Some(Writer::Task(task))));
-        Ok((Wal { queue, stats, writer }, recovered))
+        Ok((Wal { queue, stats, closing, writer }, recovered))
     }
 
     fn recover(
         disk: Arc<dyn Disk>,
-        options: WalOptions,
-    ) -> Result<(LogFile, Recovered, FatalHook), WalError> {
+        options: &WalOptions,
+    ) -> Result<(LogFile, Arc<Spares>, Recovered), WalError> {
         let recovered = recover(&*disk)?;
+        let folder = disk.path("");
         if options.must_exist && recovered.segments.is_empty() {
-            return Err(WalError::Gone { folder: disk.path("") });
+            return Err(WalError::Gone { folder });
         }
-        let log = LogFile::open(disk, &recovered, options.segment_bytes)?;
-        Ok((log, recovered, options.fatal))
+        let spares = Spares::open(disk.clone(), options.segment_bytes);
+        let spares = Arc::new(spares.map_err(|source| WalError::Io { file: folder, source })?);
+        let log = LogFile::open(disk, spares.clone(), &recovered)?;
+        Ok((log, spares, recovered))
     }
 
     /// Hands an operation to the writer; waits while it has too many. Operations take effect in the order
@@ -233,15 +280,17 @@ impl Wal {
         &self.stats
     }
 
-    /// Waits until all that was submitted before is durable and the files are closed. Later submissions by
-    /// other handles fail.
+    /// Waits until all that was submitted before is durable and the files are closed; what there is no space for
+    /// is given up, unacknowledged. Later submissions by other handles fail.
     pub async fn close(&self) {
+        self.closing.store(true, Relaxed);
         self.submit(Operation::Stop).await;
         let writer = self.writer.lock().take();
         // A panic of the writer was reported by the panic hook already.
         match writer {
-            Some(Writer::Thread(thread)) => {
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            Some(Writer::Threads(threads)) => {
+                let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+                let _ = tokio::task::spawn_blocking(join).await;
             }
             Some(Writer::Task(task)) => {
                 let _ = task.await;
@@ -251,13 +300,29 @@ impl Wal {
     }
 }
 
-fn write_all(mut log: LogFile, mut operations: mpsc::Receiver<Operation>, fatal: FatalHook) {
+fn write_all(
+    mut log: LogFile,
+    mut operations: mpsc::Receiver<Operation>,
+    spares: &Spares,
+    closing: &AtomicBool,
+    fatal: FatalHook,
+) {
     let mut group = Vec::new();
     let mut stop = false;
     while !stop && let Some(first) = operations.blocking_recv() {
         stop = fill(&mut group, first, &mut operations);
-        if let Err(error) = log.write_group(&mut group) {
-            return fatal(&log.current_path(), &error);
+        loop {
+            match log.write_group(&mut group) {
+                Ok(Written::Durable) => break,
+                Ok(Written::OutOfSpace) => {
+                    // With the last handle gone nobody hears of the outcome any more.
+                    if closing.load(Relaxed) || operations.is_closed() {
+                        return;
+                    }
+                    spares.wait(STALL_RETRY);
+                }
+                Err(error) => return fatal(&log.current_path(), &error),
+            }
         }
     }
     if let Err(error) = log.sync() {
@@ -268,22 +333,47 @@ fn write_all(mut log: LogFile, mut operations: mpsc::Receiver<Operation>, fatal:
 async fn write_all_as_task(
     mut log: LogFile,
     mut operations: mpsc::Receiver<Operation>,
-    pause: Arc<dyn Fn() -> Duration + Send + Sync>,
-    failed: FailedHook,
+    spares: Arc<Spares>,
+    closing: Arc<AtomicBool>,
+    given: LogDisk,
 ) {
+    // Nobody is told anything any more, as if the process had ended.
+    let failed = |path: PathBuf, error: io::Error| {
+        (given.failed)(&path, &error);
+        std::future::pending::<()>()
+    };
     let mut group = Vec::new();
     let mut stop = false;
-    while !stop && let Some(first) = operations.recv().await {
+    while !stop {
+        loop {
+            match spares.fill_once() {
+                Ok(Filled::Made) => {}
+                Ok(Filled::Enough | Filled::Full) => break,
+                Err(error) => return failed(log.current_path(), error).await,
+            }
+        }
+        let first = tokio::select! {
+            first = operations.recv() => first,
+            () = tokio::time::sleep(STALL_RETRY), if spares.is_full() => continue,
+        };
+        let Some(first) = first else { break };
         stop = fill(&mut group, first, &mut operations);
-        tokio::time::sleep(pause()).await;
-        if let Err(error) = log.write_group(&mut group) {
-            failed(&log.current_path(), &error);
-            // Nobody is told anything any more, as if the process had ended.
-            return std::future::pending().await;
+        tokio::time::sleep((given.pause)()).await;
+        loop {
+            match log.write_group(&mut group) {
+                Ok(Written::Durable) => break,
+                Ok(Written::OutOfSpace) => {
+                    if closing.load(Relaxed) || operations.is_closed() {
+                        return;
+                    }
+                    tokio::time::sleep(STALL_RETRY).await;
+                }
+                Err(error) => return failed(log.current_path(), error).await,
+            }
         }
     }
     if let Err(error) = log.sync() {
-        failed(&log.current_path(), &error);
+        (given.failed)(&log.current_path(), &error);
     }
 }
 
@@ -304,284 +394,10 @@ fn fill(group: &mut Vec<Operation>, first: Operation, operations: &mut mpsc::Rec
 
 impl Operation {
     /// Bytes that it will take, about.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Operation::Append { entries, .. } => entries.iter().map(|e| e.payload.len() + 32).sum(),
             _ => 32,
         }
     }
 }
-
-/// The current segment and what is known of the others. Pure but for its [`Disk`].
-pub(super) struct LogFile {
-    disk: Arc<dyn Disk>,
-    file: Box<dyn DiskFile>,
-    segment: u64,
-    /// Where the next record goes.
-    offset: u64,
-    /// Up to where the current segment is known to be on disk.
-    synced: u64,
-    file_bytes: u64,
-    segment_bytes: u64,
-    index_max: Option<u64>,
-    /// Older segments, oldest first.
-    older: VecDeque<SegmentSummary>,
-    vote: Option<Vote>,
-    committed: Option<LogPosition>,
-    purged: Option<LogPosition>,
-    buffer: Vec<u8>,
-    stats: Arc<WalStats>,
-}
-
-impl LogFile {
-    /// Continues where recovery ended: cuts off a torn tail, then writes the carried state.
-    pub(super) fn open(
-        disk: Arc<dyn Disk>,
-        recovered: &Recovered,
-        segment_bytes: u64,
-    ) -> Result<Self, WalError> {
-        let io_error = |segment: u64, source: io::Error| WalError::Io {
-            file: disk.path(&segment::file_name(segment)),
-            source,
-        };
-        let mut segments: VecDeque<SegmentSummary> = recovered.segments.clone().into();
-        if let Some(torn) = &recovered.torn {
-            let name = segment::file_name(torn.segment);
-            tracing::warn!(
-                file = %disk.path(&name).display(), offset = torn.offset, reason = %torn.reason,
-                "cut off the end of the log that a crash left half-written; it was never acknowledged"
-            );
-            if torn.whole_segment {
-                disk.remove(&name).map_err(|e| io_error(torn.segment, e))?;
-            } else {
-                let file_bytes = segments.back().map_or(0, |s| s.file_bytes);
-                zero_from(&*disk, &name, torn.offset, file_bytes).map_err(|e| io_error(torn.segment, e))?;
-            }
-        }
-        let newest = segments.back().cloned();
-        let stats = Arc::new(WalStats::default());
-        let mut log = match newest {
-            Some(last) if !last.sealed => {
-                segments.pop_back();
-                let file =
-                    disk.open(&segment::file_name(last.segment)).map_err(|e| io_error(last.segment, e))?;
-                LogFile {
-                    file,
-                    segment: last.segment,
-                    offset: last.end,
-                    synced: last.end,
-                    file_bytes: last.file_bytes,
-                    index_max: last.index_max,
-                    disk: disk.clone(),
-                    segment_bytes,
-                    older: segments,
-                    vote: recovered.vote,
-                    committed: recovered.committed,
-                    purged: recovered.purged,
-                    buffer: Vec::new(),
-                    stats,
-                }
-            }
-            other => {
-                let segment = other.map_or(1, |last| last.segment + 1);
-                let file = make_segment(&*disk, segment, segment_bytes).map_err(|e| io_error(segment, e))?;
-                LogFile {
-                    file,
-                    segment,
-                    offset: HEADER_BYTES as u64,
-                    synced: HEADER_BYTES as u64,
-                    file_bytes: segment_bytes,
-                    index_max: None,
-                    disk: disk.clone(),
-                    segment_bytes,
-                    older: segments,
-                    vote: recovered.vote,
-                    committed: recovered.committed,
-                    purged: recovered.purged,
-                    buffer: Vec::new(),
-                    stats,
-                }
-            }
-        };
-        // Everything that the older segments say besides entries is repeated here, and they may be deleted.
-        log.begin();
-        log.encode_carried();
-        log.flush().and_then(|()| log.sync()).map_err(|e| io_error(log.segment, e))?;
-        log.publish();
-        Ok(log)
-    }
-
-    pub(super) fn current_path(&self) -> std::path::PathBuf {
-        self.disk.path(&segment::file_name(self.segment))
-    }
-
-    /// Writes a group, syncs it if anything in it waits for that, and calls those that waited.
-    pub(super) fn write_group(&mut self, group: &mut Vec<Operation>) -> io::Result<()> {
-        let bytes: usize = group.iter().map(Operation::bytes).sum();
-        let needed = (bytes + 64 * group.len() + record::MARK_BYTES + SEAL_BYTES) as u64;
-        if self.offset + needed > self.segment_bytes && self.offset > self.rotated_size() {
-            self.rotate()?;
-        }
-        let committed_before = self.committed;
-        let mut waiting: Vec<Done> = Vec::with_capacity(group.len());
-        let mut purge = false;
-        self.begin();
-        for operation in group.drain(..) {
-            match operation {
-                Operation::Append { entries, done } => {
-                    self.stats.appended_entries.fetch_add(entries.len() as u64, Relaxed);
-                    for entry in entries {
-                        self.index_max = self.index_max.max(Some(entry.position.index));
-                        record::encode(&Record::Entry(entry), &mut self.buffer);
-                    }
-                    waiting.push(done);
-                }
-                Operation::Vote { vote, done } => {
-                    self.vote = Some(vote);
-                    record::encode(&Record::Vote(vote), &mut self.buffer);
-                    waiting.push(done);
-                }
-                Operation::Committed(position) => self.committed = self.committed.max(Some(position)),
-                Operation::TruncateFrom { index, done } => {
-                    record::encode(&Record::TruncateFrom(index), &mut self.buffer);
-                    waiting.push(done);
-                }
-                Operation::Purge { position, done } => {
-                    self.purged = self.purged.max(Some(position));
-                    record::encode(&Record::Purge(position), &mut self.buffer);
-                    purge = true;
-                    waiting.push(done);
-                }
-                Operation::Stop => {}
-            }
-        }
-        // Only the last of several commit indexes matters.
-        if self.committed != committed_before
-            && let Some(position) = self.committed
-        {
-            record::encode(&Record::Committed(position), &mut self.buffer);
-        }
-        self.flush()?;
-        if !waiting.is_empty() {
-            self.sync()?;
-        }
-        if purge {
-            self.delete_purged()?;
-        }
-        for done in waiting {
-            done();
-        }
-        self.publish();
-        Ok(())
-    }
-
-    /// Starts a group in the buffer.
-    fn begin(&mut self) {
-        self.buffer.clear();
-        let mark = Mark { segment: self.segment, offset: self.offset, synced: self.synced };
-        record::encode(&Record::Mark(mark), &mut self.buffer);
-    }
-
-    fn encode_carried(&mut self) {
-        let carried = [
-            self.vote.map(Record::Vote),
-            self.committed.map(Record::Committed),
-            self.purged.map(Record::Purge),
-        ];
-        for record in carried.iter().flatten() {
-            record::encode(record, &mut self.buffer);
-        }
-    }
-
-    /// Bytes of a segment that holds nothing but its header and the carried state.
-    fn rotated_size(&self) -> u64 {
-        (HEADER_BYTES + record::MARK_BYTES + 3 * (record::RECORD_HEADER_BYTES + 17)) as u64
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_at(self.offset, &self.buffer)?;
-        self.offset += self.buffer.len() as u64;
-        self.file_bytes = self.file_bytes.max(self.offset);
-        self.stats.appended_bytes.fetch_add(self.buffer.len() as u64, Relaxed);
-        Ok(())
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        if self.synced == self.offset {
-            return Ok(());
-        }
-        let start = Instant::now();
-        self.file.sync()?;
-        self.synced = self.offset;
-        let nanos = start.elapsed().as_nanos() as u64;
-        self.stats.fsyncs.fetch_add(1, Relaxed);
-        self.stats.fsync_total_nanos.fetch_add(nanos, Relaxed);
-        self.stats.fsync_slowest_nanos.fetch_max(nanos, Relaxed);
-        Ok(())
-    }
-
-    /// Seals the current segment and goes on in a new one.
-    fn rotate(&mut self) -> io::Result<()> {
-        self.buffer.clear();
-        record::encode(&Record::Seal(self.offset), &mut self.buffer);
-        self.flush()?;
-        self.sync()?;
-        self.older.push_back(SegmentSummary {
-            segment: self.segment,
-            index_max: self.index_max,
-            end: self.offset,
-            file_bytes: self.file_bytes,
-            sealed: true,
-        });
-        self.segment += 1;
-        self.file = make_segment(&*self.disk, self.segment, self.segment_bytes)?;
-        self.offset = HEADER_BYTES as u64;
-        self.synced = self.offset;
-        self.file_bytes = self.segment_bytes;
-        self.index_max = None;
-        self.begin();
-        self.encode_carried();
-        self.flush()?;
-        self.sync()
-    }
-
-    /// Deletes segments from the oldest on that hold no entry above the purged one.
-    fn delete_purged(&mut self) -> io::Result<()> {
-        let Some(purged) = self.purged else { return Ok(()) };
-        while let Some(oldest) = self.older.front()
-            && oldest.index_max.is_none_or(|index| index <= purged.index)
-        {
-            self.disk.remove(&segment::file_name(oldest.segment))?;
-            self.older.pop_front();
-        }
-        Ok(())
-    }
-
-    fn publish(&self) {
-        let older: u64 = self.older.iter().map(|s| s.file_bytes).sum();
-        self.stats.bytes.store(older + self.file_bytes, Relaxed);
-        self.stats.segments.store(self.older.len() as u64 + 1, Relaxed);
-    }
-}
-
-fn make_segment(disk: &dyn Disk, segment: u64, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-    let mut file = disk.create(&segment::file_name(segment), bytes)?;
-    file.write_at(0, &segment::encode_header(segment, bytes))?;
-    file.sync()?;
-    Ok(file)
-}
-
-fn zero_from(disk: &dyn Disk, name: &str, offset: u64, end: u64) -> io::Result<()> {
-    let mut file = disk.open(name)?;
-    let zeros = vec![0; 64 * 1024];
-    let mut at = offset;
-    while at < end {
-        let part = (end - at).min(zeros.len() as u64);
-        file.write_at(at, &zeros[..part as usize])?;
-        at += part;
-    }
-    file.sync()
-}
-
-#[cfg(test)]
-mod tests;

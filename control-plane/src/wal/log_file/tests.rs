@@ -1,111 +1,13 @@
 //! Crashes, torn tails, damage: on a simulated disk that loses what was not synced.
 
-use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-
-const PAGE: usize = 64;
-
-/// A disk in memory. What is not synced is lost in a crash, page by page, as the caller chooses.
-#[derive(Default)]
-struct MemoryDisk {
-    files: Arc<Mutex<BTreeMap<String, MemoryFile>>>,
-}
-
-#[derive(Default, Clone)]
-struct MemoryFile {
-    durable: Vec<u8>,
-    visible: Vec<u8>,
-    fail_sync: bool,
-}
-
-struct Handle {
-    files: Arc<Mutex<BTreeMap<String, MemoryFile>>>,
-    name: String,
-}
-
-impl MemoryDisk {
-    /// The power fails. `keep` says for each unsynced page whether it reached the disk all the same.
-    fn crash(&self, mut keep: impl FnMut() -> bool) -> MemoryDisk {
-        let mut after = BTreeMap::new();
-        for (name, file) in self.files.lock().iter() {
-            let mut bytes = file.durable.clone();
-            bytes.resize(file.visible.len(), 0);
-            for page in 0..bytes.len().div_ceil(PAGE) {
-                let range = page * PAGE..((page + 1) * PAGE).min(bytes.len());
-                if bytes[range.clone()] != file.visible[range.clone()] && keep() {
-                    bytes[range.clone()].copy_from_slice(&file.visible[range]);
-                }
-            }
-            after.insert(
-                name.clone(),
-                MemoryFile { durable: bytes.clone(), visible: bytes, fail_sync: false },
-            );
-        }
-        MemoryDisk { files: Arc::new(Mutex::new(after)) }
-    }
-
-    fn edit(&self, segment: u64, edit: impl FnOnce(&mut Vec<u8>)) {
-        let mut files = self.files.lock();
-        let file = files.get_mut(&segment::file_name(segment)).expect("the segment exists");
-        edit(&mut file.visible);
-        file.durable = file.visible.clone();
-    }
-
-    fn shared(&self) -> Arc<dyn Disk> {
-        Arc::new(MemoryDisk { files: self.files.clone() })
-    }
-}
-
-impl Disk for MemoryDisk {
-    fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.files.lock().keys().cloned().collect())
-    }
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        Ok(self.files.lock()[name].visible.clone())
-    }
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-        let zeros = vec![0; bytes as usize];
-        let file = MemoryFile { durable: zeros.clone(), visible: zeros, fail_sync: false };
-        self.files.lock().insert(name.to_owned(), file);
-        self.open(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(Handle { files: self.files.clone(), name: name.to_owned() }))
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.lock().remove(name);
-        Ok(())
-    }
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        name.into()
-    }
-}
-
-impl DiskFile for Handle {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut files = self.files.lock();
-        let file = files.get_mut(&self.name).expect("open files exist");
-        let end = offset as usize + bytes.len();
-        if file.visible.len() < end {
-            file.visible.resize(end, 0);
-        }
-        file.visible[offset as usize..end].copy_from_slice(bytes);
-        Ok(())
-    }
-    fn sync(&mut self) -> io::Result<()> {
-        let mut files = self.files.lock();
-        let file = files.get_mut(&self.name).expect("open files exist");
-        if file.fail_sync {
-            return Err(io::Error::other("the disk is gone"));
-        }
-        file.durable = file.visible.clone();
-        Ok(())
-    }
-}
+use crate::wal::{Entry, Wal, WalOptions, disk::memory::MemoryDisk, recover};
 
 fn entry(index: u64, size: usize) -> Entry {
     let payload = Bytes::from(vec![index as u8 | 1; size]);
@@ -118,13 +20,27 @@ fn append(entries: std::ops::Range<u64>) -> Operation {
 
 fn open(disk: &MemoryDisk, segment_bytes: u64) -> (LogFile, Recovered) {
     let recovered = recover(disk).expect("recovers");
-    let log = LogFile::open(disk.shared(), &recovered, segment_bytes).expect("opens");
-    (log, recovered)
+    (continue_from(disk, &recovered, segment_bytes), recovered)
+}
+
+fn continue_from(disk: &MemoryDisk, recovered: &Recovered, segment_bytes: u64) -> LogFile {
+    let spares = Arc::new(Spares::open(disk.shared(), segment_bytes).expect("opens"));
+    LogFile::open(disk.shared(), spares, recovered).expect("opens")
 }
 
 fn write(log: &mut LogFile, operations: Vec<Operation>) {
     let mut group = operations;
-    log.write_group(&mut group).expect("writes");
+    assert_eq!(log.write_group(&mut group).expect("writes"), Written::Durable);
+    make_spares(log);
+}
+
+/// What the thread for it does.
+fn make_spares(log: &LogFile) {
+    while log.spares.fill_once().expect("makes") == Filled::Made {}
+}
+
+fn segments(disk: &MemoryDisk) -> Vec<u64> {
+    disk.names().iter().filter_map(|name| segment::parse_file_name(name)).collect()
 }
 
 fn indexes(recovered: &Recovered) -> Vec<u64> {
@@ -148,7 +64,7 @@ fn what_was_written_reads_back_after_a_clean_restart() {
 }
 
 #[test]
-fn purged_segments_are_deleted_and_the_vote_survives_them() {
+fn purged_segments_are_let_go_and_the_vote_survives_them() {
     let disk = MemoryDisk::default();
     let (mut log, _) = open(&disk, 1024);
     let vote = Vote { term: 2, node: 7, committed: false };
@@ -156,11 +72,11 @@ fn purged_segments_are_deleted_and_the_vote_survives_them() {
     for i in 0..100 {
         write(&mut log, vec![append(i..i + 1)]);
     }
-    let before = disk.files.lock().len();
+    let before = segments(&disk).len();
     assert!(before > 5, "{before} segments");
     let position = LogPosition { term: 1, index: 90 };
     write(&mut log, vec![Operation::Purge { position, done: Box::new(|| {}) }]);
-    assert!(disk.files.lock().len() < before - 3);
+    assert!(segments(&disk).len() < before - 3);
     let (_, after) = open(&disk, 1024);
     assert_eq!(after.vote, Some(vote));
     assert_eq!(after.purged, Some(position));
@@ -243,28 +159,220 @@ fn a_missing_segment_is_named() {
     for i in 0..20 {
         write(&mut log, vec![append(i..i + 1)]);
     }
-    disk.files.lock().remove(&segment::file_name(2));
-    match recover(&disk) {
-        Err(WalError::MissingSegment { file }) => assert_eq!(file.to_str(), Some("0000000000000002.wal")),
-        other => panic!("{other:?}"),
+    let newest = *segments(&disk).last().expect("several");
+    assert!(newest > 5);
+    for number in [2, newest - 1, newest] {
+        let copy = disk.crash(|| true);
+        copy.remove(&segment::file_name(number)).expect("exists");
+        match recover(&copy) {
+            Err(WalError::MissingSegment { file }) => {
+                assert_eq!(file.to_str(), Some(&*segment::file_name(number)));
+            }
+            other => panic!("{number}: {other:?}"),
+        }
     }
 }
 
 #[test]
-fn a_segment_that_was_being_made_in_a_crash_is_made_again() {
+fn a_newest_segment_that_was_emptied_is_damage() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 512);
+    for i in 0..20 {
+        write(&mut log, vec![append(i..i + 1)]);
+    }
+    let newest = log.segment;
+    let zeroed: fn(&mut Vec<u8>) = |bytes| bytes.fill(0);
+    let cut: fn(&mut Vec<u8>) = |bytes| bytes.clear();
+    for edit in [zeroed, cut] {
+        let copy = disk.crash(|| true);
+        copy.edit(newest, edit);
+        match recover(&copy) {
+            Err(WalError::Damaged { file, offset: 0, .. }) => {
+                assert_eq!(file.to_str(), Some(&*segment::file_name(newest)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_seal_that_is_lost_although_its_successor_is_in_use_is_damage() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 512);
+    for i in 0..20 {
+        write(&mut log, vec![append(i..i + 1)]);
+    }
+    let end = log.older.back().expect("several").end as usize;
+    disk.edit(log.segment - 1, |bytes| bytes[end - SEAL_BYTES..].fill(0));
+    match recover(&disk) {
+        Err(WalError::Damaged { file, offset, .. }) => {
+            assert_eq!(file.to_str(), Some(&*segment::file_name(log.segment - 1)));
+            assert_eq!(offset as usize, end - SEAL_BYTES);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whatever a crash leaves of a rotation, the log goes on.
+#[test]
+fn a_successor_that_was_not_in_use_yet_is_made_again() {
     let disk = MemoryDisk::default();
     let (mut log, _) = open(&disk, 512);
     for i in 0..6 {
         write(&mut log, vec![append(i..i + 1)]);
     }
-    log.rotate().expect("rotates");
-    let newest = log.segment;
-    disk.edit(newest, |bytes| bytes.fill(0));
-    let (mut log, after) = open(&disk, 512);
-    assert!(after.torn.as_ref().is_some_and(|t| t.whole_segment));
-    assert_eq!(indexes(&after), (0..6).collect::<Vec<_>>());
-    write(&mut log, vec![append(6..7)]);
-    assert_eq!(indexes(&open(&disk, 512).1), (0..7).collect::<Vec<_>>());
+    let made = log.make_next().expect("makes").expect("has space");
+    drop(made);
+    let newest = log.segment + 1;
+    let zeroed: fn(&mut Vec<u8>) = |bytes| bytes.fill(0);
+    let whole: fn(&mut Vec<u8>) = |_| {};
+    for edit in [zeroed, whole] {
+        let disk = disk.crash(|| false);
+        disk.edit(newest, edit);
+        let (mut log, after) = open(&disk, 512);
+        assert_eq!((after.torn, after.unused), (None, vec![newest]));
+        assert_eq!(after.entries.len(), 6);
+        for i in 6..30 {
+            write(&mut log, vec![append(i..i + 1)]);
+        }
+        assert_eq!(indexes(&open(&disk, 512).1), (0..30).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_first_segment_of_all_is_made_again_if_a_crash_left_it_unfinished() {
+    for content in [Vec::new(), vec![0; 512], vec![7; 20]] {
+        let disk = MemoryDisk::default();
+        disk.put(&segment::file_name(1), content);
+        let (mut log, after) = open(&disk, 512);
+        assert!(after.torn.is_some_and(|t| t.whole_segment));
+        write(&mut log, vec![append(0..2)]);
+        assert_eq!(indexes(&open(&disk, 512).1), [0, 1]);
+    }
+}
+
+/// P16: what is purged is used again, and nothing of its former life is taken for the log.
+#[test]
+fn purged_segments_are_used_again_and_their_old_records_are_not_read() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 2048);
+    for round in 0..40 {
+        for i in round * 20..(round + 1) * 20 {
+            write(&mut log, vec![append(i..i + 1)]);
+        }
+        let position = LogPosition { term: 1, index: round * 20 + 10 };
+        write(&mut log, vec![Operation::Purge { position, done: Box::new(|| {}) }]);
+        let (_, after) = open(&disk.crash(|| false), 2048);
+        assert_eq!(indexes(&after), (position.index + 1..(round + 1) * 20).collect::<Vec<_>>());
+        assert_eq!(after.torn, None, "round {round}");
+    }
+    let (made, reused) = log.stats().files_made_and_reused();
+    assert!(made <= 5 && reused > 30, "{made} made, {reused} used again");
+    assert!(disk.used() <= 7 * 2048, "{} bytes", disk.used());
+}
+
+/// P01, P16: a full disk stops nothing that is in hand; the rest of the segment and the reserve still take
+/// records, then the writer waits, and goes on when there is space.
+#[test]
+fn a_full_disk_is_waited_out_and_nothing_is_lost() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 8192);
+    make_spares(&log);
+    disk.set_capacity(Some(disk.used()));
+    let mut next = 0;
+    let mut full_at = None;
+    let mut group = loop {
+        let mut group = vec![append(next..next + 1)];
+        if log.write_group(&mut group).expect("no error") == Written::OutOfSpace {
+            break group;
+        }
+        next += 1;
+        make_spares(&log);
+        full_at = full_at.or(log.stats().is_full().then_some(next));
+    };
+    assert!(log.stats().is_stalled());
+    let full_at = full_at.expect("is told");
+    // A mark of 33 bytes and an entry of 65 each.
+    let left = (next - full_at) * 98;
+    assert!(left > 8192 / 2, "{left} bytes were left for deletes when the disk was found full");
+    assert_eq!(log.write_group(&mut group).expect("no error"), Written::OutOfSpace, "still");
+    let crashed = disk.crash(|| false);
+    assert_eq!(indexes(&recover(&crashed).expect("recovers")), (0..next).collect::<Vec<_>>());
+    // A server that restarts on the full disk starts.
+    crashed.set_capacity(Some(crashed.used()));
+    let (restarted, _) = open(&crashed, 8192);
+    make_spares(&restarted);
+    assert!(restarted.stats().is_full());
+
+    disk.set_capacity(None);
+    assert_eq!(log.write_group(&mut group).expect("writes"), Written::Durable);
+    make_spares(&log);
+    assert!(!log.stats().is_full() && !log.stats().is_stalled());
+    assert_eq!(indexes(&open(&disk, 8192).1), (0..=next).collect::<Vec<_>>());
+}
+
+/// P01: purging makes its own space.
+#[test]
+fn a_purge_on_a_full_disk_ends_the_shortage() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 2048);
+    for i in 0..60 {
+        write(&mut log, vec![append(i..i + 1)]);
+    }
+    disk.set_capacity(Some(disk.used()));
+    let mut next = 60;
+    while !log.stats().is_full() {
+        write(&mut log, vec![append(next..next + 1)]);
+        next += 1;
+    }
+    let position = LogPosition { term: 1, index: 50 };
+    write(&mut log, vec![Operation::Purge { position, done: Box::new(|| {}) }]);
+    assert!(!log.stats().is_full());
+    for i in next..next + 20 {
+        write(&mut log, vec![append(i..i + 1)]);
+    }
+}
+
+/// P01: a group larger than the file's rest needs space at the write itself.
+#[test]
+fn a_group_that_makes_its_segment_longer_waits_for_space() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 512);
+    make_spares(&log);
+    disk.set_capacity(Some(disk.used()));
+    let done = Arc::new(AtomicU64::new(0));
+    let count = done.clone();
+    let counted = Box::new(move || {
+        count.fetch_add(1, Relaxed);
+    });
+    let mut group = vec![Operation::Append { entries: vec![entry(0, 5000)], done: counted }];
+    for _ in 0..3 {
+        assert_eq!(log.write_group(&mut group).expect("no error"), Written::OutOfSpace);
+    }
+    assert_eq!(done.load(Relaxed), 0);
+    disk.set_capacity(None);
+    assert_eq!(log.write_group(&mut group).expect("writes"), Written::Durable);
+    assert_eq!(done.load(Relaxed), 1);
+    assert_eq!(indexes(&open(&disk, 512).1), [0]);
+}
+
+/// A restart whose segment has leftovers behind its end must not take them up again.
+#[test]
+fn what_stands_behind_the_end_is_gone_after_a_restart() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(&disk, 4096);
+    write(&mut log, vec![append(0..2)]);
+    // A group of several pages whose first page is lost: its later records are whole, and of this segment.
+    let mut group = vec![append(2..10)];
+    log.stage(&mut group);
+    log.flush(true).expect("writes");
+    let mut first = true;
+    let crashed = disk.crash(|| !std::mem::take(&mut first));
+    let (_, after) = open(&crashed, 4096);
+    assert_eq!(indexes(&after), [0, 1]);
+    let bytes = crashed.read(&segment::file_name(1)).expect("reads");
+    let end = recover(&crashed).expect("recovers").segments[0].end as usize;
+    assert!(bytes[end..].iter().all(|b| *b == 0));
 }
 
 /// A07: an interrupted copy is no crash.
@@ -292,8 +400,8 @@ async fn a_log_that_must_exist_is_not_begun_anew() {
     };
     let disk = MemoryDisk::default();
     assert!(matches!(open(&disk).err(), Some(WalError::Gone { .. })));
-    assert!(disk.files.lock().is_empty(), "nothing is changed");
-    disk.create(&segment::file_name(1), 0).expect("creates");
+    assert!(disk.names().is_empty(), "nothing is changed");
+    disk.put(&segment::file_name(1), Vec::new());
     assert!(matches!(open(&disk).err(), Some(WalError::Gone { .. })), "an empty file is no log");
 }
 
@@ -314,7 +422,7 @@ fn a_newer_format_is_refused() {
 fn a_failed_sync_acknowledges_nothing() {
     let disk = MemoryDisk::default();
     let (mut log, _) = open(&disk, 4096);
-    disk.files.lock().get_mut(&segment::file_name(1)).expect("exists").fail_sync = true;
+    disk.fail_syncs(1);
     let acknowledged = Arc::new(AtomicU64::new(0));
     let seen = acknowledged.clone();
     let done = Box::new(move || {
@@ -456,7 +564,7 @@ proptest! {
             }
             if at == last {
                 // The last group is written but the power fails before its sync completes.
-                log.files_for_crash(&mut operations);
+                log.write_unsynced(&mut operations);
                 let mut keep = keep.iter().copied().cycle();
                 image = Some(disk.crash(|| keep.next().unwrap_or(false)));
                 break;
@@ -468,36 +576,20 @@ proptest! {
         let seen = Model::of(&recovered);
         prop_assert!(reachable.contains(&seen), "{seen:?} not in {reachable:?}");
         // And a second crash right after opening again loses nothing of it.
-        drop(LogFile::open(crashed.shared(), &recovered, segment_bytes).expect("opens"));
+        drop(continue_from(&crashed, &recovered, segment_bytes));
         let again = recover(&crashed.crash(|| false)).expect("recovers");
         prop_assert_eq!(Model::of(&again), seen);
     }
 }
 
 impl LogFile {
-    /// Writes a group without its sync.
-    fn files_for_crash(&mut self, operations: &mut Vec<Operation>) {
-        self.begin();
-        for operation in operations.drain(..) {
-            match operation {
-                Operation::Append { entries, .. } => {
-                    for entry in entries {
-                        record::encode(&Record::Entry(entry), &mut self.buffer);
-                    }
-                }
-                Operation::Vote { vote, .. } => record::encode(&Record::Vote(vote), &mut self.buffer),
-                Operation::Committed(position) => {
-                    record::encode(&Record::Committed(position), &mut self.buffer);
-                }
-                Operation::TruncateFrom { index, .. } => {
-                    record::encode(&Record::TruncateFrom(index), &mut self.buffer);
-                }
-                Operation::Purge { position, .. } => {
-                    record::encode(&Record::Purge(position), &mut self.buffer);
-                }
-                Operation::Stop => {}
-            }
+    /// Writes a group without its sync, in a new segment if it has to be.
+    fn write_unsynced(&mut self, operations: &mut Vec<Operation>) {
+        let bytes: usize = operations.iter().map(Operation::bytes).sum();
+        if self.offset + bytes as u64 > self.made_bytes && self.offset > 200 {
+            assert_eq!(self.rotate().expect("rotates"), Written::Durable);
         }
-        self.flush().expect("writes");
+        self.stage(operations);
+        self.flush(true).expect("writes");
     }
 }
