@@ -381,14 +381,15 @@ impl TryFrom<SnapshotHead> for SnapshotMeta {
     }
 }
 
-/// First message of a snapshot's stream.
-#[derive(Debug, Serialize, Deserialize)]
+/// Which snapshot comes: with the first message of its stream, and when the leader asks how much of it is
+/// there already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotOffer {
     /// The leader's vote.
     pub vote: Ballot,
     /// What it covers.
     pub head: SnapshotHead,
-    /// Bytes of the image.
+    /// Bytes of the file.
     pub bytes: u64,
     /// Its checksum (CRC-32, IEEE).
     pub checksum: u32,

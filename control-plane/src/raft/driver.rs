@@ -35,7 +35,7 @@ use super::{
     network::{Factory, Peers},
     rounds::Rounds,
     service::Service,
-    snapshot::SnapshotFolder,
+    snapshot::{SnapshotFile, SnapshotFolder},
     state_machine::{Replica, StateMachine},
     types::{Peer, Raft, StoredMembership, TypeConfig, encode_command},
 };
@@ -332,6 +332,7 @@ impl Node {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the raft core did not end well");
         }
+        self.replica.stop_writing();
         self.stop.cancel();
         self.connections.close();
         // A leader's stream of entries does not end by itself.
@@ -351,6 +352,7 @@ impl Node {
         self.kill.cancel();
         self.stop.cancel();
         let _ = self.raft.shutdown().await;
+        self.replica.stop_writing();
         self.wal.close().await;
     }
 
@@ -478,7 +480,8 @@ fn recover(
     let path = data_dir.join("snapshots");
     let io_error = |source| StartError::Io { path: path.clone(), source };
     let folder = SnapshotFolder::open(path.clone()).map_err(io_error)?;
-    let (found, bad) = folder.newest().map_err(io_error)?;
+    let (found, bad) = folder.newest_with(SnapshotFile::load).map_err(io_error)?;
+    let found = found.map(|(file, machine)| (file.meta().clone(), machine));
     let covered = found.as_ref().and_then(|(meta, _)| meta.last_log_id).map(|id| id.index());
     let needed = recovered.purged.map(|p| p.index);
     if needed > covered {
@@ -498,9 +501,7 @@ fn recover(
         tracing::warn!(%error, "a snapshot is damaged; an older one and the log make up for it");
     }
     let log = LogStore::new(wal.clone(), recovered).map_err(|e| StartError::Raft(e.to_string()))?;
-    let snapshot_path = folder.path().to_path_buf();
-    let replica = Replica::new(folder, found, observers, clock)
-        .map_err(|reason| StartError::Snapshot { path: snapshot_path, reason })?;
+    let replica = Replica::new(folder, found, observers, clock);
     Ok((wal, log, Arc::new(replica)))
 }
 

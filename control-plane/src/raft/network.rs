@@ -40,9 +40,10 @@ use super::{
         self, Addressed, Append, AppendAnswer, Ballot, SnapshotOffer, StreamAnswer, Transfer, VoteAnswer,
         VoteAsked,
     },
-    snapshot::SnapshotData,
+    snapshot::SnapshotFile,
     types::{Peer, Snapshot, TypeConfig, Vote},
 };
+use crate::blocking;
 
 /// Largest message between servers, in bytes: a few of the largest entries ([`super::types`]) with room.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -53,6 +54,9 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// How long a connection may take to be made. On one network a healthy server answers within milliseconds;
 /// longer would keep proposals waiting for a server that is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause before a snapshot goes on after its connection broke.
+const RESUME_PAUSE: Duration = Duration::from_millis(100);
 
 /// Slowest link on which a snapshot still arrives, in bytes a second.
 const SNAPSHOT_BYTES_PER_SEC_MIN: u64 = 1024 * 1024;
@@ -316,7 +320,7 @@ impl Network {
 }
 
 impl RaftNetworkV2<TypeConfig> for Network {
-    type SnapshotData = SnapshotData;
+    type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
@@ -392,47 +396,87 @@ impl RaftNetworkV2<TypeConfig> for Network {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let addr = self.peers.address(self.target, self.recorded);
-        let image = snapshot.snapshot.image;
+        let file = snapshot.snapshot;
+        let checked = file.clone();
+        let checksum = blocking::run(move || checked.verify()).await;
+        let checksum = checksum.and_then(|whole| whole.map_err(std::io::Error::other));
+        let checksum = checksum.map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
         let offer = SnapshotOffer {
             vote: Ballot::from(&vote),
             head: (&snapshot.meta).into(),
-            bytes: image.len() as u64,
-            checksum: crc32fast::hash(&image),
+            bytes: file.bytes(),
+            checksum,
         };
-        let header = self.peers.frame(self.target, offer);
-        let timeout = Duration::from_secs(30 + image.len() as u64 / SNAPSHOT_BYTES_PER_SEC_MIN);
-        let chunks = futures::stream::iter(chunks(header, image));
-        let mut client = self.peers.client(addr, Lane::Snapshot);
-        let result = tokio::select! {
-            closed = cancel => return Err(closed.into()),
-            result = tokio::time::timeout(timeout, client.install_snapshot(chunks)) => result,
-        };
-        let Ok(result) = result else {
-            return Err(self.timeout(RPCTypes::InstallSnapshot, timeout).into());
-        };
-        let answer = result.map_err(|status| StreamingError::from(self.failed(addr, &status)))?;
-        self.peers.heard(self.target);
-        let ballot: Ballot = codec::decode("answer of a peer", &answer.into_inner().body)
-            .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
-        Ok(SnapshotResponse::new(ballot.into()))
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            result = self.send_snapshot(offer, file) => result,
+        }
     }
 }
 
-/// Cuts an image into messages; the first carries the header.
-fn chunks(header: Frame, image: Bytes) -> impl Iterator<Item = SnapshotChunk> {
-    let cluster_id = header.cluster_id;
-    let count = image.len().div_ceil(CHUNK_BYTES).max(1);
-    (0..count).map(move |number| {
-        let offset = number * CHUNK_BYTES;
-        let data = image.slice(offset..(offset + CHUNK_BYTES).min(image.len()));
-        SnapshotChunk {
-            cluster_id,
-            header: if number == 0 { header.body.clone() } else { Bytes::new() },
-            offset: offset as u64,
-            checksum: crc32fast::hash(&data),
-            done: number + 1 == count,
-            data,
+impl Network {
+    /// Sends a snapshot; goes on where a connection broke as long as each attempt brings some of it over.
+    async fn send_snapshot(
+        &self,
+        offer: SnapshotOffer,
+        file: SnapshotFile,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let mut furthest = None;
+        loop {
+            let there: u64 = self
+                .call(RPCTypes::InstallSnapshot, offer.clone(), |mut client, frame| async move {
+                    client.snapshot_progress(frame).await
+                })
+                .await
+                .map_err(StreamingError::from)?;
+            let there = there.min(offer.bytes);
+            let addr = self.peers.address(self.target, self.recorded);
+            let header = self.peers.frame(self.target, offer.clone());
+            let timeout = Duration::from_secs(30 + (offer.bytes - there) / SNAPSHOT_BYTES_PER_SEC_MIN);
+            let mut client = self.peers.client(addr, Lane::Snapshot);
+            let sending = client.install_snapshot(chunks(header, file.clone(), there));
+            let error = match tokio::time::timeout(timeout, sending).await {
+                Ok(Ok(answer)) => {
+                    self.peers.heard(self.target);
+                    let ballot: Ballot = codec::decode("answer of a peer", &answer.into_inner().body)
+                        .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
+                    return Ok(SnapshotResponse::new(ballot.into()));
+                }
+                Ok(Err(status)) => StreamingError::from(self.failed(addr, &status)),
+                Err(_) => self.timeout(RPCTypes::InstallSnapshot, timeout).into(),
+            };
+            if furthest.is_some_and(|furthest| there <= furthest) {
+                return Err(error);
+            }
+            tracing::info!(peer = %NodeId(self.target), %error, "sending a snapshot was cut off; it goes on");
+            furthest = Some(there);
+            tokio::time::sleep(RESUME_PAUSE).await;
         }
+    }
+}
+
+/// Cuts a file, from an offset on, into messages; the first carries the header. One that cannot be read ends
+/// too early, which the receiver refuses.
+fn chunks(
+    header: Frame,
+    file: SnapshotFile,
+    from: u64,
+) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
+    let Frame { cluster_id, body } = header;
+    futures::stream::unfold(Some((from, body, file)), move |state| async move {
+        let (offset, header, file) = state?;
+        let reading = file.clone();
+        let data = match blocking::run(move || reading.read_at(offset, CHUNK_BYTES)).await {
+            Ok(data) => data,
+            Err(error) => {
+                tracing::error!(%error, file = %file.path().display(), "a snapshot cannot be read");
+                return None;
+            }
+        };
+        let next = offset + data.len() as u64;
+        let done = next >= file.bytes();
+        let chunk =
+            SnapshotChunk { cluster_id, header, offset, checksum: crc32fast::hash(&data), done, data };
+        Some((chunk, (!done).then_some((next, Bytes::new(), file))))
     })
 }

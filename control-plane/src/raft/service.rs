@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
@@ -25,11 +25,12 @@ use super::{
     driver::Node,
     forward::{Answer, Asked, Question},
     network::MESSAGE_BYTES_MAX,
-    snapshot::SnapshotData,
+    snapshot::Incoming,
     types::{BATCH_COMMANDS_MAX, Snapshot, SnapshotMeta, TypeConfig, Vote, check_command},
 };
+use crate::blocking;
 
-/// Largest snapshot that is accepted, in bytes. It is held in memory twice while it is installed.
+/// Largest snapshot that is accepted, in bytes. It goes to disk as it comes.
 const SNAPSHOT_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
 /// Foreign clusters whose attempts were logged; further ones are refused without a line.
@@ -54,8 +55,8 @@ impl Service {
     }
 
     /// Lets in what is of this server's group only, and for this server.
-    fn admit<T: DeserializeOwned>(&self, message: Incoming<'_>) -> Result<T, Status> {
-        let Incoming { cluster_id, body, invites, from } = message;
+    fn admit<T: DeserializeOwned>(&self, message: Message<'_>) -> Result<T, Status> {
+        let Message { cluster_id, body, invites, from } = message;
         let verdict = self.node.cluster.judge(cluster_id, invites);
         match verdict {
             Verdict::Ours | Verdict::Invitation => {}
@@ -106,7 +107,7 @@ impl Service {
     fn open<T: DeserializeOwned>(&self, request: Request<Frame>, invites: bool) -> Result<T, Status> {
         let from = request.remote_addr();
         let frame = request.into_inner();
-        self.admit(Incoming { cluster_id: frame.cluster_id, body: &frame.body, invites, from })
+        self.admit(Message { cluster_id: frame.cluster_id, body: &frame.body, invites, from })
     }
 
     fn append_of(
@@ -114,7 +115,7 @@ impl Service {
         frame: Frame,
         from: Option<SocketAddr>,
     ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
-        let message = Incoming { cluster_id: frame.cluster_id, body: &frame.body, invites: true, from };
+        let message = Message { cluster_id: frame.cluster_id, body: &frame.body, invites: true, from };
         let append: Append = self.admit(message)?;
         AppendEntriesRequest::try_from(append).map_err(bad)
     }
@@ -129,7 +130,7 @@ impl Service {
 }
 
 /// A message as it came, before anything is known of it.
-struct Incoming<'a> {
+struct Message<'a> {
     cluster_id: u64,
     body: &'a [u8],
     /// It is one that a leader sends to its members only.
@@ -234,6 +235,11 @@ impl PeerApi for Service {
         self.answer(&Ballot::from(&answer.vote))
     }
 
+    async fn snapshot_progress(&self, request: Request<Frame>) -> Reply<Frame> {
+        let offer: SnapshotOffer = self.open(request, true)?;
+        self.answer(&self.node.replica.snapshots().received(&offer))
+    }
+
     async fn propose(&self, request: Request<Frame>) -> Reply<Frame> {
         let asked: Asked = self.open(request, false)?;
         let patience = asked.patience();
@@ -254,31 +260,25 @@ impl PeerApi for Service {
 }
 
 impl Service {
-    /// Puts a snapshot together; every chunk and the whole are checked.
+    /// Writes a snapshot to disk as it comes; every chunk and the whole are checked. What came of one whose
+    /// connection breaks stays, and the next stream goes on there.
     async fn receive(
         &self,
         mut chunks: Streaming<SnapshotChunk>,
         from: Option<SocketAddr>,
     ) -> Result<(Vote, Snapshot), Status> {
-        let mut offer: Option<SnapshotOffer> = None;
-        let mut image = BytesMut::new();
-        let mut done = false;
+        let mut coming: Option<(SnapshotOffer, Incoming)> = None;
+        let (mut seen, mut done) = (0, false);
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;
-            if offer.is_none() {
-                let header = &chunk.header[..];
-                let message = Incoming { cluster_id: chunk.cluster_id, body: header, invites: true, from };
-                let offered: SnapshotOffer = self.admit(message)?;
-                let bytes = offered.bytes;
-                if bytes > SNAPSHOT_BYTES_MAX {
-                    return Err(Status::resource_exhausted(format!(
-                        "snapshot of {bytes} bytes exceeds the limit of {SNAPSHOT_BYTES_MAX} bytes"
-                    )));
+            let (offer, incoming) = match &mut coming {
+                Some(coming) => coming,
+                None => {
+                    seen = chunk.offset;
+                    coming.insert(self.begin(&chunk, from)?)
                 }
-                offer = Some(offered);
-            }
-            let expected = offer.as_ref().map_or(0, |o| o.bytes);
-            let seen = image.len() as u64;
+            };
+            let expected = offer.bytes;
             if chunk.offset != seen || seen + chunk.data.len() as u64 > expected || done {
                 return Err(Status::invalid_argument(format!(
                     "snapshot chunk of {} bytes at {} where {seen} of {expected} bytes are there",
@@ -289,19 +289,46 @@ impl Service {
             if crc32fast::hash(&chunk.data) != chunk.checksum {
                 return Err(Status::data_loss(format!("snapshot chunk at {seen} has a wrong checksum")));
             }
-            image.extend_from_slice(&chunk.data);
+            incoming.write(&chunk.data).map_err(disk)?;
+            seen += chunk.data.len() as u64;
             done = chunk.done;
             // A large one takes longer than an election; the leader is there as long as it sends.
             self.node.heard_from_leader();
         }
-        let Some(offer) = offer.filter(|_| done) else {
-            return Err(Status::invalid_argument("the snapshot ends before its last chunk"));
+        let Some((offer, incoming)) = coming.filter(|_| done) else {
+            return Err(Status::unavailable("the snapshot ends before its last chunk"));
         };
-        let image: Bytes = image.freeze();
-        if image.len() as u64 != offer.bytes || crc32fast::hash(&image) != offer.checksum {
-            return Err(Status::data_loss("the snapshot's checksum does not match"));
-        }
+        let whole = blocking::run(move || incoming.finish()).await;
+        let snapshot = whole.map_err(disk)?.map_err(Status::data_loss)?;
         let meta = SnapshotMeta::try_from(offer.head).map_err(bad)?;
-        Ok((offer.vote.into(), Snapshot { meta, snapshot: SnapshotData { image } }))
+        if *snapshot.meta() != meta {
+            return Err(Status::data_loss("the snapshot's head is not the one that was offered"));
+        }
+        Ok((offer.vote.into(), Snapshot { meta, snapshot }))
     }
+
+    fn begin(
+        &self,
+        chunk: &SnapshotChunk,
+        from: Option<SocketAddr>,
+    ) -> Result<(SnapshotOffer, Incoming), Status> {
+        let header = &chunk.header[..];
+        let message = Message { cluster_id: chunk.cluster_id, body: header, invites: true, from };
+        let offer: SnapshotOffer = self.admit(message)?;
+        let bytes = offer.bytes;
+        if bytes > SNAPSHOT_BYTES_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "snapshot of {bytes} bytes exceeds the limit of {SNAPSHOT_BYTES_MAX} bytes"
+            )));
+        }
+        let folder = self.node.replica.snapshots();
+        let incoming = folder.receive(&offer, chunk.offset).map_err(disk)?;
+        Ok((offer, incoming.map_err(Status::invalid_argument)?))
+    }
+}
+
+/// The sender keeps trying, and this server goes on without the snapshot meanwhile.
+fn disk(error: std::io::Error) -> Status {
+    tracing::warn!(%error, "a snapshot from the leader cannot be stored");
+    Status::internal(format!("the snapshot cannot be stored: {error}"))
 }

@@ -1,23 +1,33 @@
 //! openraft's state machine: applies batches to the [`Machine`], tells observers, answers proposers.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep},
+};
 use weft_state::{
     command::{Command, Event},
-    machine::Machine,
+    machine::{ImageWalk, Machine},
 };
 
 use super::{
     ApplyObserver,
-    snapshot::{SnapshotData, SnapshotFolder},
+    snapshot::{SnapshotFile, SnapshotFolder, SnapshotWriter},
     types::{BatchResult, CommandResult, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{blocking, lease_driver::LeaseClock};
@@ -34,6 +44,8 @@ pub struct Replica {
     /// The applied index, after each batch.
     changes: watch::Sender<u64>,
     waiters: Mutex<Waiters>,
+    /// Snapshots being written end at once.
+    stopping: AtomicBool,
 }
 
 #[derive(Default, Clone)]
@@ -49,25 +61,25 @@ struct Waiters {
 }
 
 impl Replica {
-    /// With the newest snapshot, if there is one.
+    /// With what the newest snapshot holds, if there is one.
     pub fn new(
         snapshots: SnapshotFolder,
-        snapshot: Option<(SnapshotMeta, Bytes)>,
+        snapshot: Option<(SnapshotMeta, Machine)>,
         observers: Vec<Arc<dyn ApplyObserver>>,
         clock: Arc<LeaseClock>,
-    ) -> Result<Self, String> {
-        let mut applied = Applied::default();
-        let mut machine = Machine::new();
+    ) -> Self {
         let restored = snapshot.is_some();
-        if let Some((meta, image)) = snapshot {
-            machine = Machine::from_image(&image).map_err(|e| e.to_string())?;
-            applied = Applied { id: meta.last_log_id, membership: meta.last_membership };
-        }
+        let (applied, machine) = match snapshot {
+            Some((meta, machine)) => {
+                (Applied { id: meta.last_log_id, membership: meta.last_membership }, machine)
+            }
+            None => Default::default(),
+        };
         if restored {
             observers.iter().for_each(|o| o.restored(&machine));
         }
         let index = applied.id.map_or(0, |id| id.index());
-        Ok(Self {
+        Self {
             machine: RwLock::new(machine),
             observers,
             clock,
@@ -75,7 +87,18 @@ impl Replica {
             applied: Mutex::new(applied),
             changes: watch::Sender::new(index),
             waiters: Mutex::default(),
-        })
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Ends the writing of a snapshot, which is of no use any more.
+    pub fn stop_writing(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// Where snapshots are.
+    pub fn snapshots(&self) -> &SnapshotFolder {
+        &self.snapshots
     }
 
     /// Reads the machine.
@@ -163,7 +186,7 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = SnapshotData;
+    type SnapshotData = SnapshotFile;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -201,42 +224,39 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        // Applying waits for this, reading does not: nobody asks for the write lock meanwhile.
-        let replica = self.replica.clone();
-        let (image, applied) = blocking::run(move || {
-            let image = Bytes::from(replica.read(Machine::image));
-            let applied = replica.applied.lock().clone();
-            (image, applied)
-        })
-        .await;
+        // Applying waits for this, and for nothing that follows.
+        let walk = self.replica.machine.write().begin_image();
+        let applied = self.replica.applied.lock().clone();
         let meta = SnapshotMeta { last_log_id: applied.id, last_membership: applied.membership };
-        Builder { folder: self.replica.snapshots.clone(), meta, image }
+        Builder { replica: self.replica.clone(), meta, walk: Some(walk) }
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        snapshot: SnapshotData,
+        snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let folder = self.replica.snapshots.clone();
-        let (written, image) = (meta.clone(), snapshot.image);
         let machine = blocking::run(move || {
-            let machine = Machine::from_image(&image).map_err(|e| io::Error::other(e.to_string()))?;
-            folder.write(&written, &image)?;
+            let machine = snapshot.load()?.map_err(io::Error::other)?;
+            folder.keep(&snapshot)?;
             Ok::<_, io::Error>(machine)
         })
         .await?;
         let index = meta.last_log_id.map_or(0, |id| id.index());
-        {
+        let replaced = {
             let mut guard = self.replica.machine.write();
-            *guard = machine;
+            let replaced = std::mem::replace(&mut *guard, machine);
             *self.replica.applied.lock() =
                 Applied { id: meta.last_log_id, membership: meta.last_membership.clone() };
             for observer in &self.replica.observers {
                 observer.restored(&guard);
             }
-        }
+            replaced
+        };
         self.replica.announce(index);
+        // Taking a large one apart takes its time.
+        blocking::run(move || drop(replaced)).await;
         tracing::info!(index, "the state was replaced by a snapshot from the leader");
         Ok(())
     }
@@ -247,24 +267,80 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if let (None, Some(bad)) = (&found, bad.first()) {
             return Err(io::Error::other(bad.to_string()));
         }
-        Ok(found.map(|(meta, image)| Snapshot { meta, snapshot: SnapshotData { image } }))
+        Ok(found.map(|snapshot| Snapshot { meta: snapshot.meta().clone(), snapshot }))
     }
 }
 
-/// Writes one image to disk.
+/// Bytes of an image written in one go.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// Longest pause between two pieces.
+const PIECE_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Writes the state of the moment at which it was made to disk, while commands go on.
 pub struct Builder {
-    folder: SnapshotFolder,
+    replica: Arc<Replica>,
     meta: SnapshotMeta,
-    image: Bytes,
+    /// Taken by the first build.
+    walk: Option<ImageWalk>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotData;
+    type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (folder, meta, image) = (self.folder.clone(), self.meta.clone(), self.image.clone());
-        let path = blocking::run(move || folder.write(&meta, &image)).await?;
-        tracing::info!(file = %path.display(), bytes = self.image.len(), "wrote a snapshot");
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData { image: self.image.clone() } })
+        let walk = self.walk.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
+        let (folder, meta) = (self.replica.snapshots.clone(), self.meta.clone());
+        let writer = blocking::run(move || folder.create(&meta)).await?;
+        let mut work = Some(Box::new((walk, writer)));
+        while let Some(part) = work.take() {
+            if self.replica.stopping.load(Relaxed) {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "this server is stopping"));
+            }
+            let replica = self.replica.clone();
+            let begun = Instant::now();
+            match blocking::run(move || replica.write_piece(part)).await? {
+                Piece::More(part) => work = Some(part),
+                Piece::Last(snapshot) => {
+                    tracing::info!(file = %snapshot.path().display(), bytes = snapshot.bytes(), "wrote a snapshot");
+                    return Ok(Snapshot { meta: snapshot.meta().clone(), snapshot });
+                }
+                Piece::Lost => break,
+            }
+            // Half of one processor at most, and the disk is the log's for as long.
+            sleep(begun.elapsed().min(PIECE_PAUSE_MAX)).await;
+        }
+        // A snapshot from the leader, with more in it, has just taken the state's place.
+        let folder = self.replica.snapshots.clone();
+        let (found, _) = blocking::run(move || folder.newest()).await?;
+        let snapshot = found.ok_or_else(|| io::Error::other("the leader's snapshot is not there"))?;
+        Ok(Snapshot { meta: snapshot.meta().clone(), snapshot })
+    }
+}
+
+enum Piece {
+    More(Box<(ImageWalk, SnapshotWriter)>),
+    Last(SnapshotFile),
+    /// The state was replaced.
+    Lost,
+}
+
+impl Replica {
+    fn write_piece(&self, mut part: Box<(ImageWalk, SnapshotWriter)>) -> io::Result<Piece> {
+        let (walk, writer) = &mut *part;
+        let mut written = 0;
+        let mut bytes = Vec::new();
+        while written < PIECE_BYTES {
+            // The lock is let go after each step, so that a command waits for one at most.
+            match self.read(|machine| machine.image_step(walk, &mut bytes)) {
+                Ok(true) => {}
+                Ok(false) => return part.1.finish().map(Piece::Last),
+                Err(_) => return Ok(Piece::Lost),
+            }
+            writer.write(&bytes)?;
+            written += bytes.len();
+            bytes.clear();
+        }
+        Ok(Piece::More(part))
     }
 }

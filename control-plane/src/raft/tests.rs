@@ -781,3 +781,55 @@ async fn a_leader_compacts_what_is_beyond_the_limit() {
     assert_eq!(at(compacted - 1), Err(refusal));
     follower.stop().await;
 }
+
+/// Half of a snapshot is there when its connection breaks; only the other half is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_goes_on_where_its_connection_broke() {
+    use weft_xds_proto::peer::SnapshotChunk;
+
+    let servers = group_with(2, 50).await;
+    let lead = wait_leader(&servers).await;
+    let (from, to) = (&servers[lead], &servers[1 - lead]);
+    for round in 0..120 {
+        put_until_done(from, &format!("k{round}"), &"v".repeat(1_000)).await;
+    }
+    until("a snapshot", || from.coordinator.status().snapshot > 60).await;
+    let node = from.coordinator.node();
+    let snapshot = node.replica.snapshots().newest().expect("reads").0.expect("is there");
+    let bytes = snapshot.read_at(0, 1 << 20).expect("reads");
+    let offer = codec::SnapshotOffer {
+        vote: (&types::Vote::new_committed(from.coordinator.status().term, from.id.0)).into(),
+        head: snapshot.meta().into(),
+        bytes: snapshot.bytes(),
+        checksum: snapshot.verify().expect("reads").expect("is whole"),
+    };
+    let header = node.peers.frame(to.id.0, offer.clone());
+    let half = bytes.len() / 2;
+    let chunk = |offset: usize, end: usize| {
+        let data = bytes.slice(offset..end);
+        futures::stream::iter([SnapshotChunk {
+            cluster_id: header.cluster_id,
+            header: header.body.clone(),
+            offset: offset as u64,
+            checksum: crc32fast::hash(&data),
+            done: end == bytes.len(),
+            data,
+        }])
+    };
+    let mut client = peer_client(to).await;
+    let progress = async |client: &mut PeerClient| {
+        let answer = client.snapshot_progress(header.clone()).await.expect("answers").into_inner();
+        codec::decode::<u64>("progress", &answer.body).expect("decodes")
+    };
+    assert_eq!(progress(&mut client).await, 0);
+    client.install_snapshot(chunk(0, half)).await.expect_err("it is not whole");
+    assert_eq!(progress(&mut client).await, half as u64);
+    client.install_snapshot(chunk(half + 1, bytes.len())).await.expect_err("a byte is missing");
+    assert_eq!(progress(&mut client).await, half as u64, "what is there stays");
+    client.install_snapshot(chunk(half, bytes.len())).await.expect("is whole");
+    assert_eq!(progress(&mut client).await, 0, "it ended");
+    assert_eq!(to.hash(), from.hash(), "an older snapshot changes nothing");
+    for server in servers {
+        server.stop().await;
+    }
+}

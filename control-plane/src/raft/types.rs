@@ -30,7 +30,7 @@ pub type Payload = openraft::alias::PayloadOf<TypeConfig>;
 pub type Membership = openraft::Membership<u64, Peer>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
-pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, super::snapshot::SnapshotData>;
+pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, super::snapshot::SnapshotFile>;
 
 /// Largest encoded command, in bytes: etcd's request limit of 1.5 MiB with room for what wraps a value.
 pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
