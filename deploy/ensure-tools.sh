@@ -54,6 +54,7 @@ cargo_tool() {
 ensure_test_tools() {
     ensure_build_tools
     command -v curl >/dev/null || install_packages "an HTTP client that the tests use" curl
+    command -v ip >/dev/null || install_packages "network namespaces, for the tests of faults" iproute2
     command -v etcdctl >/dev/null || install_packages "etcdctl, the stock client that the tests use" etcd-client
     cargo fmt --version >/dev/null 2>&1 || { say "adding rustfmt"; rustup component add rustfmt; }
     cargo clippy --version >/dev/null 2>&1 || { say "adding clippy"; rustup component add clippy; }

@@ -4,7 +4,9 @@
 //! - [`mesh`]: servers and proxies that find each other, and what tests ask of them.
 //! - [`fake_upstream`]: a small HTTP service that says who it is, and can be stopped and started.
 //! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
+//! - [`netns`]: servers in network namespaces, over a network that loses, delays and cuts.
 //! - [`wait`]: waiting for a condition with a deadline and a reason.
+//! - [`workload`]: clients that record what they see while servers suffer.
 //! - [`history`]: what clients asked and were told, and [`checker`]: whether that was right.
 //!
 //! The binary under test is `WEFT_BIN`, or the `weft` that lies beside the test's own target folder.
@@ -14,5 +16,7 @@ pub mod fake_upstream;
 pub mod history;
 pub mod http_client;
 pub mod mesh;
+pub mod netns;
 pub mod process;
 pub mod wait;
+pub mod workload;

@@ -76,6 +76,7 @@ fn code(status: ExitStatus) -> i32 {
 }
 
 /// A running `weft` process. Dropping it kills it.
+#[derive(Debug)]
 pub struct WeftProcess {
     name: String,
     child: Child,
@@ -86,7 +87,12 @@ pub struct WeftProcess {
 impl WeftProcess {
     /// Starts `weft ARGS` and waits for its `ready {…}` line.
     pub async fn start(name: &str, args: &[String]) -> Self {
-        match Self::try_start(name, args).await {
+        Self::start_under(name, &[], args).await
+    }
+
+    /// Like `start`, by way of a command that puts it somewhere and then becomes it, such as `nsenter …`.
+    pub async fn start_under(name: &str, prefix: &[String], args: &[String]) -> Self {
+        match Self::spawn(name, prefix, args, &[]).await {
             Ok(process) => process,
             Err(log) => panic!("{name} did not become ready: weft {}\n{log}", args.join(" ")),
         }
@@ -103,8 +109,19 @@ impl WeftProcess {
         args: &[String],
         env: &[(&str, &str)],
     ) -> Result<Self, String> {
-        let mut child = Command::new(weft_bin())
-            .args(args)
+        Self::spawn(name, &[], args, env).await
+    }
+
+    async fn spawn(
+        name: &str,
+        prefix: &[String],
+        args: &[String],
+        env: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let weft = weft_bin().display().to_string();
+        let mut command = prefix.iter().chain([&weft]).chain(args);
+        let mut child = Command::new(command.next().expect("at least the binary"))
+            .args(command)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

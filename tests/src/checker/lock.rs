@@ -42,6 +42,8 @@ pub enum Answer {
     No,
     /// Released, ended, or written.
     Done,
+    /// Released or ended, if there was anything to release or to end.
+    Over,
 }
 
 /// A lock with so many permits.
@@ -89,7 +91,7 @@ impl Model for LockModel {
     fn order_hint(&self, answer: &Answer) -> Option<i64> {
         match answer {
             Answer::Granted { fence } => Some(*fence),
-            Answer::No | Answer::Done => None,
+            Answer::No | Answer::Done | Answer::Over => None,
         }
     }
 
@@ -155,11 +157,13 @@ impl LockModel {
                 match answer {
                     Answer::Done if !known && !maybe => return Err("no holder has this fence (L01)"),
                     Answer::No if known => return Err("a holder has this fence"),
-                    Answer::Granted { .. } => return Err("a write grants nothing"),
+                    Answer::Granted { .. } | Answer::Over => return Err("a write is done or not"),
                     _ => {}
                 }
             }
-            (Call::Acquire { .. }, Some(Answer::Done)) => return Err("an acquire is granted or not"),
+            (Call::Acquire { .. }, Some(Answer::Done | Answer::Over)) => {
+                return Err("an acquire is granted or not");
+            }
         }
         Ok(next)
     }
@@ -182,6 +186,7 @@ impl fmt::Display for Answer {
             Self::Granted { fence } => write!(f, "granted, fence {fence}"),
             Self::No => f.write_str("no"),
             Self::Done => f.write_str("done"),
+            Self::Over => f.write_str("over"),
         }
     }
 }

@@ -73,6 +73,11 @@ impl Truth {
         self.between(revision, revision + 1)
     }
 
+    /// Every key that was ever there.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.by_key.keys()
+    }
+
     /// The key's value before a revision.
     pub fn before(&self, key: &Key, revision: i64) -> Option<Value> {
         let of_key = self.by_key.get(key)?;
