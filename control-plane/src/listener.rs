@@ -12,7 +12,7 @@ use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,6 +23,10 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 use weft_core::metrics::{Counter, Gauge};
 use weft_core::net::{Accepted, Listener};
+
+mod streams;
+
+use streams::{Inbox, WithStreams};
 
 /// Most connections of one port; more are closed at once, so that one port cannot take all descriptors.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -103,7 +107,7 @@ pub fn serve(
     stop: Stop,
     tasks: &TaskTracker,
 ) {
-    let port = Arc::new(Port { router, builder: builder(speaks), metrics, stop: stop.clone() });
+    let port = Arc::new(Port { router, speaks, metrics, stop: stop.clone() });
     let (listener, connections) = (listener.into(), tasks.clone());
     tasks.spawn(async move {
         // Dropping the listener is what stops accepting.
@@ -113,13 +117,13 @@ pub fn serve(
 
 struct Port {
     router: Router,
-    builder: auto::Builder<TokioExecutor>,
+    speaks: Speaks,
     metrics: ListenerMetrics,
     stop: Stop,
 }
 
-fn builder(speaks: Speaks) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(speaks: Speaks, inbox: Inbox) -> auto::Builder<Inbox> {
+    let mut builder = auto::Builder::new(inbox);
     if speaks != Speaks::Http {
         builder = builder.http2_only();
     }
@@ -205,12 +209,14 @@ impl Port {
             request.extensions_mut().insert(info.clone());
             router.clone().call(request)
         });
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
+        let inbox = Inbox::default();
+        let builder = builder(self.speaks, inbox.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = WithStreams::new(connection, inbox);
         let served = tokio::select! {
-            served = connection.as_mut() => served,
+            served = &mut connection => served,
             () = self.stop.drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+                connection.connection().graceful_shutdown();
                 connection.await
             }
         };
