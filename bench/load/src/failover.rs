@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use tonic::transport::Channel;
 use weft_xds_proto::etcdserverpb::{
     PutRequest, StatusRequest, kv_client::KvClient, maintenance_client::MaintenanceClient,
 };
 
-use crate::{Target, connect};
+use crate::{
+    Target,
+    connect::{self, Connection},
+};
 
 /// A new put starts this often. A server without a leader may never answer one, so none is waited for.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
@@ -55,7 +57,7 @@ pub async fn run(target: &Target, kill: u32) -> anyhow::Result<()> {
     }
 }
 
-async fn put(channel: Channel) -> anyhow::Result<()> {
+async fn put(channel: Connection) -> anyhow::Result<()> {
     let (key, value) = (Bytes::from_static(b"failover"), Bytes::from_static(b"x"));
     KvClient::new(channel).put(PutRequest { key, value, ..Default::default() }).await?;
     Ok(())

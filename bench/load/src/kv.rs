@@ -10,13 +10,18 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 use weft_xds_proto::etcdserverpb::{
     Compare, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
     RequestOp, TxnRequest, compare, kv_client::KvClient, lease_client::LeaseClient, request_op,
 };
 
-use crate::{Target, connect, cpu, report::Report};
+use crate::{
+    Target,
+    connect::{self, Connection},
+    cpu,
+    report::Report,
+};
 
 /// Keys that all clients together write and read.
 const KEYS: u64 = 1000;
@@ -112,8 +117,8 @@ struct Client {
     op: Op,
     number: u64,
     round: u64,
-    kv: KvClient<Channel>,
-    lease: LeaseClient<Channel>,
+    kv: KvClient<Connection>,
+    lease: LeaseClient<Connection>,
     value: Bytes,
     /// Of this client's own key, for `Cas`.
     revision: i64,
@@ -127,7 +132,7 @@ struct KeepAlive {
 }
 
 impl Client {
-    async fn new(op: Op, number: u64, channel: Channel, value: Bytes) -> anyhow::Result<Client> {
+    async fn new(op: Op, number: u64, channel: Connection, value: Bytes) -> anyhow::Result<Client> {
         let mut lease = LeaseClient::new(channel.clone());
         let keep_alive = if op == Op::LeaseKeepalive {
             let granted = lease.lease_grant(LeaseGrantRequest { ttl: 3600, id: 0 }).await?.into_inner();

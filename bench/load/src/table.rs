@@ -23,7 +23,7 @@ type Values = BTreeMap<String, f64>;
 /// Results of one thing that was measured: target → round → figures.
 type Rounds = BTreeMap<String, BTreeMap<u64, Values>>;
 
-/// Prints one row per figure and target.
+/// Prints one row for each thing and target; a cell is a median, its extremes and the ratio to the base.
 pub fn print(file: &Path, base: &str) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let mut order = Vec::new();
@@ -36,40 +36,46 @@ pub fn print(file: &Path, base: &str) -> anyhow::Result<()> {
         }
         all.entry(what).or_default().entry(target).or_default().insert(round, values);
     }
-    println!("| nodes | what | target | figure | median (min..max) | ratio to {base} |");
-    println!("|---|---|---|---|---|---|");
+    let heads: Vec<&str> = FIGURES.iter().map(|(figure, _)| *figure).collect();
+    println!("Each cell: median (min..max) and the ratio to {base} in the same round.\n");
+    println!("| nodes | what | target | {} |", heads.join(" | "));
+    println!("|---|---|---|{}", "---|".repeat(heads.len()));
     for what in order {
         let rounds = &all[&what];
-        for (figure, decimals) in FIGURES {
-            for (target, of_target) in rounds {
-                let values: Vec<f64> = of_target.values().filter_map(|v| v.get(figure)).copied().collect();
-                // Failures are worth a row only if there are any.
-                if values.is_empty() || figure == "failures" && values.iter().all(|v| *v == 0.0) {
-                    continue;
-                }
-                let ratios: Vec<f64> = match rounds.get(base) {
-                    Some(of_base) if target != base => of_target
-                        .iter()
-                        .filter_map(|(round, v)| Some(v.get(figure)? / of_base.get(round)?.get(figure)?))
-                        .filter(|ratio| ratio.is_finite())
-                        .collect(),
-                    _ => Vec::new(),
-                };
-                let ratio = if ratios.is_empty() { String::new() } else { format!("{:.2}x", median(ratios)) };
-                let (min, max) = (
-                    values.iter().copied().fold(f64::INFINITY, f64::min),
-                    values.iter().copied().fold(0.0, f64::max),
-                );
-                println!(
-                    "| {} | {} | {target} | {figure} | {:.decimals$} ({min:.decimals$}..{max:.decimals$}) | {ratio} |",
-                    what.0,
-                    what.1,
-                    median(values),
-                );
-            }
+        for (target, of_target) in rounds {
+            let of_base = rounds.get(base).filter(|_| target != base);
+            let cells: Vec<String> = FIGURES
+                .iter()
+                .map(|(figure, decimals)| cell(of_target, of_base, figure, *decimals))
+                .collect();
+            println!("| {} | {} | {target} | {} |", what.0, what.1, cells.join(" | "));
         }
     }
     Ok(())
+}
+
+/// Empty if there is no such figure.
+fn cell(
+    of_target: &BTreeMap<u64, Values>,
+    of_base: Option<&BTreeMap<u64, Values>>,
+    figure: &str,
+    decimals: usize,
+) -> String {
+    let values: Vec<f64> = of_target.values().filter_map(|v| v.get(figure)).copied().collect();
+    if values.is_empty() {
+        return String::new();
+    }
+    let (min, max) = (
+        values.iter().copied().fold(f64::INFINITY, f64::min),
+        values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    );
+    let ratio = |(round, v): (&u64, &Values)| Some(v.get(figure)? / of_base?.get(round)?.get(figure)?);
+    let ratios: Vec<f64> = of_target.iter().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect();
+    let mut cell = format!("{:.decimals$} ({min:.decimals$}..{max:.decimals$})", median(values));
+    if !ratios.is_empty() {
+        cell += &format!(" {:.2}x", median(ratios));
+    }
+    cell
 }
 
 #[allow(clippy::type_complexity)]
@@ -102,6 +108,17 @@ mod tests {
         assert!(!values.contains_key("what"));
         assert!(parse("target weft nodes").is_err());
         assert!(parse("target weft nodes 3 what put").is_err(), "no round");
+    }
+
+    #[test]
+    fn a_cell_compares_within_rounds_and_is_empty_without_the_figure() {
+        let rounds = |values: [f64; 2]| -> BTreeMap<u64, Values> {
+            values.iter().enumerate().map(|(n, v)| (n as u64, [("per_s".to_owned(), *v)].into())).collect()
+        };
+        let (weft, etcd) = (rounds([200.0, 90.0]), rounds([100.0, 30.0]));
+        assert_eq!(cell(&weft, Some(&etcd), "per_s", 0), "145 (90..200) 2.50x");
+        assert_eq!(cell(&weft, None, "per_s", 0), "145 (90..200)");
+        assert_eq!(cell(&weft, Some(&etcd), "p50_us", 0), "");
     }
 
     #[test]

@@ -6,10 +6,14 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use weft_xds_proto::weft::{Put, Write, WriteRequest, kv_client::KvClient, write::Op};
 
-use crate::{Target, connect, cpu, report::Report};
+use crate::{
+    Target,
+    connect::{self, Connection},
+    cpu,
+    report::Report,
+};
 
 /// Streams, spread over the servers.
 const STREAMS: usize = 4;
@@ -52,7 +56,7 @@ pub async fn run(
 
 /// One stream with `messages` in flight; microseconds of each write that counted, and how many failed.
 async fn stream(
-    channel: Channel,
+    channel: Connection,
     seed: u64,
     messages: usize,
     per_message: usize,
