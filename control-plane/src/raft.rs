@@ -12,6 +12,7 @@
 //! - [`log_store`], [`state_machine`], [`snapshot`]: what openraft keeps. [`cluster`]: which group this is.
 //! - [`network`], [`service`]: the two ends of the peer port. [`forward`], [`link`]: what followers ask the leader.
 //! - [`driver`]: the tasks, start and stop. [`upkeep`]: those that keep memory and disk bounded. [`leader`]: what only a leader answers. [`join`]: becoming a member.
+//! - [`image`]: the state as bytes, for backups. [`describe`]: a log entry in words.
 //! - [`coordinator`]: what the rest of the server sees.
 
 mod batcher;
@@ -19,9 +20,11 @@ mod cluster;
 mod codec;
 mod config;
 mod coordinator;
+mod describe;
 mod driver;
 mod error;
 mod forward;
+mod image;
 mod join;
 mod leader;
 mod link;
@@ -46,8 +49,10 @@ use weft_state::{
 
 pub use config::{Outside, RaftConfig, RaftTiming, SNAPSHOT_EVERY};
 pub use coordinator::Coordinator;
+pub use describe::describe_entry;
 pub use error::{JoinError, LeaseError, ProposeError, StartError};
-pub use status::{PeerRole, PeerStatus, RaftStatus};
+pub use image::StateImage;
+pub use status::{DiskState, PeerRole, PeerStatus, RaftStatus};
 
 /// Told of every change right where it happens. Called with the machine's write lock held, so that what
 /// it records is in step with the state; must not block and must not lock the machine.

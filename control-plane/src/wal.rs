@@ -15,7 +15,7 @@
 //! - [`spares`]: files for the next segments, and what a full disk is.
 //! - [`writer`]: the threads.
 //! - [`replay`]: what the records add up to.
-//! - [`recovery`]: reads it all back after a crash.
+//! - [`recovery`]: reads it all back after a crash. [`inspect`]: the same, for people.
 //!
 //! What is promised: after an operation's callback ran with success, a crash of the process, of the
 //! machine or of the power does not lose it. Recovery yields exactly a prefix of what was written, which
@@ -37,6 +37,7 @@
 //! writer waits with what it has, acknowledges nothing, and goes on by itself when there is space.
 
 pub mod disk;
+pub mod inspect;
 pub mod log_file;
 pub mod record;
 pub mod recovery;

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::json;
 
-use crate::raft::Coordinator;
+use crate::raft::{Coordinator, DiskState};
 use crate::telemetry::Telemetry;
 
 /// How long `/readyz` waits for a quorum: less than a prober's usual patience of a second.
@@ -42,6 +42,9 @@ pub async fn why_not_ready(coordinator: &Coordinator) -> Vec<String> {
         return vec!["not a member of a raft group yet: waiting to be taken in".to_owned()];
     }
     let mut reasons = Vec::new();
+    if status.disk == DiskState::Stalled {
+        reasons.push("the disk of the log is full: waiting for space".to_owned());
+    }
     match status.peers.iter().find(|p| p.id == status.id) {
         Some(own) if own.voter => {}
         Some(_) => reasons.push("not a voter yet: catching up with the leader".to_owned()),

@@ -16,7 +16,7 @@ pub fn propose(error: &ProposeError) -> Status {
         }
         // What was asked may have happened. Requests of weft.v1 are safe to repeat.
         ProposeError::OutcomeUnknown { .. } | ProposeError::NotAppliedHere { .. } => Code::DeadlineExceeded,
-        ProposeError::Overloaded { .. } => Code::ResourceExhausted,
+        ProposeError::Overloaded { .. } | ProposeError::DiskFull => Code::ResourceExhausted,
         ProposeError::TooLarge { .. } => Code::InvalidArgument,
     };
     Status::new(code, error.to_string())
@@ -66,6 +66,7 @@ pub fn http_propose(error: &ProposeError) -> StatusCode {
         ProposeError::OutcomeUnknown { .. } | ProposeError::NotAppliedHere { .. } => {
             StatusCode::GATEWAY_TIMEOUT
         }
+        ProposeError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         ProposeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
     }
 }

@@ -14,13 +14,15 @@ use weft_state::{
 };
 
 use super::{
-    ApplyObserver, JoinError, LeaseError, Outside, PeerRole, PeerStatus, ProposeError, Proposed, RaftConfig,
-    RaftStatus, StartError,
+    ApplyObserver, DiskState, JoinError, LeaseError, Outside, PeerRole, PeerStatus, ProposeError, Proposed,
+    RaftConfig, RaftStatus, StartError,
     driver::Node,
     forward::{Answer, Question, Refusal},
+    image::StateImage,
     link::Route,
     types::{COMMAND_BYTES_MAX, encode_command},
 };
+use crate::wal::WalStats;
 
 /// Pause between two attempts, unless the leader changes before. Short against an election.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
@@ -133,6 +135,16 @@ impl Coordinator {
         }
     }
 
+    /// Begins an image of this server's state of this moment, in constant time.
+    pub fn begin_image(&self) -> StateImage {
+        StateImage::begin(self.node.replica.clone())
+    }
+
+    /// Numbers of the log on disk.
+    pub fn wal_stats(&self) -> &Arc<WalStats> {
+        self.node.wal.stats()
+    }
+
     /// What this server knows of the group.
     pub fn status(&self) -> RaftStatus {
         let node = &self.node;
@@ -168,6 +180,11 @@ impl Coordinator {
             wal_bytes: wal.bytes(),
             fsyncs: wal.fsyncs(),
             fsync_slowest: wal.fsync_slowest(),
+            disk: match (wal.is_full(), wal.is_stalled()) {
+                (_, true) => DiskState::Stalled,
+                (true, false) => DiskState::Full,
+                (false, false) => DiskState::Fine,
+            },
             quorum_ack_age: node.quorum_ack_age(),
             peers: peers.collect(),
         }
@@ -263,6 +280,7 @@ impl Coordinator {
                     return Err(ProposeError::OutcomeUnknown { waited: start.elapsed(), reason });
                 }
                 Refusal::Overloaded(limit) => return Err(ProposeError::Overloaded { limit: limit as usize }),
+                Refusal::DiskFull => return Err(ProposeError::DiskFull),
                 other => last = other,
             }
             tokio::select! {
@@ -324,6 +342,7 @@ fn give_up(last: Refusal, start: Instant) -> ProposeError {
         Refusal::NoQuorum(reason) | Refusal::Unknown(reason) => ProposeError::NoQuorum { waited, reason },
         Refusal::NotLeader | Refusal::Stopping => ProposeError::NoLeader { waited },
         Refusal::Overloaded(limit) => ProposeError::Overloaded { limit: limit as usize },
+        Refusal::DiskFull => ProposeError::DiskFull,
     }
 }
 

@@ -54,6 +54,12 @@ pub enum ProposeError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// The disk of the leader's log is full, and the command may make the state larger. Nothing was written.
+    #[error(
+        "the disk of the leader's log is full; nothing was written. Deletes and compaction still pass; writes do \
+         again by themselves when there is space"
+    )]
+    DiskFull,
     /// This server is shutting down. Nothing was written.
     #[error("this server is stopping; nothing was written, ask another server")]
     Stopped,
@@ -69,7 +75,11 @@ impl ProposeError {
     /// may send it again.
     pub fn is_safe_to_retry(&self) -> bool {
         match self {
-            Self::NoLeader { .. } | Self::NoQuorum { .. } | Self::Overloaded { .. } | Self::Stopped => true,
+            Self::NoLeader { .. }
+            | Self::NoQuorum { .. }
+            | Self::Overloaded { .. }
+            | Self::DiskFull
+            | Self::Stopped => true,
             Self::OutcomeUnknown { .. } | Self::NotAppliedHere { .. } | Self::TooLarge { .. } => false,
         }
     }

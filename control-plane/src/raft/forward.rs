@@ -79,4 +79,6 @@ pub enum Refusal {
     Unknown(String),
     /// It stops. Nothing was done.
     Stopping,
+    /// The disk of its log is full. Nothing was done.
+    DiskFull,
 }

@@ -9,7 +9,10 @@ use openraft::{
     errors::{ForwardReason, LinearizableReadError, RaftError},
 };
 use tokio::time::{Instant, sleep, timeout};
-use weft_state::{command::LeaseId, error::StoreError};
+use weft_state::{
+    command::{Command, LeaseId},
+    error::StoreError,
+};
 
 use super::{
     driver::Node,
@@ -57,7 +60,14 @@ impl Node {
         if !self.leads() {
             return vec![Err(Refusal::NotLeader); commands.len()];
         }
-        join_all(commands.into_iter().map(|command| self.batcher.propose(command, patience))).await
+        let full = self.wal.stats().is_full();
+        let propose = |command: Bytes| async move {
+            if full && needs_space(&command) {
+                return Err(Refusal::DiskFull);
+            }
+            self.batcher.propose(command, patience).await
+        };
+        join_all(commands.into_iter().map(propose)).await
     }
 
     /// Confirms leadership with a majority, once for all who ask at this time (ReadIndex, Raft thesis §6.4).
@@ -126,6 +136,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Only asked while the disk is full.
+fn needs_space(command: &[u8]) -> bool {
+    postcard::from_bytes::<Command>(command).is_ok_and(|command| command.needs_space())
 }
 
 async fn bounded<T>(

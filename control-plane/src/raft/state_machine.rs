@@ -30,7 +30,7 @@ use super::{
     snapshot::{SnapshotFile, SnapshotFolder, SnapshotWriter},
     types::{BatchResult, CommandResult, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
-use crate::{blocking, lease_driver::LeaseClock};
+use crate::{blocking, lease_driver::LeaseClock, wal::disk::out_of_space};
 
 /// The replicated state of this server and who wants to hear of it. Shared by the Raft core, which
 /// changes it, and the [`super::Coordinator`], which reads it.
@@ -225,9 +225,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         // Applying waits for this, and for nothing that follows.
-        let walk = self.replica.machine.write().begin_image();
-        let applied = self.replica.applied.lock().clone();
-        let meta = SnapshotMeta { last_log_id: applied.id, last_membership: applied.membership };
+        let (walk, meta) = self.replica.begin_snapshot().await;
         Builder { replica: self.replica.clone(), meta, walk: Some(walk) }
     }
 
@@ -277,6 +275,12 @@ const PIECE_BYTES: usize = 1024 * 1024;
 /// Longest pause between two pieces.
 const PIECE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// How long a snapshot that found no space is not tried again.
+const SPACE_PAUSE: Duration = Duration::from_secs(3);
+
+/// Between two looks at a state that is just being changed.
+const MOMENT_PAUSE: Duration = Duration::from_millis(1);
+
 /// Writes the state of the moment at which it was made to disk, while commands go on.
 pub struct Builder {
     replica: Arc<Replica>,
@@ -288,14 +292,42 @@ pub struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFile;
 
+    /// A disk that is full ends the attempt and not the process (P01): the space is given back, and the state as it
+    /// is after a pause may be smaller.
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let mut told = false;
+        loop {
+            match self.build_once().await {
+                Err(error) if out_of_space(&error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "no space for a snapshot: the log grows until there is");
+                    }
+                }
+                done => return done,
+            }
+            sleep(SPACE_PAUSE).await;
+            if self.replica.stopping.load(Relaxed) {
+                return Err(stopped());
+            }
+            let (walk, meta) = self.replica.begin_snapshot().await;
+            (self.walk, self.meta) = (Some(walk), meta);
+        }
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "this server is stopping")
+}
+
+impl Builder {
+    async fn build_once(&mut self) -> Result<Snapshot, io::Error> {
         let walk = self.walk.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
         let (folder, meta) = (self.replica.snapshots.clone(), self.meta.clone());
         let writer = blocking::run(move || folder.create(&meta)).await?;
         let mut work = Some(Box::new((walk, writer)));
         while let Some(part) = work.take() {
             if self.replica.stopping.load(Relaxed) {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "this server is stopping"));
+                return Err(stopped());
             }
             let replica = self.replica.clone();
             let begun = Instant::now();
@@ -326,6 +358,27 @@ enum Piece {
 }
 
 impl Replica {
+    /// Begins an image, together with what it covers.
+    async fn begin_snapshot(&self) -> (ImageWalk, SnapshotMeta) {
+        loop {
+            {
+                let mut machine = self.machine.write();
+                let applied = self.applied.lock().clone();
+                // What was applied last is noted a moment after it was applied.
+                if applied.id.as_ref().map_or(0, |id| id.index()) == machine.applied_index() {
+                    let meta = SnapshotMeta { last_log_id: applied.id, last_membership: applied.membership };
+                    return (machine.begin_image(), meta);
+                }
+            }
+            sleep(MOMENT_PAUSE).await;
+        }
+    }
+
+    /// Begins an image of this moment.
+    pub(super) fn begin_image(&self) -> ImageWalk {
+        self.machine.write().begin_image()
+    }
+
     fn write_piece(&self, mut part: Box<(ImageWalk, SnapshotWriter)>) -> io::Result<Piece> {
         let (walk, writer) = &mut *part;
         let mut written = 0;

@@ -31,10 +31,23 @@ pub struct RaftStatus {
     pub fsyncs: u64,
     /// The slowest of them.
     pub fsync_slowest: Duration,
+    /// Whether the log's disk has space.
+    pub disk: DiskState,
     /// On the leader: how long ago a majority last confirmed it.
     pub quorum_ack_age: Option<Duration>,
     /// All servers of the group, this one included, by id.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Whether the disk of the log has space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskState {
+    /// It has.
+    Fine,
+    /// What needs space is refused if this server leads; the reserve is for the rest.
+    Full,
+    /// The reserve is used up too: this server's log waits.
+    Stalled,
 }
 
 /// One server of the group.

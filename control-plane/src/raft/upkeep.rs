@@ -15,6 +15,9 @@ const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Between two looks at the log and at the history.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Looks between two snapshots that are taken because the disk is full.
+const LOOKS_WHEN_FULL: u32 = 10;
+
 /// Compacted changes given back under one write lock: about 100 microseconds, less than applying a batch.
 const SCRUB_STEP: usize = 256;
 
@@ -28,9 +31,13 @@ const SCRUB_IDLE: Duration = Duration::from_millis(250);
 impl Node {
     /// Bounds the memory and disk that the log takes when its entries are large.
     pub(super) async fn keep_log_short(self: Arc<Self>) {
+        let mut looks = 0;
         loop {
             sleep(LOOK_EVERY).await;
-            if self.log.bytes_in_memory() < LOG_BYTES_MAX {
+            looks = (looks + 1) % LOOKS_WHEN_FULL;
+            // A log that is purged makes space on a full disk; writing a snapshot for that now and then is worth it.
+            let full = looks == 0 && self.wal.stats().is_full();
+            if self.log.bytes_in_memory() < LOG_BYTES_MAX && !full {
                 continue;
             }
             let (applied, snapshot) = {

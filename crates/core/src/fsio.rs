@@ -186,6 +186,23 @@ impl DataDir {
     }
 }
 
+/// Whether a process has a data folder open. Changes nothing; a folder without a lock file is in use by nobody.
+///
+/// # Errors
+/// Those of opening and locking the lock file.
+pub fn is_in_use(data_dir: &Path) -> io::Result<bool> {
+    let lock = match File::open(data_dir.join(LOCK_FILE)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn read_optional(path: &Path) -> Result<Option<String>, DataDirError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -236,7 +253,9 @@ mod tests {
         assert!(matches!(error, DataDirError::InUse { .. }));
         assert!(!error.to_string().contains('\n'));
         let path = first.path().to_path_buf();
+        assert!(is_in_use(&path).unwrap());
         drop(first);
+        assert!(!is_in_use(&path).unwrap());
         DataDir::open(path).unwrap();
     }
 

@@ -85,6 +85,35 @@ pub enum Command {
     Noop,
 }
 
+impl Command {
+    /// Whether it may make the state larger. What does not is let through where space is short: deleting and
+    /// compacting are how space comes back, and ends of leases must not wait.
+    pub fn needs_space(&self) -> bool {
+        match self {
+            Command::DeleteRange(_)
+            | Command::Compact { .. }
+            | Command::LeaseRevoke { .. }
+            | Command::LeaseExpire { .. }
+            | Command::Release(_)
+            | Command::Resign(_)
+            | Command::Deregister { .. }
+            | Command::Noop => false,
+            Command::Txn(txn) => txn.success.iter().chain(&txn.failure).any(TxnOp::needs_space),
+            _ => true,
+        }
+    }
+}
+
+impl TxnOp {
+    fn needs_space(&self) -> bool {
+        match self {
+            TxnOp::Put(_) => true,
+            TxnOp::Txn(txn) => txn.success.iter().chain(&txn.failure).any(TxnOp::needs_space),
+            _ => false,
+        }
+    }
+}
+
 /// etcd's `PutRequest`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Put {

@@ -16,6 +16,7 @@ mod server;
 mod services;
 mod status;
 mod txn_format;
+mod wal;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ Coordinate:
   lock          Run a command while holding a lock
   semaphore     Run a command while holding permits of a semaphore
   elect         Run a command while leading an election, or follow who leads
+
+Data:
+  wal           Check or print the log of a server that does not run
 
 More:
   completions   Print a completion script for your shell
@@ -93,6 +97,7 @@ enum Command {
     Lock(lock::Lock),
     Semaphore(semaphore::Semaphore),
     Elect(elect::Elect),
+    Wal(wal::Wal),
     Completions(completions::Completions),
 }
 
@@ -111,6 +116,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Lock(command) => client(command.run()),
         Command::Semaphore(command) => client(command.run()),
         Command::Elect(command) => client(command.run()),
+        Command::Wal(command) => client(command.run()),
         Command::Completions(command) => Ok(command.run()),
     }
 }

@@ -15,6 +15,8 @@ pub const DETAIL: &str = "weft-detail";
 pub const NO_LEADER: &str = "etcdserver: no leader";
 /// `etcdserver: server stopped`.
 pub const STOPPED: &str = "etcdserver: server stopped";
+/// `etcdserver: mvcc: database space exceeded`.
+pub const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 /// Also the reason of a watch that is canceled because history is gone.
 pub const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 
@@ -123,6 +125,8 @@ pub fn propose(error: &ProposeError) -> Status {
         | ProposeError::NotAppliedHere { .. } => (Code::Unavailable, "etcdserver: request timed out"),
         ProposeError::Overloaded { .. } => (Code::ResourceExhausted, "etcdserver: too many requests"),
         ProposeError::TooLarge { .. } => (Code::InvalidArgument, "etcdserver: request is too large"),
+        // etcd's text when its quota is used up, which clients know.
+        ProposeError::DiskFull => (Code::ResourceExhausted, NO_SPACE),
         ProposeError::Stopped => (Code::Unavailable, STOPPED),
     };
     detailed(code, text.to_owned(), error)
@@ -221,6 +225,7 @@ mod tests {
                 "etcdserver: request timed out",
             ),
             (ProposeError::Stopped, Code::Unavailable, STOPPED),
+            (ProposeError::DiskFull, Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
             (
                 ProposeError::TooLarge { seen: 2, limit: 1 },
                 Code::InvalidArgument,
