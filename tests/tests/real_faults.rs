@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_tests::checker::kv::Call;
-use weft_tests::checker::watch::{Change, Message};
 use weft_tests::netns::cluster::Cluster;
 use weft_tests::netns::{inside, nemesis};
 use weft_tests::workload::report::{Records, judge};
@@ -45,8 +44,10 @@ fn what_clients_see_of_three_servers_under_faults_is_linearizable() {
             tasks.spawn(locks::contend(run.clone(), run.client(i, false)));
         }
         let (done, until_done) = watch::channel(None);
-        let watchers: Vec<_> =
-            (0..3).map(|i| tokio::spawn(watching::watch(run.clone(), i, until_done.clone()))).collect();
+        let progress = watching::Progress::new(3);
+        let watch = |i| watching::watch(run.clone(), i, progress.clone(), until_done.clone());
+        let watchers: Vec<_> = (0..3).map(|i| tokio::spawn(watch(i))).collect();
+        tasks.spawn(watching::compact(run.clone(), progress.clone()));
         let readers: Vec<_> = (0..3).map(|i| tokio::spawn(stale::read(run.clone(), i))).collect();
 
         let deadline = Instant::now() + Duration::from_secs(secs);
@@ -58,12 +59,16 @@ fn what_clients_see_of_three_servers_under_faults_is_linearizable() {
         while let Some(ended) = tasks.join_next().await {
             ended.expect("a client does not panic");
         }
+        // The last compaction was not beyond what all watchers were told.
+        let compacted = progress.lowest();
         let revision = settle(&run).await;
         done.send_replace(Some(revision));
+        let watchers = join(watchers).await;
+        let retold = (0..3).map(|i| tokio::spawn(watching::retell(run.clone(), i, compacted + 1, revision)));
         let records = Records {
-            changes: changes(&run, revision).await,
             revision,
-            watchers: join(watchers).await,
+            retold: join(retold.collect()).await,
+            watchers,
             snapshots: join(readers).await,
             outage_max: nemesis::OUTAGE_MAX,
         };
@@ -84,23 +89,6 @@ async fn settle(run: &Run) -> i64 {
         }
         assert!(started.elapsed() < Duration::from_secs(30), "no write is answered after all faults");
     }
-}
-
-/// All changes up to `revision`, as each server tells them now.
-async fn changes(run: &Run, revision: i64) -> Vec<Vec<Change>> {
-    let (_until, reached) = watch::channel(Some(revision));
-    let mut all = Vec::new();
-    for i in 0..3 {
-        let watching = watching::watch(run.clone(), i, reached.clone());
-        let watcher = tokio::time::timeout(Duration::from_secs(30), watching).await;
-        let told = watcher.expect("every server tells all changes").told.into_iter();
-        let events = told.flat_map(|(_, message)| match message {
-            Message::Events { events, .. } => events,
-            _ => Vec::new(),
-        });
-        all.push(events.map(|event| event.change).collect());
-    }
-    all
 }
 
 async fn join<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> Vec<T> {

@@ -1,6 +1,9 @@
 //! A watcher at one server over the bare etcd API, so that every message is seen: it asks for progress, takes fragments and
-//! previous values, and after a break goes on from the first revision that it was not told whole.
+//! previous values, and after a break goes on from the first revision that it was not told whole. History that all were told
+//! is compacted meanwhile.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,32 +22,62 @@ use crate::workload::{Run, keys};
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// A connection that is silent for so long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How often history is forgotten.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause before another connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How far the watchers of a run have come: for each the first revision that it was not told whole.
+#[derive(Debug, Clone)]
+pub struct Progress(Arc<Vec<AtomicI64>>);
+
+impl Progress {
+    /// Of `count` watchers that begin with revision 1.
+    pub fn new(count: usize) -> Self {
+        Self(Arc::new((0..count).map(|_| AtomicI64::new(1)).collect()))
+    }
+
+    /// Every watcher was told everything below this revision.
+    pub fn lowest(&self) -> i64 {
+        self.0.iter().map(|next| next.load(Ordering::Relaxed)).min().unwrap_or(1)
+    }
+}
+
 /// Watches the keys' range at server `i` from the first revision on, until everything up to the revision that `until` tells
 /// was told.
-pub async fn watch(run: Run, i: usize, until: tokio::sync::watch::Receiver<Option<i64>>) -> Watcher {
-    let name = format!("watcher at s{}", i + 1);
-    let mut watching = Watching {
-        watcher: Watcher {
-            name,
-            start: keys::RANGE.0.into(),
-            end: Some(keys::RANGE.1.into()),
-            told: Vec::new(),
-        },
-        run,
-        endpoint: i,
-        next: 1,
-        until,
-    };
-    while !watching.is_done() {
-        // However the stream ended, the next one goes on; what matters is in the messages.
-        if watching.stream().await.is_err() {
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
+pub async fn watch(
+    run: Run,
+    i: usize,
+    progress: Progress,
+    until: tokio::sync::watch::Receiver<Option<i64>>,
+) -> Watcher {
+    let mut watching = Watching::new(run, i, 1, until);
+    watching.progress = Some(progress);
+    watching.follow().await
+}
+
+/// What server `i` tells of the revisions in `[from, until]` now.
+pub async fn retell(run: Run, i: usize, from: i64, until: i64) -> Watcher {
+    let (_keep, until) = tokio::sync::watch::channel(Some(until));
+    Watching::new(run, i, from, until).follow().await
+}
+
+/// Lets the group forget what every watcher was told, every now and then, until the run is stopped.
+pub async fn compact(run: Run, progress: Progress) {
+    let (_, mut rng) = run.process();
+    while !run.is_stopped() {
+        tokio::time::sleep(COMPACTION_INTERVAL).await;
+        let server = &run.endpoints()[rng.usize(0..run.endpoints().len())];
+        // A server that is away or says that this was done already: the next time will do.
+        let _ = timeout(SILENCE_MAX, compact_at(server, progress.lowest() - 1)).await;
     }
-    watching.watcher
+}
+
+async fn compact_at(server: &str, revision: i64) -> Result<()> {
+    let channel = Endpoint::from_shared(format!("http://{server}"))?.connect().await?;
+    let request = pb::CompactionRequest { revision, physical: false };
+    pb::kv_client::KvClient::new(channel).compact(request).await?;
+    Ok(())
 }
 
 struct Watching {
@@ -53,10 +86,27 @@ struct Watching {
     watcher: Watcher,
     /// First revision that was not told whole.
     next: i64,
+    progress: Option<Progress>,
     until: tokio::sync::watch::Receiver<Option<i64>>,
 }
 
 impl Watching {
+    fn new(run: Run, i: usize, from: i64, until: tokio::sync::watch::Receiver<Option<i64>>) -> Self {
+        let (start, end) = (keys::RANGE.0.into(), Some(keys::RANGE.1.into()));
+        let watcher = Watcher { name: format!("watcher at s{}", i + 1), start, end, told: Vec::new() };
+        Self { run, endpoint: i, watcher, next: from, progress: None, until }
+    }
+
+    async fn follow(mut self) -> Watcher {
+        while !self.is_done() {
+            // However the stream ended, the next one goes on; what matters is in the messages.
+            if self.stream().await.is_err() {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+        self.watcher
+    }
+
     fn is_done(&self) -> bool {
         self.until.borrow().is_some_and(|until| self.next > until)
     }
@@ -99,15 +149,22 @@ impl Watching {
         let Some(last) = message.events.last().and_then(|event| event.kv.as_ref()).map(|kv| kv.mod_revision)
         else {
             self.tell(Message::Progress { revision });
-            self.next = self.next.max(revision + 1);
+            self.advance(revision + 1);
             return Ok(());
         };
         let events = message.events.into_iter().map(event).collect::<Result<_>>()?;
         let fragment = message.fragment;
         self.tell(Message::Events { events, fragment });
         // Of a fragment's last revision more is to come.
-        self.next = self.next.max(if fragment { last } else { last + 1 });
+        self.advance(if fragment { last } else { last + 1 });
         Ok(())
+    }
+
+    fn advance(&mut self, next: i64) {
+        self.next = self.next.max(next);
+        if let Some(Progress(all)) = &self.progress {
+            all[self.endpoint].store(self.next, Ordering::Relaxed);
+        }
     }
 
     fn tell(&mut self, message: Message) {
