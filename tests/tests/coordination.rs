@@ -126,6 +126,33 @@ async fn killed_holder_loses_the_lock_at_its_ttl() {
     assert_eq!(second.wait().await, 0);
 }
 
+/// S05: a holder whose process did not run while its session ended (SIGSTOP here, a suspended machine elsewhere) stops its
+/// command at the moment it runs again, before it asks anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_slept_through_its_end_stops_its_command_when_it_wakes() {
+    let mesh = Mesh::with_servers(1).await;
+    let (log, ticks) = (mesh.folder("log"), mesh.folder("ticks"));
+    let script = format!(
+        "echo start $WEFT_FENCE >> {}; while :; do echo tick >> {}; sleep 0.05; done",
+        log.display(),
+        ticks.display()
+    );
+    let mut first = Shell::start(&mesh, &["lock", "deploy", "--ttl", "2s"], &script);
+    wait_for_lines(&log, 1).await;
+    first.signal(Signal::STOP);
+    let script = format!("echo start $WEFT_FENCE >> {}", log.display());
+    let mut second = Shell::start(&mesh, &["lock", "deploy", "--ttl", "2s"], &script);
+    let seen = wait_for_lines(&log, 2).await;
+    assert!(fence(&seen[1]) > fence(&seen[0]), "{seen:?}");
+    assert_eq!(second.wait().await, 0);
+
+    first.signal(Signal::CONT);
+    assert_ne!(first.wait().await, 0, "it must not say that all went well");
+    let at_its_end = lines(&ticks).len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(lines(&ticks).len(), at_its_end, "its command goes on");
+}
+
 /// L05, L07: two at a time, in the order of arrival, and tokens only grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn semaphore_of_two_admits_five_shells_two_at_a_time_in_order() {

@@ -73,6 +73,18 @@ mod tests {
         assert_eq!(margin(Duration::from_secs(3600)), MARGIN_MAX);
     }
 
+    /// S05: crystals differ by less than 200 parts in a million, and servers correct theirs by up to 500. Beyond an hour the
+    /// bounded margin covers less than that, and a renewal comes much earlier.
+    #[test]
+    fn a_session_ends_before_its_lease_also_if_the_clocks_differ_in_rate() {
+        for secs in [1, 2, 5, 10, 15, 60, 3600] {
+            let ttl = Duration::from_secs(secs);
+            let believed = ttl - margin(ttl);
+            let really = believed.mul_f64(1.0 + 700e-6);
+            assert!(really < ttl, "{ttl:?}: believed in for {really:?} of the server's time");
+        }
+    }
+
     #[test]
     fn two_renewals_fit_before_the_deadline() {
         for secs in [1, 2, 5, 10, 60, 3600] {
