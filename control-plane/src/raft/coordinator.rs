@@ -10,6 +10,7 @@ use tokio::{
 use weft_core::id::{ClusterId, NodeId};
 use weft_state::{
     command::{Command, LeaseId},
+    defect::{Defect, planted},
     machine::Machine,
 };
 
@@ -250,7 +251,7 @@ impl Coordinator {
     async fn ask(&self, question: Question, start: Instant) -> Result<Answer, ProposeError> {
         let node = &self.node;
         // Repeating a command could carry it out twice; the other questions can be repeated at will.
-        let repeatable = !matches!(question, Question::Propose(_));
+        let repeatable = !matches!(question, Question::Propose(_)) || planted(Defect::DuplicateApply);
         let mut leader = node.leader.subscribe();
         let mut last = Refusal::NotLeader;
         loop {

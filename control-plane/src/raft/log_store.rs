@@ -14,6 +14,7 @@ use openraft::{
 };
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
+use weft_state::defect::{Defect, planted};
 
 use super::{
     codec,
@@ -160,6 +161,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let _ = done.send(());
         });
         self.submit(Operation::Vote { vote: codec::vote_to_wal(vote), done }).await?;
+        if planted(Defect::ForgottenVote) {
+            self.tail.write().vote = Some(*vote);
+            return Ok(());
+        }
         durable.await.map_err(|_| ended())?;
         self.tail.write().vote = Some(*vote);
         Ok(())
@@ -194,6 +199,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             records
         };
+        if planted(Defect::LostWrite) {
+            callback.io_completed(Ok(()));
+            return self.submit(Operation::Append { entries: records, done: Box::new(|| {}) }).await;
+        }
         let done = Box::new(move || callback.io_completed(Ok(())));
         self.submit(Operation::Append { entries: records, done }).await
     }

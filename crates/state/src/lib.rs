@@ -11,8 +11,10 @@
 //! - [`watch`]: who is told about which event ([`watch::WatchHub`]).
 //! - [`retention`]: how much history the leader keeps ([`retention::Retention`]).
 //! - [`recipes`]: locks, semaphores, elections and the service registry, on ordinary keys under `weft/`.
+//! - [`defect`]: mistakes that only a simulation plants, to prove that it finds them.
 
 pub mod command;
+pub mod defect;
 pub mod error;
 pub mod lease;
 pub mod machine;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     command::{Applied, Command, Event, LeaseId, Range, RangeResponse, Response, Revision},
+    defect::{Defect, planted},
     error::StoreError,
     lease::{self, LeaseTerms},
     recipes::{Recipes, registry},
@@ -139,6 +140,10 @@ impl Machine {
                 if *seen_in == term {
                     for (id, grant) in leases {
                         let same = store.leases.get(*id).is_some_and(|lease| lease.grant == *grant);
+                        if same && planted(Defect::KeyOutlivesLease) {
+                            store.leases.remove(*id);
+                            continue;
+                        }
                         expired += u64::from(same && store.revoke(events, *id).is_ok());
                     }
                     // After all of them, so that nothing is granted to a session that ends in this batch.

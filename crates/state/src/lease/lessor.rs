@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     command::{LeaseGrantNumber, LeaseId},
+    defect::{Defect, planted},
     error::StoreError,
     lease::{
         LeaseTerms, Tick,
@@ -88,7 +89,10 @@ impl Lessor {
     pub fn promote(&mut self, now: Tick, leases: impl IntoIterator<Item = LeaseTerms>, extension_ms: u64) {
         let mut clock =
             Clock { now, wheel: TimingWheel::new(now), leases: BTreeMap::new(), batches: VecDeque::new() };
-        for terms in leases {
+        for mut terms in leases {
+            if planted(Defect::EarlyRevoke) {
+                terms.ttl_secs /= 2;
+            }
             clock.start(terms, extension_ms);
         }
         self.clock = Some(clock);

@@ -2,6 +2,7 @@
 
 use crate::{
     command::{Event, Revision},
+    defect::{Defect, planted},
     machine::Machine,
     watch::{
         interest::Interest,
@@ -128,6 +129,9 @@ impl WatchHub {
             let Some(watcher) = &mut entry.watcher else { continue };
             if watcher.synced {
                 watcher.next = watcher.next.max(published + 1);
+                if planted(Defect::WatchGap) {
+                    watcher.next = watcher.next.max(machine.revision() + 1);
+                }
                 watcher.synced = watcher.next > machine.revision();
             }
             named.push(id(entry, slot));

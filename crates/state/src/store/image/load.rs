@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     command::Revision,
+    defect::{Defect, planted},
     lease::LeaseTerms,
     store::{
         key_index::{KeyIndex, Version},
@@ -269,6 +270,9 @@ impl Build {
         }
         if store.hash() != head.hash {
             return Err(inconsistent("the content's hash differs from the one written with it"));
+        }
+        if planted(Defect::RevisionAfterRestore) {
+            store.revision -= 1;
         }
         Ok((store, head.position))
     }
