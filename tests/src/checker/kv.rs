@@ -79,7 +79,8 @@ impl Call {
         self.then.iter().chain(&self.otherwise).all(|op| matches!(op, Op::Get(_)))
     }
 
-    pub(crate) fn branch(&self, succeeded: bool) -> &[Op] {
+    /// The operations that run, by whether all compares held.
+    pub fn branch(&self, succeeded: bool) -> &[Op] {
         if succeeded { &self.then } else { &self.otherwise }
     }
 }
