@@ -8,6 +8,8 @@
 //!
 //! The problem is NP-complete, so a search has a budget of steps, and a third verdict for when it is used up.
 
+#[cfg(test)]
+pub(crate) mod naive;
 mod open;
 mod report;
 mod search;

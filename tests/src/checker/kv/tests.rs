@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::checker::linear::naive::brute_force;
 use crate::checker::linear::{Verdict, check};
+use crate::checker::model::Model;
 use crate::history::{End, History, Process};
 
 const MODEL: KvModel = KvModel { revision: 1 };
@@ -208,4 +212,136 @@ fn many_lost_writes_are_no_burden_once_they_are_learnt() {
     let events: Vec<_> = (0..200).map(|i| ("a".into(), format!("{i}").into(), 2 + i)).collect();
     assert_eq!(learn(&mut history, Some(&events)).did_nothing, 200);
     assert!(check(&MODEL, &history).unwrap() < 1000);
+}
+
+/// One operation of a generated history: what, how long its call came before and its answer after it took effect, whether it
+/// takes effect and is answered, and by how much its answer is falsified.
+type Drawn = (u8, u64, u64, u8, i64);
+
+/// A store's history: operations take effect one after the other, at times 100 apart.
+fn produced(drawn: &[Drawn]) -> Recorded {
+    let mut state = MODEL.initial();
+    let mut events: Vec<(u64, usize, Option<Answer>)> = Vec::new();
+    let mut calls = Vec::new();
+    for (i, (kind, before, after, fate, wrong)) in drawn.iter().enumerate() {
+        let key = if kind % 2 == 0 { "a" } else { "b" };
+        let known = state.keys.get(key).map(|live| live.modified);
+        let expect = match known {
+            Some(Stamp::At(revision)) => revision,
+            _ => 0,
+        };
+        let call = match kind / 2 {
+            0 => Call::get(key),
+            1 => Call::put(key, i.to_string()),
+            2 => Call::delete(key),
+            3 => Call::cas(key, Expect::ModRevision(expect), i.to_string()),
+            _ => Call::cas(key, Expect::Version(1), i.to_string()),
+        };
+        let at = 100 * (i as u64 + 10);
+        events.push((at - before, i, None));
+        if *fate != 0 {
+            let (next, mut answer) = apply(&state, &call);
+            state = next;
+            answer.revision = answer.revision.map(|revision| revision + wrong);
+            if *fate != 1 {
+                events.push((at + after, i, Some(answer)));
+            }
+        }
+        calls.push(call);
+    }
+    events.sort_by_key(|(at, i, answer)| (*at, answer.is_some(), *i));
+    let mut history = Recorded::default();
+    let mut ids = vec![None; calls.len()];
+    for (at, i, answer) in events {
+        let at = Duration::from_millis(at);
+        match (answer, ids[i]) {
+            (Some(answer), Some(id)) => history.ok(id, at, answer),
+            _ => ids[i] = Some(history.invoke(Process(i as u32), at, calls[i].clone())),
+        }
+    }
+    history
+}
+
+/// What a store in this state does and answers.
+fn apply(state: &State, call: &Call) -> (State, Answer) {
+    let number = |stamp| match stamp {
+        Stamp::At(revision) => revision,
+        Stamp::After { .. } => unreachable!("every write gets a revision here"),
+    };
+    let holds = |(key, expect): &(Key, Expect)| match expect {
+        Expect::Version(version) => state.keys.get(key).map_or(0, |live| live.version) == *version,
+        Expect::ModRevision(revision) => {
+            state.keys.get(key).map_or(0, |live| number(live.modified)) == *revision
+        }
+        Expect::Value(_) | Expect::CreateRevision(_) => unreachable!("not drawn"),
+    };
+    let succeeded = call.compares.iter().all(holds);
+    let (mut next, mut seen) = (state.clone(), Vec::new());
+    let revision = state.revision + 1;
+    for op in call.branch(succeeded) {
+        seen.push(match op {
+            Op::Get(key) => Seen::Got(next.keys.get(key).map(|live| KeyValue {
+                value: live.value.clone(),
+                create_revision: number(live.created),
+                mod_revision: number(live.modified),
+                version: live.version,
+            })),
+            Op::Put(key, value) => {
+                let before = next.keys.get(key);
+                let live = Live {
+                    value: value.clone(),
+                    created: before.map_or(Stamp::At(revision), |live| live.created),
+                    modified: Stamp::At(revision),
+                    version: before.map_or(0, |live| live.version) + 1,
+                };
+                next.keys.insert(key.clone(), live);
+                next.revision = revision;
+                Seen::Put
+            }
+            Op::Delete(key) => {
+                let was_there = next.keys.remove(key).is_some();
+                next.revision = if was_there { revision } else { next.revision };
+                Seen::Deleted(was_there.into())
+            }
+        });
+    }
+    let answer = Answer { revision: Some(next.revision), succeeded: Some(succeeded), seen: Some(seen) };
+    (next, answer)
+}
+
+fn drawn(wrong: std::ops::Range<i64>) -> impl Strategy<Value = Vec<Drawn>> {
+    prop::collection::vec((0..10u8, 0..500u64, 0..500u64, 0..8u8, wrong), 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn what_a_store_answers_passes(drawn in drawn(0..1)) {
+        let mut history = produced(&drawn);
+        prop_assert!(!check(&MODEL, &history).is_violation());
+        learn(&mut history, None);
+        prop_assert!(!check(&MODEL, &history).is_violation());
+    }
+
+    #[test]
+    fn what_one_answers_that_lies_is_judged_as_by_trying_everything(
+        drawn in drawn(-2..3).prop_map(|mut drawn| {
+            // One lie is enough; most answers are true.
+            drawn.iter_mut().skip(1).for_each(|one| one.4 = 0);
+            let places = 3.min(drawn.len() - 1);
+            drawn.rotate_right(places);
+            drawn
+        })
+    ) {
+        let mut history = produced(&drawn);
+        let key = |key: &str| -> Vec<_> {
+            history.operations().iter().filter(|op| MODEL.keys(&op.call)[0] == key.into()).cloned().collect()
+        };
+        let right = brute_force(&MODEL, &key("a")) && brute_force(&MODEL, &key("b"));
+        prop_assert_eq!(!check(&MODEL, &history).is_violation(), right);
+        // What is learnt adds nothing that was not so.
+        learn(&mut history, None);
+        prop_assert_eq!(!check(&MODEL, &history).is_violation(), right);
+    }
 }

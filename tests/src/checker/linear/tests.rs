@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::naive::brute_force;
 use super::*;
 use crate::history::{OpId, Process};
 
@@ -200,40 +201,6 @@ fn a_long_good_history_takes_few_steps_for_each_operation() {
     });
     let steps = check(&Register, &history(&rounds.collect::<Vec<_>>())).unwrap();
     assert!(steps < 60 * 6000, "{steps} steps for 6000 operations");
-}
-
-/// Tries every order and every choice of operations of unknown end.
-fn brute_force<M: Model>(model: &M, operations: &[Operation<M::Call, M::Answer>]) -> bool {
-    fn go<M: Model>(
-        model: &M,
-        operations: &[Operation<M::Call, M::Answer>],
-        taken: &mut Vec<bool>,
-        state: &M::State,
-    ) -> bool {
-        let open = |i: &usize| !taken[*i];
-        if (0..operations.len()).filter(open).all(|i| operations[i].answer().is_none()) {
-            return true;
-        }
-        for i in 0..operations.len() {
-            let refused = matches!(operations[i].end, End::Failed { .. });
-            let after_an_open_one =
-                (0..operations.len()).any(|j| !taken[j] && operations[j].precedes(&operations[i]));
-            if taken[i] || refused || after_an_open_one {
-                continue;
-            }
-            let mut next = Vec::new();
-            model.step(state, i as u32, &operations[i].call, operations[i].answer(), &mut next);
-            taken[i] = true;
-            if next.iter().any(|state| go(model, operations, taken, state)) {
-                return true;
-            }
-            taken[i] = false;
-        }
-        false
-    }
-    // Refused operations are left out first: they must not hold others up.
-    let taken = &mut operations.iter().map(|op| matches!(op.end, End::Failed { .. })).collect();
-    go(model, operations, taken, &model.initial())
 }
 
 /// Any small history: mostly bad ones.
