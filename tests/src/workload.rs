@@ -5,8 +5,10 @@
 //! - [`watching`]: watchers at one server each, with progress requests, over the bare etcd API.
 //! - [`leases`]: leases that are kept alive for a while and then left to end.
 //! - [`locks`]: sessions that take a lock in turn and write under its fence.
+//! - [`hashes`]: what each server's store comes to.
 //! - [`report`]: all of it judged.
 
+pub mod hashes;
 pub mod keys;
 pub mod leases;
 pub mod locks;

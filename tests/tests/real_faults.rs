@@ -12,7 +12,7 @@ use weft_tests::checker::kv::Call;
 use weft_tests::netns::cluster::Cluster;
 use weft_tests::netns::{inside, nemesis};
 use weft_tests::workload::report::{Records, judge};
-use weft_tests::workload::{Run, keys, leases, locks, stale, watching};
+use weft_tests::workload::{Run, hashes, keys, leases, locks, stale, watching};
 
 /// How long faults go on, unless told otherwise.
 const SECS: u64 = 30;
@@ -65,8 +65,13 @@ fn what_clients_see_of_three_servers_under_faults_is_linearizable() {
         done.send_replace(Some(revision));
         let watchers = join(watchers).await;
         let retold = (0..3).map(|i| tokio::spawn(watching::retell(run.clone(), i, not_compacted, revision)));
+        let mut stores = Vec::new();
+        for i in 0..3 {
+            stores.push(hashes::hash(&run, i, revision).await);
+        }
         let records = Records {
             revision,
+            hashes: stores,
             retold: join(retold.collect()).await,
             watchers,
             snapshots: join(readers).await,

@@ -21,6 +21,8 @@ pub struct Records {
     pub watchers: Vec<Watcher>,
     /// What each server told again when all was over, of what is not compacted.
     pub retold: Vec<Watcher>,
+    /// Each server's hash of that, and from where its history is kept.
+    pub hashes: Vec<(u32, i64)>,
     /// Serializable reads, by reader.
     pub snapshots: Vec<Vec<Snapshot>>,
     /// For how long there may have been no leader at a stretch: so much later may a lease end.
@@ -57,6 +59,8 @@ pub fn judge(run: &Run, records: &Records) -> Report {
 
     let readings = readings(&history);
     check_revisions(&readings).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let hashes = &records.hashes;
+    assert!(hashes.windows(2).all(|two| two[0] == two[1]), "A09: servers have different stores: {hashes:?}");
     // A09, A10: whatever server tells it again.
     for watcher in records.watchers.iter().chain(&records.retold) {
         watcher.check_complete(&truth, records.revision).unwrap_or_else(|wrong| panic!("{wrong}"));
