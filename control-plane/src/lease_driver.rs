@@ -98,13 +98,15 @@ impl LeaseClock {
     /// A command was applied. Call with the machine write-locked.
     pub fn applied(&self, machine: &Machine, command: &Command, response: &Result<Response, StoreError>) {
         let Ok(response) = response else { return };
-        let granted = match (command, response) {
+        let granted = match (command.bare(), response) {
             (Command::LeaseGrant { .. }, Response::LeaseGrant { id, .. }) => *id,
             (Command::Register(_), Response::Register { lease }) => *lease,
-            (Command::LeaseRevoke { id }, _) => return self.revoked(&[*id]),
-            (Command::LeaseExpire { leases, .. }, _) => return self.expired(machine, leases),
+            (Command::LeaseRevoke { id }, _) => return self.gone(machine, [*id]),
+            (Command::LeaseExpire { leases, .. }, _) => {
+                return self.gone(machine, leases.iter().map(|(id, _)| *id));
+            }
             (Command::Deregister { .. }, Response::Deregister { lease: Some(id) }) => {
-                return self.revoked(&[*id]);
+                return self.gone(machine, [*id]);
             }
             _ => return,
         };
@@ -118,18 +120,14 @@ impl LeaseClock {
         }
     }
 
-    fn revoked(&self, ids: &[LeaseId]) {
+    /// Leases that should have ended. Some may live on: an expiry was proposed in another term, they were granted
+    /// again, or a repeated request was answered as it was before that.
+    fn gone(&self, machine: &Machine, ids: impl IntoIterator<Item = LeaseId>) {
         let mut inner = self.inner.lock();
         if inner.term.is_some() {
-            ids.iter().for_each(|id| inner.lessor.revoked(*id));
+            let ended = ids.into_iter().filter(|id| machine.lease_terms(*id).is_none());
+            ended.for_each(|id| inner.lessor.revoked(id));
         }
-    }
-
-    /// Some of a batch may live on: it was proposed in another term, or they were granted again.
-    fn expired(&self, machine: &Machine, leases: &[(LeaseId, LeaseGrantNumber)]) {
-        let ids = leases.iter().map(|(id, _)| *id);
-        let gone: Vec<LeaseId> = ids.filter(|id| machine.lease_terms(*id).is_none()).collect();
-        self.revoked(&gone);
     }
 
     /// Renews a lease; answers its time to live in seconds. The caller has confirmed, after the request
@@ -210,7 +208,9 @@ impl LeaseClock {
 
 #[cfg(test)]
 mod tests {
+    use weft_state::auth::Caller;
     use weft_state::command::{Register, RegisteredInstance};
+    use weft_state::requests::RequestId;
 
     use super::*;
 
@@ -273,6 +273,25 @@ mod tests {
             let response = machine.apply(index, 1, command).response;
             clock.applied(&machine, command, &response);
             assert_eq!(clock.len(), timed, "after {command:?}");
+        }
+    }
+
+    /// S04, P14: the revocation of an earlier lease, sent again, does not stop the clock of the one that has its id now.
+    #[test]
+    fn a_repeated_revocation_leaves_a_lease_of_the_same_id_its_deadline() {
+        let clock = LeaseClock::default();
+        let mut machine = machine_with(&[]);
+        clock.promote(1, &machine, Duration::ZERO);
+        let request = |seq| Some(RequestId { client: 1, seq, after: 0 });
+        let grant =
+            |seq| Command::LeaseGrant { id: 7, ttl_secs: 10 }.enclosed(Caller::Anonymous, request(seq));
+        let revoke = Command::LeaseRevoke { id: 7 }.enclosed(Caller::Anonymous, request(2));
+        for (index, command, timed) in
+            [(1, grant(1), 1), (2, revoke.clone(), 0), (3, grant(3), 1), (4, revoke, 1)]
+        {
+            let response = machine.apply(index, 1, &command).response;
+            clock.applied(&machine, &command, &response);
+            assert_eq!((response.is_ok(), clock.len()), (true, timed), "after {command:?}");
         }
     }
 

@@ -4,6 +4,7 @@
 
 use http::StatusCode;
 use tonic::{Code, Status};
+use weft_state::auth::AuthError;
 use weft_state::error::StoreError;
 
 use crate::raft::{LeaseError, ProposeError};
@@ -43,7 +44,40 @@ pub fn store(error: &StoreError) -> Status {
         StoreError::LeaseExists { .. } => Status::already_exists(error.to_string()),
         StoreError::StaleToken { .. } => Status::failed_precondition(error.to_string()),
         StoreError::Full { .. } => Status::resource_exhausted(error.to_string()),
+        StoreError::Auth(error) => auth(error),
+        StoreError::TooLateToKnow { known_from } => too_late(error, *known_from),
+        StoreError::AnswerNotKept { .. } => Status::already_exists(error.to_string()),
+        StoreError::RequestReused { .. } => Status::invalid_argument(error.to_string()),
+        StoreError::NestedEnvelope => Status::internal(error.to_string()),
     }
+}
+
+/// A refused caller, or a refused change of users and roles, as a gRPC status.
+pub fn auth(error: &AuthError) -> Status {
+    let code = match error {
+        AuthError::NoCaller | AuthError::OldRevision => Code::Unauthenticated,
+        AuthError::PermissionDenied => Code::PermissionDenied,
+        AuthError::UserNameEmpty | AuthError::RoleNameEmpty | AuthError::EmptyRange => Code::InvalidArgument,
+        AuthError::UserExists { .. } | AuthError::RoleExists { .. } => Code::AlreadyExists,
+        AuthError::UserNotFound { .. } | AuthError::RoleNotFound { .. } => Code::NotFound,
+        AuthError::RootUserMissing
+        | AuthError::RootRoleMissing
+        | AuthError::RoleNotGranted { .. }
+        | AuthError::PermissionNotGranted { .. }
+        | AuthError::RootNeeded => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// Metadata entry from which a client learns what to name in the next request (`weft-after`) so that it is known
+/// to be new.
+pub const KNOWN_FROM: &str = "weft-known-from";
+
+/// A request of which it is not known any more whether it was carried out, on any API.
+pub fn too_late(error: &StoreError, known_from: u64) -> Status {
+    let mut status = Status::new(Code::Aborted, error.to_string());
+    status.metadata_mut().insert(KNOWN_FROM, known_from.into());
+    status
 }
 
 /// What a caller hears whose session is no more: it owns nothing, and has to begin anew.
@@ -77,6 +111,8 @@ pub fn http_store(error: &StoreError) -> StatusCode {
         Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::ResourceExhausted => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
         _ => StatusCode::CONFLICT,
     }
 }

@@ -7,7 +7,11 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::StoreError;
+use crate::{
+    auth::{AuthChange, Caller},
+    error::StoreError,
+    requests::RequestId,
+};
 
 /// A store revision: the number of committed changes so far. Starts at 1; each write adds one.
 pub type Revision = i64;
@@ -83,6 +87,45 @@ pub enum Command {
     },
     /// Nothing; a new leader's first entry and a read barrier.
     Noop,
+    /// Change users, roles or permissions.
+    Auth(AuthChange),
+    /// A command with who asks for it, or with a name by which a repetition is recognised. One without
+    /// both travels bare.
+    Enclosed(Box<Envelope>),
+}
+
+/// What is known about a command beside what it does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Who asks.
+    pub caller: Caller,
+    /// Carried out once under this name, and answered again when it is repeated.
+    pub request: Option<RequestId>,
+    /// What to do; not an envelope itself.
+    pub command: Command,
+}
+
+impl Command {
+    /// This command for that caller, and recognisable by that name.
+    pub fn enclosed(self, caller: Caller, request: Option<RequestId>) -> Self {
+        if caller == Caller::Anonymous && request.is_none() {
+            return self;
+        }
+        Self::Enclosed(Box::new(Envelope { caller, request, command: self }))
+    }
+
+    /// What it does, out of its envelope.
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::Enclosed(envelope) => &envelope.command,
+            bare => bare,
+        }
+    }
+
+    /// Whether proposing it again cannot have it carried out again.
+    pub fn is_repeatable(&self) -> bool {
+        matches!(self, Self::Enclosed(envelope) if envelope.request.is_some())
+    }
 }
 
 impl Command {
@@ -380,7 +423,7 @@ pub enum EventKind {
 /// What applying one command produced. Not stored; each replica computes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
-    /// The current revision after the command.
+    /// The revision after the command; of a repeated one, when it was carried out.
     pub revision: Revision,
     /// The answer, or why nothing was changed.
     pub response: Result<Response, StoreError>,
@@ -451,6 +494,8 @@ pub enum Response {
     SetLoadBalancing,
     /// To `Noop`.
     Noop,
+    /// To `Auth`.
+    Auth,
 }
 
 /// Where an acquire or a campaign stands right after it was applied.

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{LeaseId, Revision};
+use crate::{
+    auth::AuthError,
+    command::{LeaseId, Revision},
+};
 
 /// A refusal. The state is as it was before. Every replica refuses alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -111,4 +114,38 @@ pub enum StoreError {
         /// Its limit.
         limit: u64,
     },
+    /// The caller may not, or users and roles do not stand so that it could be done.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// A repeated request of which it is not known any more whether it was carried out.
+    #[error(
+        "too late to know whether this request was carried out: requests first sent before log index {known_from}, or with many later ones, are forgotten; read before you repeat it"
+    )]
+    TooLateToKnow {
+        /// A request that was first sent when the log had reached this index is known for certain.
+        known_from: u64,
+    },
+    /// A repeated request that was carried out, with an answer that was too large to keep.
+    #[error(
+        "this request was carried out already, at revision {revision}; its answer was too large to keep: read the keys"
+    )]
+    AnswerNotKept {
+        /// The revision after it.
+        revision: Revision,
+    },
+    /// Two requests under one name.
+    #[error(
+        "request {seq} of client {client:x} was another one: a client counts its requests up and never reuses a number"
+    )]
+    RequestReused {
+        /// The client.
+        client: u64,
+        /// The request's number.
+        seq: u64,
+    },
+    /// An envelope inside an envelope.
+    #[error(
+        "a command came in two envelopes; this is a fault of the server that proposed it, please report it"
+    )]
+    NestedEnvelope,
 }

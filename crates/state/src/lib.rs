@@ -10,15 +10,18 @@
 //! - [`lease`]: leases as replicated state, and the leader's clock for them ([`lease::Lessor`]).
 //! - [`watch`]: who is told about which event ([`watch::WatchHub`]).
 //! - [`retention`]: how much history the leader keeps ([`retention::Retention`]).
+//! - [`auth`]: users, roles and what they may do. [`requests`]: which requests were carried out already.
 //! - [`recipes`]: locks, semaphores, elections and the service registry, on ordinary keys under `weft/`.
 //! - [`defect`]: mistakes that only a simulation plants, to prove that it finds them.
 
+pub mod auth;
 pub mod command;
 pub mod defect;
 pub mod error;
 pub mod lease;
 pub mod machine;
 pub mod recipes;
+pub mod requests;
 pub mod retention;
 pub mod store;
 pub mod watch;

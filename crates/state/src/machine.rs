@@ -9,13 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
+    auth::{Access, AuthError, AuthState, Caller, guard},
     command::{Applied, Command, Event, LeaseId, Range, RangeResponse, Response, Revision},
     defect::{Defect, planted},
     error::StoreError,
     lease::{self, LeaseTerms},
     recipes::{Recipes, registry},
+    requests::{Requests, Seen},
     store::{
-        HistoryChunk, HistoryQuery, KeyRange, Store, compaction::SCRUB_PER_COMMAND, image::LogPosition, txn,
+        HistoryChunk, HistoryQuery, KeyRange, Store,
+        compaction::SCRUB_PER_COMMAND,
+        digest::Digest,
+        image::{Beside, LogPosition},
+        txn,
     },
 };
 pub use crate::{
@@ -35,6 +41,8 @@ pub use crate::{
 pub struct Machine {
     store: Store,
     recipes: Recipes,
+    auth: Arc<AuthState>,
+    requests: Arc<Requests>,
     applied_index: u64,
     applied_term: u64,
 }
@@ -84,14 +92,50 @@ impl Machine {
     fn apply_one(&mut self, term: u64, command: &Command) -> Applied {
         let before = self.store.revision();
         let mut events = Vec::new();
-        let response = self.carry_out(term, command, &mut events);
+        let mut replayed = None;
+        let response = match command {
+            Command::Enclosed(_) => self.open(term, command, &mut events).map(|(response, revision)| {
+                replayed = revision;
+                response
+            }),
+            bare => self
+                .permits(&Caller::Anonymous, bare)
+                .map_err(StoreError::from)
+                .and_then(|()| self.carry_out(term, bare, &mut events)),
+        };
         let revision = self.store.revision();
         assert!(
-            response.is_ok() || (events.is_empty() && revision == before),
-            "a refused command changes nothing"
+            (response.is_ok() && replayed.is_none()) || (events.is_empty() && revision == before),
+            "a refused or repeated command changes nothing"
         );
         self.store.scrub(SCRUB_PER_COMMAND + 2 * events.len());
-        Applied { revision, response, events }
+        Applied { revision: replayed.unwrap_or(revision), response, events }
+    }
+
+    /// Carries out what is in an envelope, unless the caller may not, or it was carried out before: then it is
+    /// answered as it was then, with the revision as it was then.
+    fn open(
+        &mut self,
+        term: u64,
+        enclosed: &Command,
+        events: &mut Vec<Event>,
+    ) -> Result<(Response, Option<Revision>), StoreError> {
+        let Command::Enclosed(envelope) = enclosed else { return Err(StoreError::NestedEnvelope) };
+        let command = &envelope.command;
+        if matches!(command, Command::Enclosed(_)) {
+            return Err(StoreError::NestedEnvelope);
+        }
+        self.permits(&envelope.caller, command)?;
+        let Some(request) = envelope.request else {
+            return Ok((self.carry_out(term, command, events)?, None));
+        };
+        if let Seen::Before(revision, response) = self.requests.look_up(request, command)? {
+            return Ok((response, Some(revision)));
+        }
+        let response = self.carry_out(term, command, events)?;
+        let revision = self.store.revision();
+        Arc::make_mut(&mut self.requests).keep(self.applied_index, request, command, revision, &response);
+        Ok((response, None))
     }
 
     fn carry_out(
@@ -100,7 +144,7 @@ impl Machine {
         command: &Command,
         events: &mut Vec<Event>,
     ) -> Result<Response, StoreError> {
-        let Self { store, recipes, .. } = self;
+        let Self { store, recipes, auth, .. } = self;
         match command {
             Command::Put(put) => {
                 txn::check_put(put)?;
@@ -185,7 +229,38 @@ impl Machine {
                 Ok(Response::SetLoadBalancing)
             }
             Command::Noop => Ok(Response::Noop),
+            Command::Auth(change) => auth.change(change).map(|()| Response::Auth),
+            Command::Enclosed(_) => Err(StoreError::NestedEnvelope),
         }
+    }
+
+    /// Users, roles and whether they count. Cheap to clone.
+    pub fn auth(&self) -> &Arc<AuthState> {
+        &self.auth
+    }
+
+    /// Whether the caller may have this command carried out: what `apply` will check as well, at its own
+    /// point of the log.
+    ///
+    /// # Errors
+    /// Always none while authentication is off.
+    pub fn permits(&self, caller: &Caller, command: &Command) -> Result<(), AuthError> {
+        guard::check(&self.auth, &self.store.leases, caller, command)
+    }
+
+    /// Whether the caller may read, or write, all keys of a lease, which is what it takes to see them, or to
+    /// renew it. A lease that does not exist has none.
+    ///
+    /// # Errors
+    /// Always none while authentication is off.
+    pub fn permits_lease(&self, caller: &Caller, access: Access, id: LeaseId) -> Result<(), AuthError> {
+        self.auth.check_user(caller)?;
+        guard::check_lease_keys(&self.auth, &self.store.leases, caller, access, id)
+    }
+
+    /// Clients whose requests are remembered, and the bytes that takes.
+    pub fn remembered_clients(&self) -> (usize, usize) {
+        (self.requests.len(), self.requests.bytes())
     }
 
     /// Index of the last applied log entry; 0 if none.
@@ -328,16 +403,21 @@ impl Machine {
         registry::load_balancing(&self.store, service)
     }
 
-    /// A hash of what a read at the current revision can find, of leases and of the two revisions; equal on
-    /// replicas that applied the same commands (A09). Costs nothing: it is kept up to date with each change.
+    /// A hash of what a read at the current revision can find, of leases, of the two revisions, of users and roles and
+    /// of the requests that are remembered; equal on replicas that applied the same commands (A09, A12). Costs next to
+    /// nothing: most of it is kept up to date with each change.
     pub fn hash(&self) -> u64 {
-        self.store.hash()
+        Digest::new(DIGEST_DOMAIN)
+            .word(self.store.hash())
+            .word(self.auth.digest())
+            .word(self.requests.digest())
+            .finish()
     }
 
     /// The whole state as bytes: history that is not compacted, leases and the applied index included.
     /// Equal states have equal images. Everything at once; a server uses [`Machine::begin_image`].
     pub fn image(&self) -> Vec<u8> {
-        let mut walk = ImageWalk::of(&self.store, self.position());
+        let mut walk = ImageWalk::of(&self.store, self.beside(), self.position());
         let mut image = Vec::with_capacity(self.store.data_bytes() as usize);
         while walk.step(&self.store, &mut image).expect("the machine is borrowed, so that nobody replaces it")
         {
@@ -349,7 +429,8 @@ impl Machine {
     /// it needs is kept until it is dropped.
     pub fn begin_image(&mut self) -> ImageWalk {
         let position = self.position();
-        ImageWalk::begin(&mut self.store, position)
+        let beside = self.beside();
+        ImageWalk::begin(&mut self.store, beside, position)
     }
 
     /// Appends the next bytes of an image, some tens of KiB at most but for larger values; false when that was
@@ -363,6 +444,10 @@ impl Machine {
 
     fn position(&self) -> LogPosition {
         LogPosition { index: self.applied_index, term: self.applied_term }
+    }
+
+    fn beside(&self) -> Beside {
+        Beside { auth: self.auth.clone(), requests: self.requests.clone() }
     }
 
     /// Undoes [`Machine::image`].
@@ -380,9 +465,16 @@ impl Machine {
     /// # Errors
     /// If the image is not complete or does not fit together.
     pub fn from_loader(loader: ImageLoader) -> Result<Machine, ImageError> {
-        let (store, position) = loader.finish()?;
+        let (store, Beside { auth, requests }, position) = loader.finish()?;
         let recipes = Recipes::load(&store).map_err(|what| ImageError::Inconsistent { what })?;
-        Ok(Self { store, recipes, applied_index: position.index, applied_term: position.term })
+        Ok(Self {
+            store,
+            recipes,
+            auth,
+            requests,
+            applied_index: position.index,
+            applied_term: position.term,
+        })
     }
 
     /// Gives back memory of at most `max` compacted changes; false if there is nothing left to give back.
@@ -392,3 +484,5 @@ impl Machine {
         self.store.scrub(max)
     }
 }
+
+const DIGEST_DOMAIN: u64 = 13;

@@ -4,8 +4,10 @@
 
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
+use weft_state::auth::AuthError;
 use weft_state::error::StoreError;
 
+use crate::api::status::too_late;
 use crate::raft::{LeaseError, ProposeError};
 
 /// Metadata entry with what was seen and allowed, in words.
@@ -111,6 +113,45 @@ pub fn store(error: &StoreError) -> Status {
         StoreError::StaleToken { .. } => {
             return Status::new(Code::FailedPrecondition, format!("etcdserver: {error}"));
         }
+        StoreError::Auth(error) => return auth(error),
+        StoreError::TooLateToKnow { known_from } => return too_late(error, *known_from),
+        StoreError::AnswerNotKept { .. } => {
+            return Status::new(Code::AlreadyExists, format!("etcdserver: {error}"));
+        }
+        StoreError::RequestReused { .. } => {
+            return Status::new(Code::InvalidArgument, format!("etcdserver: {error}"));
+        }
+        StoreError::NestedEnvelope => return Status::new(Code::Internal, format!("etcdserver: {error}")),
+    };
+    detailed(code, text.to_owned(), error)
+}
+
+/// The answer to a caller who may not, or to a change of users and roles that could not be made.
+pub fn auth(error: &AuthError) -> Status {
+    let (code, text) = match error {
+        AuthError::NoCaller | AuthError::UserNameEmpty => {
+            (Code::InvalidArgument, "etcdserver: user name is empty")
+        }
+        AuthError::OldRevision => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+        AuthError::PermissionDenied => (Code::PermissionDenied, "etcdserver: permission denied"),
+        AuthError::RootUserMissing => (Code::FailedPrecondition, "etcdserver: root user does not exist"),
+        AuthError::RootRoleMissing => {
+            (Code::FailedPrecondition, "etcdserver: root user does not have root role")
+        }
+        AuthError::UserExists { .. } => (Code::FailedPrecondition, "etcdserver: user name already exists"),
+        AuthError::UserNotFound { .. } => (Code::FailedPrecondition, "etcdserver: user name not found"),
+        AuthError::RoleNameEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
+        AuthError::RoleExists { .. } => (Code::FailedPrecondition, "etcdserver: role name already exists"),
+        AuthError::RoleNotFound { .. } => (Code::FailedPrecondition, "etcdserver: role name not found"),
+        AuthError::RoleNotGranted { .. } => {
+            (Code::FailedPrecondition, "etcdserver: role is not granted to the user")
+        }
+        AuthError::PermissionNotGranted { .. } => {
+            (Code::FailedPrecondition, "etcdserver: permission is not granted to the role")
+        }
+        AuthError::RootNeeded | AuthError::EmptyRange => {
+            (Code::InvalidArgument, "etcdserver: invalid auth management")
+        }
     };
     detailed(code, text.to_owned(), error)
 }
@@ -208,6 +249,49 @@ mod tests {
         ];
         for (error, code, text) in table {
             let status = store(&error);
+            assert_eq!((status.code(), status.message()), (code, format!("etcdserver: {text}").as_str()));
+            assert_eq!(detail(&status), error.to_string());
+        }
+    }
+
+    /// From the same table.
+    #[test]
+    fn refusals_of_callers_have_etcds_codes_and_texts() {
+        let (user, role) = ("u".to_owned(), "r".to_owned());
+        let table = [
+            (AuthError::NoCaller, Code::InvalidArgument, "user name is empty"),
+            (AuthError::UserNameEmpty, Code::InvalidArgument, "user name is empty"),
+            (AuthError::OldRevision, Code::InvalidArgument, "revision of auth store is old"),
+            (AuthError::PermissionDenied, Code::PermissionDenied, "permission denied"),
+            (AuthError::RootUserMissing, Code::FailedPrecondition, "root user does not exist"),
+            (AuthError::RootRoleMissing, Code::FailedPrecondition, "root user does not have root role"),
+            (
+                AuthError::UserExists { user: user.clone() },
+                Code::FailedPrecondition,
+                "user name already exists",
+            ),
+            (AuthError::UserNotFound { user: user.clone() }, Code::FailedPrecondition, "user name not found"),
+            (AuthError::RoleNameEmpty, Code::InvalidArgument, "role name is empty"),
+            (
+                AuthError::RoleExists { role: role.clone() },
+                Code::FailedPrecondition,
+                "role name already exists",
+            ),
+            (AuthError::RoleNotFound { role: role.clone() }, Code::FailedPrecondition, "role name not found"),
+            (
+                AuthError::RoleNotGranted { user, role: role.clone() },
+                Code::FailedPrecondition,
+                "role is not granted to the user",
+            ),
+            (
+                AuthError::PermissionNotGranted { role },
+                Code::FailedPrecondition,
+                "permission is not granted to the role",
+            ),
+            (AuthError::RootNeeded, Code::InvalidArgument, "invalid auth management"),
+        ];
+        for (error, code, text) in table {
+            let status = store(&StoreError::from(error.clone()));
             assert_eq!((status.code(), status.message()), (code, format!("etcdserver: {text}").as_str()));
             assert_eq!(detail(&status), error.to_string());
         }

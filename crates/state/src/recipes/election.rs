@@ -47,6 +47,11 @@ pub struct ElectionCandidate {
     pub candidate_key: Bytes,
 }
 
+/// Under which all keys of election `name` are.
+pub fn prefix(name: &str) -> String {
+    format!("weft/election/{}/", name::encode(name))
+}
+
 /// The key that stands for leadership of election `name`: what observers watch.
 pub fn leader_key(name: &str) -> Bytes {
     Bytes::from(format!("weft/election/{}/leader", name::encode(name)))

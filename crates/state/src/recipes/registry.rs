@@ -129,11 +129,11 @@ pub(crate) fn load_balancing(store: &Store, service: &str) -> Option<String> {
     Some(stored.policy)
 }
 
-fn instance_key(service: &str, instance_id: &str) -> Bytes {
+pub(crate) fn instance_key(service: &str, instance_id: &str) -> Bytes {
     Bytes::from(format!("weft/registry/{}/{}", name::encode(service), name::encode(instance_id)))
 }
 
-fn load_balancing_key(service: &str) -> Bytes {
+pub(crate) fn load_balancing_key(service: &str) -> Bytes {
     Bytes::from(format!("weft/mesh/load-balancing/{}", name::encode(service)))
 }
 

@@ -404,6 +404,11 @@ impl Semaphore {
     }
 }
 
+/// Under which all keys of semaphore `name` are.
+pub fn prefix(name: &str) -> String {
+    format!("weft/semaphore/{}/", name::encode(name))
+}
+
 /// The keys of the semaphore of this name.
 #[derive(Clone, Copy)]
 struct Keys<'n>(&'n str);

@@ -5,7 +5,8 @@
 //! chunk: payload length u32 | crc32 of chunk number, length and payload u32 | payload
 //! ```
 //! Numbers of the framing are little-endian. The payloads of all chunks are one sequence of `postcard`
-//! records that are never cut: head, leases, then each key with its versions, all in order, then the end.
+//! records that are never cut: head, leases, each key with its versions, users and roles, then each client whose
+//! requests are remembered, all in order, then the end.
 //! Equal states have equal images, byte for byte: compacted history that is still held in memory is left
 //! out, and where chunks end depends on the records alone.
 //!
@@ -15,11 +16,17 @@
 mod load;
 mod walk;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::command::{LeaseGrantNumber, LeaseId, Revision};
+use crate::{
+    auth::AuthState,
+    command::{LeaseGrantNumber, LeaseId, Revision},
+    requests::{Requests, RequestsHead},
+};
 pub use load::{ImageCheck, ImageLoader};
 pub(crate) use walk::Pins;
 pub use walk::{ImageWalk, WalkLost};
@@ -94,7 +101,23 @@ enum Record<'b> {
     /// Of the last key, by `mod_revision`.
     Version(ImageVersion<'b>),
     /// Last, once.
-    End { leases: u64, keys: u64, versions: u64 },
+    End { leases: u64, keys: u64, versions: u64, clients: u64 },
+    /// Once: users and roles, and where the table of requests stands.
+    Beside {
+        #[serde(borrow)]
+        auth: Raw<'b>,
+        requests: RequestsHead,
+    },
+    /// By id: one client of the table of requests.
+    Client(u64, #[serde(borrow)] Raw<'b>),
+}
+
+/// What the machine keeps beside the store. Cheap to clone: it is copied when it changes while an image of it is
+/// written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Beside {
+    pub(crate) auth: Arc<AuthState>,
+    pub(crate) requests: Arc<Requests>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -1,15 +1,19 @@
 //! Reading an image as its bytes come.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{
-    CHUNK_HEADER_BYTES, FORMAT_VERSION, HEADER_BYTES, Head, ImageError, ImageVersion, LogPosition, MAGIC,
-    PAYLOAD_BYTES_MAX, Record, checksum, inconsistent, owned,
+    Beside, CHUNK_HEADER_BYTES, FORMAT_VERSION, HEADER_BYTES, Head, ImageError, ImageVersion, LogPosition,
+    MAGIC, PAYLOAD_BYTES_MAX, Record, checksum, inconsistent, owned,
 };
 use crate::{
+    auth::AuthState,
     command::Revision,
     defect::{Defect, planted},
     lease::LeaseTerms,
+    requests::Requests,
     store::{
         key_index::{KeyIndex, Version},
         mvcc::Store,
@@ -62,7 +66,7 @@ impl ImageLoader {
         frames.feed(bytes, |record, is_last| build.record(record, is_last))
     }
 
-    pub(crate) fn finish(self) -> Result<(Store, LogPosition), ImageError> {
+    pub(crate) fn finish(self) -> Result<(Store, Beside, LogPosition), ImageError> {
         self.frames.finish()?;
         self.build.finish()
     }
@@ -168,6 +172,7 @@ struct Build {
     current: Option<(Bytes, Option<Box<KeyIndex>>)>,
     /// By key, to be ordered by revision.
     changes: Vec<(Revision, u32, Bytes)>,
+    beside: Option<(AuthState, Requests)>,
     ended: bool,
 }
 
@@ -191,7 +196,7 @@ impl Build {
                     return Err(inconsistent("a lease out of order or with a grant that was never made"));
                 }
             }
-            (Record::Key(key), Some(_)) => {
+            (Record::Key(key), Some(_)) if self.beside.is_none() => {
                 self.complete_key()?;
                 if self.keys.last().is_some_and(|(last, _)| last[..] >= *key.0) {
                     return Err(inconsistent("keys out of order"));
@@ -199,9 +204,23 @@ impl Build {
                 self.current = Some((owned(&key), None));
             }
             (Record::Version(version), Some(head)) => self.version(&head, version)?,
-            (Record::End { leases, keys, versions }, Some(_)) if is_last => {
+            (Record::Beside { auth, requests }, Some(_)) if self.beside.is_none() => {
                 self.complete_key()?;
-                if (leases, keys, versions) != (self.leases, self.keys.len() as u64, self.versions) {
+                let auth = AuthState::decode(auth.0).map_err(|what| inconsistent(&what))?;
+                self.beside = Some((auth, Requests::begin_load(requests)));
+            }
+            (Record::Client(id, client), Some(_)) => {
+                let Some((_, requests)) = &mut self.beside else {
+                    return Err(inconsistent("records out of order"));
+                };
+                requests.load(id, client.0).map_err(|what| inconsistent(&what))?;
+            }
+            (Record::End { leases, keys, versions, clients }, Some(_))
+                if is_last && self.beside.is_some() =>
+            {
+                let read = self.beside.as_ref().map_or(0, |(_, requests)| requests.len() as u64);
+                let counted = (self.leases, self.keys.len() as u64, self.versions, read);
+                if (leases, keys, versions, clients) != counted {
                     return Err(inconsistent("another number of records than announced"));
                 }
                 self.ended = true;
@@ -254,7 +273,7 @@ impl Build {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(Store, LogPosition), ImageError> {
+    fn finish(mut self) -> Result<(Store, Beside, LogPosition), ImageError> {
         let head = self.head.filter(|_| self.ended).ok_or_else(|| inconsistent("no head or no end"))?;
         let mut store = self.store;
         store.index = self.keys.into_iter().collect();
@@ -274,6 +293,7 @@ impl Build {
         if planted(Defect::RevisionAfterRestore) {
             store.revision -= 1;
         }
-        Ok((store, head.position))
+        let (auth, requests) = self.beside.unwrap_or_default();
+        Ok((store, Beside { auth: Arc::new(auth), requests: Arc::new(requests) }, head.position))
     }
 }

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Append, CHUNK_BYTES, CHUNK_HEADER_BYTES, FORMAT_VERSION, Head, ImageLive, ImageVersion, LogPosition,
-    MAGIC, Raw, Record, checksum,
+    Append, Beside, CHUNK_BYTES, CHUNK_HEADER_BYTES, FORMAT_VERSION, Head, ImageLive, ImageVersion,
+    LogPosition, MAGIC, Raw, Record, checksum,
 };
 use crate::{
     command::{LeaseId, Revision},
@@ -44,6 +44,8 @@ pub struct ImageWalk {
     leases: u64,
     keys: u64,
     versions: u64,
+    /// Gone when it is written.
+    beside: Beside,
     /// Chunks completed.
     chunks: u32,
     /// Of the chunk under way.
@@ -60,7 +62,11 @@ enum Stage {
     Keys {
         after: Option<(Bytes, Revision)>,
     },
-    End,
+    Beside,
+    Clients {
+        written: u64,
+        after: Bound<u64>,
+    },
     Done,
 }
 
@@ -90,7 +96,7 @@ impl Pins {
 
 impl ImageWalk {
     /// Of a store that does not change until the walk is done.
-    pub(crate) fn of(store: &Store, position: LogPosition) -> Self {
+    pub(crate) fn of(store: &Store, beside: Beside, position: LogPosition) -> Self {
         let head = Head {
             revision: store.revision,
             compacted: store.compacted,
@@ -106,16 +112,17 @@ impl ImageWalk {
             leases: 0,
             keys: 0,
             versions: 0,
+            beside,
             chunks: 0,
             payload: Vec::new(),
         }
     }
 
     /// Of a store that goes on.
-    pub(crate) fn begin(store: &mut Store, position: LogPosition) -> Self {
+    pub(crate) fn begin(store: &mut Store, beside: Beside, position: LogPosition) -> Self {
         let compacted = store.compacted;
         let (pin, lease_pin) = (store.pins.add(compacted), store.leases.pin());
-        Self { pin: Some(pin), lease_pin: Some(lease_pin), ..Self::of(store, position) }
+        Self { pin: Some(pin), lease_pin: Some(lease_pin), ..Self::of(store, beside, position) }
     }
 
     /// Appends the next bytes; false when that was all.
@@ -148,11 +155,13 @@ impl ImageWalk {
                 };
             }
             Stage::Keys { after } => self.stage = self.keys(store, after, out),
-            Stage::End => {
-                let Self { leases, keys, versions, .. } = *self;
-                self.record(&Record::End { leases, keys, versions }, out);
-                self.flush(out);
+            Stage::Beside => {
+                let auth = self.beside.auth.encode();
+                let requests = self.beside.requests.head();
+                self.record(&Record::Beside { auth: Raw(&auth), requests }, out);
+                self.stage = Stage::Clients { written: 0, after: Bound::Unbounded };
             }
+            Stage::Clients { written, after } => self.stage = self.clients(written, after, out),
             Stage::Done => return Ok(false),
         }
         Ok(true)
@@ -200,7 +209,24 @@ impl ImageWalk {
                 return Stage::Keys { after: Some((key.clone(), Revision::MAX)) };
             }
         }
-        Stage::End
+        Stage::Beside
+    }
+
+    fn clients(&mut self, mut written: u64, after: Bound<u64>, out: &mut Vec<u8>) -> Stage {
+        let requests = self.beside.requests.clone();
+        let chunks = self.chunks;
+        for (id, client) in requests.encoded_from(after) {
+            written += 1;
+            self.record(&Record::Client(id, Raw(&client)), out);
+            if self.chunks != chunks {
+                return Stage::Clients { written, after: Bound::Excluded(id) };
+            }
+        }
+        let Self { leases, keys, versions, .. } = *self;
+        self.record(&Record::End { leases, keys, versions, clients: written }, out);
+        self.flush(out);
+        self.beside = Beside::default();
+        Stage::Done
     }
 
     fn record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
