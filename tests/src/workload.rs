@@ -72,7 +72,11 @@ impl Run {
         let count = if only { 1 } else { endpoints.len() };
         let chosen = (0..count).map(|i| &endpoints[(first + i) % endpoints.len()]);
         // Short, so that a server that is cut off or stopped holds few operations up.
-        let options = Options { attempt_timeout: Duration::from_secs(3), retry_for: Duration::from_secs(5) };
+        let options = Options {
+            attempt_timeout: Duration::from_secs(3),
+            retry_for: Duration::from_secs(5),
+            ..Options::default()
+        };
         Client::connect_with(chosen, options).expect("the addresses of servers are good ones")
     }
 

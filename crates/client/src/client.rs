@@ -2,22 +2,23 @@
 //!
 //! A request goes to the endpoint that answered last. When that one fails, the next is tried, in a
 //! ring, with a growing pause after each full round. Reads and requests that are idempotent by their
-//! ids are repeated after any failure; other writes only when they were not sent or the server says that
-//! it did nothing, so that nothing is ever done twice. What is then left is told to the caller as
-//! [`Error::OutcomeUnknown`].
+//! ids are repeated after any failure. So are other writes, under a name by which servers recognise them: they are
+//! carried out once, whatever was lost on the way, and a repetition is answered as the first one was. If no server answers
+//! in time, what became of a write that was sent is told to the caller as [`Error::OutcomeUnknown`].
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::endpoint::{Endpoint, Failure};
 use crate::error::{Attempt, Error};
+use crate::link::{Link, Name, Stamp};
+use crate::login::{Credentials, Login};
 
 /// Longest pause between two rounds over the endpoints.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -33,21 +34,30 @@ pub struct Options {
     /// A request that may be repeated is repeated for this long. Default 5 s: a change of leader takes
     /// about one.
     pub retry_for: Duration,
+    /// Whom to ask as, when servers check who asks. Default: nobody. Ignored by servers that do not check.
+    pub credentials: Option<Credentials>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { attempt_timeout: Duration::from_secs(10), retry_for: Duration::from_secs(5) }
+        Self {
+            attempt_timeout: Duration::from_secs(10),
+            retry_for: Duration::from_secs(5),
+            credentials: None,
+        }
     }
 }
+
+/// How often one call takes a new token, or a new name for a write of which nothing was done.
+const RENEWALS_MAX: usize = 3;
 
 /// What may be done after a failure that leaves the outcome open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// Doing it twice has the effect of doing it once.
     Safe,
-    /// Only if it was not sent, or the server says that it did nothing.
-    IfNotSent,
+    /// Servers recognise it by its name and do it once.
+    Named,
 }
 
 /// How long one call may take.
@@ -71,6 +81,33 @@ struct Inner {
     /// Index of the endpoint that answered last.
     current: AtomicUsize,
     options: Options,
+    login: Login,
+    /// Under which servers know this client's writes: random.
+    id: u64,
+    /// The last write's number.
+    seq: AtomicU64,
+    /// A log index that servers told: writes that are first sent from now on come after it.
+    after: AtomicU64,
+}
+
+impl Inner {
+    fn new(endpoints: Vec<Endpoint>, options: Options) -> Arc<Self> {
+        let login = Login::new(options.credentials.clone());
+        Arc::new(Self {
+            endpoints,
+            current: AtomicUsize::new(0),
+            options,
+            login,
+            id: random(),
+            seq: AtomicU64::new(0),
+            after: AtomicU64::new(0),
+        })
+    }
+
+    fn name(&self) -> Name {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        Name { client: self.id, seq, after: self.after.load(Ordering::Relaxed) }
+    }
 }
 
 impl Client {
@@ -101,8 +138,7 @@ impl Client {
         if parsed.is_empty() {
             return Err(Error::NoEndpoints);
         }
-        let inner = Inner { endpoints: parsed, current: AtomicUsize::new(0), options };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Inner::new(parsed, options) })
     }
 
     /// The endpoints, as `HOST:PORT`.
@@ -114,12 +150,7 @@ impl Client {
     /// connection: to ask each server for its own view.
     pub fn only(&self, index: usize) -> Option<Self> {
         let endpoint = self.inner.endpoints.get(index)?.clone();
-        let inner = Inner {
-            endpoints: vec![endpoint],
-            current: AtomicUsize::new(0),
-            options: self.inner.options.clone(),
-        };
-        Some(Self { inner: Arc::new(inner) })
+        Some(Self { inner: Inner::new(vec![endpoint], self.inner.options.clone()) })
     }
 
     /// Limits of an ordinary request.
@@ -138,7 +169,7 @@ impl Client {
         request: F,
     ) -> Result<T, Error>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Link) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
         self.call_with(operation, repeat, self.patience(), request).await.map(|(answer, _)| answer)
@@ -153,28 +184,63 @@ impl Client {
         request: F,
     ) -> Result<(T, String), Error>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Link) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
         let inner = &*self.inner;
         let started = Instant::now();
         let mut pause = PAUSE_MIN;
+        let mut name = (repeat == Repeat::Named).then(|| inner.name());
+        // An attempt of a write of which nobody has said yet what became of it.
+        let mut open: Option<Error> = None;
+        // How often this call took a new token, or a new name.
+        let mut renewals = 0;
         loop {
             let mut failures: Vec<(usize, Failure)> = Vec::new();
             let first = inner.current.load(Ordering::Relaxed);
             for step in 0..inner.endpoints.len() {
                 let index = (first + step) % inner.endpoints.len();
                 let endpoint = &inner.endpoints[index];
-                let failure = match attempt(patience.attempt, request(endpoint.channel.clone())).await {
-                    Ok(answer) => {
-                        inner.current.store(index, Ordering::Relaxed);
-                        return Ok((answer, endpoint.name.clone()));
+                let mut refused = None;
+                let failure = loop {
+                    let login = inner.login.ticket(&endpoint.channel, refused);
+                    let (ticket, token) = match attempt(patience.attempt, login).await {
+                        Ok(ticket) => ticket,
+                        // The request itself was not sent.
+                        Err(Failure::Interrupted(why) | Failure::GaveUp(why)) => break Failure::NotSent(why),
+                        Err(failure) => break failure,
+                    };
+                    let link = Link::new(endpoint.channel.clone(), Stamp { token, name });
+                    let failure = match attempt(patience.attempt, request(link)).await {
+                        Ok(answer) => {
+                            inner.current.store(index, Ordering::Relaxed);
+                            return Ok((answer, endpoint.name.clone()));
+                        }
+                        Err(failure) => failure,
+                    };
+                    match &failure {
+                        Failure::Refused(code, message)
+                            if renewals < RENEWALS_MAX && inner.login.is_stale(*code, message) =>
+                        {
+                            refused = Some(ticket);
+                        }
+                        // Nothing was done under the old name, so it can be dropped.
+                        Failure::TooLate(known_from, _) if renewals < RENEWALS_MAX && open.is_none() => {
+                            inner.after.fetch_max(*known_from, Ordering::Relaxed);
+                            name = Some(inner.name());
+                        }
+                        _ => break failure,
                     }
-                    Err(failure) => failure,
+                    renewals += 1;
                 };
                 tracing::debug!(operation, endpoint = endpoint.name, why = failure.why(), "attempt failed");
-                match (&failure, repeat) {
-                    (Failure::Refused(code, message), _) => {
+                let unknown = |why: &str| Error::OutcomeUnknown {
+                    operation,
+                    endpoint: endpoint.name.clone(),
+                    why: why.to_owned(),
+                };
+                match &failure {
+                    Failure::Refused(code, message) => {
                         inner.current.store(index, Ordering::Relaxed);
                         return Err(Error::Refused {
                             endpoint: endpoint.name.clone(),
@@ -182,19 +248,21 @@ impl Client {
                             message: message.clone(),
                         });
                     }
-                    (Failure::Interrupted(why) | Failure::GaveUp(why), Repeat::IfNotSent) => {
-                        return Err(Error::OutcomeUnknown {
-                            operation,
-                            endpoint: endpoint.name.clone(),
-                            why: why.clone(),
-                        });
+                    Failure::DoneBefore(message) => {
+                        let (endpoint, message) = (endpoint.name.clone(), message.clone());
+                        return Err(Error::AnswerLost { endpoint, message });
                     }
-                    _ => failures.push((index, failure)),
+                    Failure::TooLate(_, why) => return Err(open.unwrap_or_else(|| unknown(why))),
+                    Failure::Interrupted(why) | Failure::GaveUp(why) if name.is_some() => {
+                        open.get_or_insert_with(|| unknown(why));
+                    }
+                    _ => {}
                 }
+                failures.push((index, failure));
             }
             let jittered = pause.mul_f64(0.5 + unit() / 2.0);
             if patience.total.is_some_and(|total| started.elapsed() + jittered >= total) {
-                return Err(self.give_up(failures));
+                return Err(open.unwrap_or_else(|| self.give_up(failures)));
             }
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -270,18 +338,52 @@ mod tests {
         assert_eq!((answer.unwrap(), attempts), (7, 2));
     }
 
+    /// P14
     #[tokio::test(start_paused = true)]
-    async fn a_write_that_may_have_been_done_is_not_repeated() {
+    async fn a_write_that_may_have_been_done_is_sent_again_under_its_name() {
         let (answer, attempts) =
-            scripted(Repeat::IfNotSent, vec![Err(Status::deadline_exceeded("late"))]).await;
+            scripted(Repeat::Named, vec![Err(Status::deadline_exceeded("late")), Ok(7)]).await;
+        assert_eq!((answer.unwrap(), attempts), (7, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_of_which_nobody_says_what_became_of_it_has_an_unknown_outcome() {
+        let mut script = vec![Err(Status::deadline_exceeded("late"))];
+        script.extend((0..100).map(|_| Err(Status::unavailable("etcdserver: no leader"))));
+        let (answer, attempts) = scripted(Repeat::Named, script).await;
         assert!(matches!(answer, Err(Error::OutcomeUnknown { .. })), "{answer:?}");
-        assert_eq!(attempts, 1);
+        assert!(attempts > 2);
+    }
+
+    fn too_late() -> Status {
+        let mut status = Status::aborted("too late to know");
+        status.metadata_mut().insert("weft-known-from", 40.into());
+        status
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_no_server_remembers_takes_a_new_name_if_it_was_never_done() {
+        let (answer, attempts) = scripted(Repeat::Named, vec![Err(too_late()), Ok(7)]).await;
+        assert_eq!((answer.unwrap(), attempts), (7, 2));
+        let client = client(&["127.0.0.1:1"]);
+        let first = client.inner.name();
+        client.inner.after.fetch_max(40, Ordering::Relaxed);
+        let second = client.inner.name();
+        assert_eq!((first.after, second.after, second.seq), (0, 40, first.seq + 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_no_server_remembers_and_that_may_have_been_done_stays_unknown() {
+        let script = vec![Err(Status::deadline_exceeded("late")), Err(too_late())];
+        let (answer, attempts) = scripted(Repeat::Named, script).await;
+        assert!(matches!(answer, Err(Error::OutcomeUnknown { .. })), "{answer:?}");
+        assert_eq!(attempts, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_the_server_did_not_do_is_repeated_elsewhere() {
         let no_leader = Status::unavailable("etcdserver: no leader");
-        let (answer, attempts) = scripted(Repeat::IfNotSent, vec![Err(no_leader), Ok(7)]).await;
+        let (answer, attempts) = scripted(Repeat::Named, vec![Err(no_leader), Ok(7)]).await;
         assert_eq!((answer.unwrap(), attempts), (7, 2));
     }
 

@@ -60,6 +60,11 @@ const NOTHING_WRITTEN: [&str; 2] = ["etcdserver: no leader", "etcdserver: server
 /// Metadata entry in which a Weft server says more than etcd's texts can.
 const DETAIL: &str = "weft-detail";
 
+/// Metadata entry in which a server says from which log index on it remembers requests.
+const KNOWN_FROM: &str = "weft-known-from";
+/// How a server says that it carried a request out and did not keep the answer.
+const DONE_BEFORE: &str = "was carried out already";
+
 /// What a failed attempt says about whether the request was carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -73,6 +78,11 @@ pub(crate) enum Failure {
     GaveUp(String),
     /// The server answered no.
     Refused(Code, String),
+    /// The server does not remember whether it carried this out. It does for what is first sent from this log
+    /// index on.
+    TooLate(u64, String),
+    /// The server carried it out earlier, and did not keep its answer.
+    DoneBefore(String),
 }
 
 impl Failure {
@@ -90,7 +100,13 @@ impl Failure {
             return Self::Interrupted(error.to_string());
         }
         let message = words(status);
+        let known_from =
+            status.metadata().get(KNOWN_FROM).and_then(|index| index.to_str().ok()?.parse().ok());
+        if let Some(known_from) = known_from {
+            return Self::TooLate(known_from, message);
+        }
         match status.code() {
+            Code::AlreadyExists if message.contains(DONE_BEFORE) => Self::DoneBefore(message),
             Code::Unavailable if NOTHING_WRITTEN.contains(&status.message()) => Self::Unavailable(message),
             Code::Unavailable => Self::GaveUp(message),
             // The server, or something between us, gave up on a request that it had taken.
@@ -107,6 +123,8 @@ impl Failure {
             | Self::Interrupted(why)
             | Self::Unavailable(why)
             | Self::GaveUp(why)
+            | Self::DoneBefore(why)
+            | Self::TooLate(_, why)
             | Self::Refused(_, why) => why,
         }
     }

@@ -61,6 +61,14 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// The request was carried out, and its answer is lost: it was too large to be kept for a repetition.
+    #[error("{message} (answered by {endpoint})")]
+    AnswerLost {
+        /// Who answered.
+        endpoint: String,
+        /// Its words, with the revision.
+        message: String,
+    },
     /// A server answered that it will not do it. Nothing was changed; repeating it does not help.
     #[error("{message} (answered by {endpoint})")]
     Refused {

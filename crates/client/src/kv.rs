@@ -292,7 +292,7 @@ impl Kv {
     /// Stores `value` under `key`.
     ///
     /// # Errors
-    /// Those of [`Client`]; `OutcomeUnknown` if the answer was lost.
+    /// Those of [`Client`]; `OutcomeUnknown` if nobody could say in time what became of it.
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<PutResponse, Error> {
         self.put_with(key, value, PutOptions::default()).await
     }
@@ -310,7 +310,7 @@ impl Kv {
         let request = put_request(key.into(), value.into(), &options);
         let answer = self
             .client
-            .call("put", Repeat::IfNotSent, |channel| {
+            .call("put", Repeat::Named, |channel| {
                 let request = request.clone();
                 async move { Ok(KvClient::new(channel).put(request).await?.into_inner()) }
             })
@@ -326,7 +326,7 @@ impl Kv {
         let request = delete_request(range.into(), prev_kv);
         let answer = self
             .client
-            .call("delete", Repeat::IfNotSent, |channel| {
+            .call("delete", Repeat::Named, |channel| {
                 let request = request.clone();
                 async move {
                     let mut client = KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -342,7 +342,7 @@ impl Kv {
     /// # Errors
     /// As [`Kv::put`].
     pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
-        let repeat = if txn.is_read_only() { Repeat::Safe } else { Repeat::IfNotSent };
+        let repeat = if txn.is_read_only() { Repeat::Safe } else { Repeat::Named };
         let request = pb::TxnRequest {
             compare: txn.compares.into_iter().map(compare).collect(),
             success: txn.success.into_iter().map(request_op).collect(),

@@ -18,7 +18,7 @@
 //! # async fn do_the_work() {}
 //! ```
 //!
-//! - [`client`]: endpoints, fail-over, and what is repeated after a failure and what is not.
+//! - [`client`]: endpoints, fail-over, and what is repeated after a failure and what is not. [`login`]: who asks.
 //! - [`kv`], [`watch`]: the etcd v3 key-value API; a watch resumes by itself where it left off.
 //! - [`lease`], [`session`]: leases; a session keeps its own alive and knows when it is lost, also
 //!   without any network.
@@ -33,7 +33,9 @@ pub mod error;
 pub mod grant;
 pub mod kv;
 pub mod lease;
+mod link;
 pub mod lock;
+pub mod login;
 pub mod mesh;
 pub mod semaphore;
 pub mod session;
@@ -41,6 +43,7 @@ pub mod watch;
 
 pub use client::{Client, Options};
 pub use error::Error;
+pub use login::Credentials;
 pub use session::{Lost, Session};
 
 /// The generated messages, for what has no wrapper here.

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use weft_client::{Client, Options};
+use weft_client::{Client, Credentials, Options};
 
 use crate::failure::Failure;
 use crate::output::Format;
@@ -65,7 +65,8 @@ Examples:
   weft kv put config/color blue
   weft lock deploy -- ./deploy.sh
 
-Client commands ask the servers named by --endpoints or WEFT_ENDPOINTS (default 127.0.0.1:2379).";
+Client commands ask the servers named by --endpoints or WEFT_ENDPOINTS (default 127.0.0.1:2379),
+and as the user named by WEFT_USER and WEFT_PASSWORD where servers check who asks.";
 
 /// A service mesh with discovery built in.
 #[derive(Debug, Parser)]
@@ -161,15 +162,38 @@ pub(crate) struct Connection {
         default_value = "127.0.0.1:2379"
     )]
     endpoints: Vec<String>,
+    /// Ask as this user, when the servers check who asks
+    #[arg(long, env = "WEFT_USER", value_name = "NAME[:PASSWORD]", hide_env_values = true)]
+    user: Option<String>,
+    /// The user's password; better in WEFT_PASSWORD, since others on this machine see command lines
+    #[arg(long, env = "WEFT_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    password: Option<String>,
 }
 
 impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         // People and scripts rather hear soon that nobody is there; a change of leader is waited for
         // by the servers themselves.
-        let options = Options { retry_for: Duration::from_secs(1), ..Options::default() };
+        let options = Options {
+            retry_for: Duration::from_secs(1),
+            credentials: credentials(self.user.as_deref(), self.password.as_deref())?,
+            ..Options::default()
+        };
         Ok(Client::connect_with(&self.endpoints, options)?)
     }
+}
+
+/// A password may stand behind the user's name, as etcdctl has it, or by itself, and then may hold a colon.
+fn credentials(user: Option<&str>, password: Option<&str>) -> Result<Option<Credentials>, Failure> {
+    let (user, password) = match (user, password) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => return Err(Failure::new("password: given without a user; name one with --user")),
+        (Some(user), Some(password)) => (user, password),
+        (Some(both), None) => both.split_once(':').ok_or_else(|| {
+            Failure::new(format!("user: {both} is given without a password; set WEFT_PASSWORD or --password"))
+        })?,
+    };
+    Ok(Some(Credentials { user: user.to_owned(), password: password.to_owned() }))
 }
 
 /// How to answer.
@@ -189,6 +213,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_password_stands_behind_the_user_or_by_itself_and_never_alone() {
+        let of = |user, password| credentials(user, password).ok().flatten().map(|c| (c.user, c.password));
+        let app = |password: &str| Some(("app".to_owned(), password.to_owned()));
+        assert_eq!(of(Some("app:secret"), None), app("secret"));
+        assert_eq!(of(Some("app"), Some("se:cret")), app("se:cret"));
+        assert!(credentials(None, None).is_ok_and(|none| none.is_none()));
+        assert!(credentials(Some("app"), None).is_err_and(|e| e.to_string().contains("WEFT_PASSWORD")));
+        assert!(credentials(None, Some("secret")).is_err_and(|e| e.to_string().contains("--user")));
     }
 
     #[test]
