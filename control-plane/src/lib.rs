@@ -10,6 +10,7 @@
 //! - [`lease_driver`]: the leader's clock for leases.
 //! - [`watch_driver`]: hands the watch hub's events to the tasks that wait for them.
 //! - [`catalog`]: registry and gossip merged with provenance.
+//! - [`auth`]: passwords and tokens.
 //! - [`api`]: etcd v3 and `weft.v1` over gRPC; registry, probes and metrics over HTTP.
 //! - [`dns`]: A, AAAA and SRV answers from the catalogue.
 //! - [`listener`]: accepting connections on the HTTP and gRPC ports, with limits.
@@ -21,6 +22,7 @@
 
 pub mod api;
 pub mod app;
+pub mod auth;
 mod blocking;
 pub mod catalog;
 pub mod config;

@@ -31,10 +31,13 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Response, Status};
 use weft_core::drain::DrainWatch;
 use weft_core::id::NodeId;
+use weft_state::auth::AuthState;
 use weft_state::command::Revision;
 use weft_state::machine::Machine;
 use weft_xds_proto::etcdserverpb as pb;
 
+use crate::api::caller::Asking;
+use crate::auth::Logins;
 use crate::raft::{Coordinator, Proposed};
 use crate::watch_driver::Watches;
 use limits::{Limits, MESSAGE_BYTES_MAX};
@@ -78,7 +81,7 @@ pub fn add_services(
     options: EtcdOptions,
 ) {
     let id = coordinator.status().id;
-    let api = Arc::new(Api { coordinator, watches, options, id });
+    let api = Arc::new(Api { coordinator, watches, options, id, logins: Logins::default() });
     // Answers are as large as what was asked for, as in etcd; requests are bounded.
     macro_rules! add {
         ($module:ident :: $server:ident) => {
@@ -104,6 +107,7 @@ struct Api {
     watches: Arc<Watches>,
     options: EtcdOptions,
     id: NodeId,
+    logins: Logins,
 }
 
 impl Api {
@@ -139,10 +143,30 @@ impl Api {
         Ok(())
     }
 
+    /// Who asks; see [`Asking`].
+    async fn asking(&self, metadata: &MetadataMap) -> Result<Asking, Status> {
+        Ok(Asking::of(&self.coordinator, metadata.as_ref()).await?)
+    }
+
+    /// As [`Api::admit`], for what only an administrator may do.
+    async fn admit_admin(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let asking = self.asking(metadata).await?;
+        Ok(asking.check(&self.coordinator, AuthState::check_admin).await?)
+    }
+
+    /// As [`Api::admit`], for what any user may do.
+    async fn admit_user(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let asking = self.asking(metadata).await?;
+        Ok(asking.check(&self.coordinator, AuthState::check_user).await?)
+    }
+
     async fn propose(
         &self,
+        asking: &Asking,
         command: weft_state::command::Command,
     ) -> Result<(Proposed, pb::ResponseHeader), Status> {
+        asking.admit(&self.coordinator, &command).await?;
+        let command = asking.enclose(command);
         let proposed = self.coordinator.propose(command).await.map_err(|error| status::propose(&error))?;
         let header = self.header(proposed.revision, proposed.term);
         Ok((proposed, header))

@@ -5,6 +5,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use weft_state::error::StoreError;
 
+use super::caller::CallerError;
 use super::registry::validate::Problem;
 use super::status;
 use crate::raft::{LeaseError, ProposeError};
@@ -62,6 +63,17 @@ impl ApiError {
 impl From<ProposeError> for ApiError {
     fn from(error: ProposeError) -> Self {
         Self::new(status::http_propose(&error), error.to_string())
+    }
+}
+
+impl From<CallerError> for ApiError {
+    fn from(error: CallerError) -> Self {
+        match error {
+            CallerError::InvalidToken => Self::new(StatusCode::UNAUTHORIZED, error.to_string()),
+            CallerError::Auth(error) => StoreError::from(error).into(),
+            CallerError::Unavailable(error) => error.into(),
+            CallerError::BadEntry { .. } => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+        }
     }
 }
 

@@ -7,6 +7,10 @@
 //! Instance ids are accepted in both spellings of the source document (ruling D9): for an instance
 //! registered as `user-service-abc123`, paths may say `abc123`, and the other way round. The exact
 //! spelling wins if both exist.
+//!
+//! With authentication on, whoever registers, beats and deregisters shows a token (`authorization: Bearer …`) of a user
+//! who may write `weft/registry/SERVICE/INSTANCE_ID`. Discovery stays open to anyone who reaches the port: DNS and xDS,
+//! which tell the same, know no callers.
 
 pub mod ids;
 pub mod validate;
@@ -17,13 +21,15 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use weft_state::auth::Access;
 use weft_state::command::{Command, Register, RegisteredInstance, Response, Revision};
 use weft_state::error::StoreError;
 use weft_state::machine::{Machine, Registered};
 
+use super::caller::{Asking, permitted};
 use super::problem::ApiError;
 use super::read::{Reader, Wanted};
 use crate::catalog::{self, Catalog, CatalogEndpoint, Source, names};
@@ -52,8 +58,10 @@ pub struct RegistryApi {
 /// `POST /register`.
 pub async fn register(
     State(api): State<RegistryApi>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<axum::Json<Value>, ApiError> {
+    let asking = Asking::of(&api.coordinator, &headers).await?;
     let body = body.map_err(|e| match e.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("body exceeds {BODY_BYTES_MAX} bytes"))
@@ -63,7 +71,7 @@ pub async fn register(
         status => ApiError::new(status, e.body_text()),
     })?;
     let instance = validate::registration(&body).map_err(|p| ApiError::invalid(&p))?;
-    let (lease, revision) = store(&api.coordinator, &instance).await?;
+    let (lease, revision) = store(&api.coordinator, &asking, &instance).await?;
     let ttl = instance.ttl_secs;
     let mut answer = record(&instance);
     answer["lease"] = format!("{lease:x}").into();
@@ -78,6 +86,7 @@ pub async fn register(
 /// Registers under a fresh lease id, which only matters if the instance is new.
 async fn store(
     coordinator: &Coordinator,
+    asking: &Asking,
     instance: &RegisteredInstance,
 ) -> Result<(i64, Revision), ApiError> {
     loop {
@@ -86,7 +95,8 @@ async fn store(
             lease: fastrand::i64(1..=i64::MAX),
             ttl_secs: instance.ttl_secs,
         };
-        let Proposed { revision, response, .. } = coordinator.propose(Command::Register(register)).await?;
+        let Proposed { revision, response, .. } =
+            propose(coordinator, asking, Command::Register(register)).await?;
         match response {
             Ok(Response::Register { lease }) => return Ok((lease, revision)),
             // One chance in 2^63 for each lease there is; another number will do.
@@ -95,6 +105,12 @@ async fn store(
             Ok(other) => return Err(unexpected(&other)),
         }
     }
+}
+
+/// Has a command of that caller carried out, unless the caller may not.
+async fn propose(coordinator: &Coordinator, asking: &Asking, command: Command) -> Result<Proposed, ApiError> {
+    asking.admit(coordinator, &command).await?;
+    Ok(coordinator.propose(asking.enclose(command)).await?)
 }
 
 fn unexpected(response: &Response) -> ApiError {
@@ -121,8 +137,10 @@ fn record(instance: &RegisteredInstance) -> Value {
 /// `PUT /heartbeat/{service}/{id}`.
 pub async fn heartbeat(
     State(api): State<RegistryApi>,
+    headers: HeaderMap,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<axum::Json<Value>, ApiError> {
+    let asking = Asking::of(&api.coordinator, &headers).await?;
     let (service, id) = instance_path(path)?;
     // What this server has is enough if it is there: the leader decides about the lease. Only a miss is
     // worth a barrier, since the registration may have been answered by another server just now.
@@ -134,6 +152,8 @@ pub async fn heartbeat(
     let Some(found) = found else {
         return Err(not_registered(&api, &service, &id));
     };
+    let renewable = |m: &Machine| m.permits_lease(&asking.caller, Access::Write, found.lease);
+    permitted(&api.coordinator, renewable).await?;
     match api.coordinator.lease_renew(found.lease).await {
         Ok(ttl) => Ok(axum::Json(json!({
             "service": service,
@@ -150,8 +170,10 @@ pub async fn heartbeat(
 /// `DELETE /deregister/{service}/{id}`.
 pub async fn deregister(
     State(api): State<RegistryApi>,
+    headers: HeaderMap,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<axum::Json<Value>, ApiError> {
+    let asking = Asking::of(&api.coordinator, &headers).await?;
     let (service, id) = instance_path(path)?;
     let read = |m: &Machine| ids::find(m, &service, &id);
     let Some(found) = api.reader.read(Wanted::Linearizable, read).await?.0 else {
@@ -159,7 +181,7 @@ pub async fn deregister(
     };
     let instance_id = found.instance.instance_id.clone();
     let command = Command::Deregister { service: service.clone(), instance_id: instance_id.clone() };
-    let Proposed { revision, response, .. } = api.coordinator.propose(command).await?;
+    let Proposed { revision, response, .. } = propose(&api.coordinator, &asking, command).await?;
     match response? {
         Response::Deregister { lease: Some(_) } => Ok(axum::Json(json!({
             "service": service,

@@ -18,14 +18,19 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic::service::RoutesBuilder;
 use weft_gossip::driver::GossipHandle;
+use weft_state::auth::AuthState;
+use weft_state::command::Command;
 use weft_xds_proto::weft as pb;
 
+use super::caller::Asking;
 use super::etcd::limits::MESSAGE_BYTES_MAX;
 use super::read::Reader;
+use super::status;
 use crate::catalog::Catalog;
-use crate::raft::Coordinator;
+use crate::raft::{Coordinator, Proposed};
 use crate::watch_driver::Watches;
 use crate::xds::XdsServer;
 
@@ -111,6 +116,25 @@ impl WeftApi {
         routes.add_service(
             pb::kv_server::KvServer::from_arc(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
         );
+    }
+}
+
+impl WeftApi {
+    /// Who asks; see [`Asking`].
+    async fn asking(&self, metadata: &MetadataMap) -> Result<Asking, Status> {
+        Ok(Asking::of(&self.coordinator, metadata.as_ref()).await?)
+    }
+
+    /// For what any user may see.
+    async fn admit_user(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let asking = self.asking(metadata).await?;
+        Ok(asking.check(&self.coordinator, AuthState::check_user).await?)
+    }
+
+    /// Has a command of that caller carried out, unless the caller may not.
+    async fn propose(&self, asking: &Asking, command: Command) -> Result<Proposed, Status> {
+        asking.admit(&self.coordinator, &command).await?;
+        self.coordinator.propose(asking.enclose(command)).await.map_err(|e| status::propose(&e))
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::{
 };
 use weft_core::id::{ClusterId, NodeId};
 use weft_state::{
+    auth::AuthState,
     command::{Command, LeaseId},
     defect::{Defect, planted},
     machine::Machine,
@@ -61,17 +62,18 @@ impl Coordinator {
 
     /// Have a command carried out by the group. Returns only after it is applied on this server, so that
     /// a read here sees it. Tried again on another leader only while it is certain that it was not
-    /// proposed before (A06).
+    /// proposed before, or if it has a name by which a repetition is recognised (A06).
     ///
     /// # Errors
     /// See [`ProposeError`]; within the configured deadline.
     pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
         let start = Instant::now();
+        let repeatable = command.is_repeatable();
         let command = encode_command(&command);
         if command.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { seen: command.len(), limit: COMMAND_BYTES_MAX });
         }
-        let committed = match self.ask(Question::Propose(vec![command]), start).await? {
+        let committed = match self.ask(Question::Propose(vec![command]), repeatable, start).await? {
             Answer::Proposed(mut results) if matches!(results[..], [Ok(_)]) => results.remove(0),
             _ => return Err(mismatch(start)),
         };
@@ -96,7 +98,7 @@ impl Coordinator {
     /// `NoQuorum` or `NoLeader` within the deadline if no majority is there: never a stale answer.
     pub async fn read_barrier(&self) -> Result<(), ProposeError> {
         let start = Instant::now();
-        let Answer::ReadIndex(index) = self.ask(Question::ReadIndex, start).await? else {
+        let Answer::ReadIndex(index) = self.ask(Question::ReadIndex, true, start).await? else {
             return Err(mismatch(start));
         };
         self.wait_applied(index, start).await.map_err(|()| ProposeError::NoQuorum {
@@ -118,7 +120,7 @@ impl Coordinator {
     /// asked, in which case it may still run.
     pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, LeaseError> {
         let start = Instant::now();
-        match self.ask(Question::LeaseRenew(id), start).await? {
+        match self.ask(Question::LeaseRenew(id), true, start).await? {
             Answer::Renewed(result) => Ok(result?),
             _ => Err(mismatch(start).into()),
         }
@@ -130,7 +132,7 @@ impl Coordinator {
     /// As [`Coordinator::read_barrier`].
     pub async fn lease_remaining(&self, id: LeaseId) -> Result<Option<Duration>, ProposeError> {
         let start = Instant::now();
-        match self.ask(Question::LeaseRemaining(id), start).await? {
+        match self.ask(Question::LeaseRemaining(id), true, start).await? {
             Answer::Remaining(left) => Ok(left.map(Duration::from_millis)),
             _ => Err(mismatch(start)),
         }
@@ -144,6 +146,11 @@ impl Coordinator {
     /// Numbers of the log on disk.
     pub fn wal_stats(&self) -> &Arc<WalStats> {
         self.node.wal.stats()
+    }
+
+    /// Users, roles and whether they count, as applied on this server. Does not lock the state.
+    pub fn auth(&self) -> Arc<AuthState> {
+        self.node.replica.auth()
     }
 
     /// What this server knows of the group.
@@ -247,20 +254,28 @@ impl Coordinator {
         timeout(left, self.node.replica.wait_applied(index)).await.map_err(|_| ())
     }
 
-    /// Has a question answered by whoever leads, until the deadline.
-    async fn ask(&self, question: Question, start: Instant) -> Result<Answer, ProposeError> {
+    /// Has a question answered by whoever leads, until the deadline. One that is `repeatable` is asked again also
+    /// when nobody knows what became of it.
+    async fn ask(
+        &self,
+        question: Question,
+        repeatable: bool,
+        start: Instant,
+    ) -> Result<Answer, ProposeError> {
         let node = &self.node;
-        // Repeating a command could carry it out twice; the other questions can be repeated at will.
-        let repeatable = !matches!(question, Question::Propose(_)) || planted(Defect::DuplicateApply);
+        let repeatable = repeatable || planted(Defect::DuplicateApply);
+        let proposes = matches!(question, Question::Propose(_));
+        // What became of an earlier attempt is not known: then nothing later can be said to have done nothing.
+        let mut open: Option<String> = None;
         let mut leader = node.leader.subscribe();
         let mut last = Refusal::NotLeader;
         loop {
             if node.is_stopping() {
-                return Err(ProposeError::Stopped);
+                return Err(unknown(open, start).unwrap_or(ProposeError::Stopped));
             }
             let left = node.timing.deadline.saturating_sub(start.elapsed());
             if left.is_zero() {
-                return Err(give_up(last, start));
+                return Err(unknown(open, start).unwrap_or_else(|| give_up(last, start)));
             }
             leader.mark_unchanged();
             let refusal = match node.route() {
@@ -280,14 +295,23 @@ impl Coordinator {
                 Refusal::Unknown(reason) if !repeatable => {
                     return Err(ProposeError::OutcomeUnknown { waited: start.elapsed(), reason });
                 }
-                Refusal::Overloaded(limit) => return Err(ProposeError::Overloaded { limit: limit as usize }),
-                Refusal::DiskFull => return Err(ProposeError::DiskFull),
+                Refusal::Overloaded(limit) => {
+                    let overloaded = ProposeError::Overloaded { limit: limit as usize };
+                    return Err(unknown(open, start).unwrap_or(overloaded));
+                }
+                Refusal::DiskFull => return Err(unknown(open, start).unwrap_or(ProposeError::DiskFull)),
+                Refusal::Unknown(reason) if proposes => {
+                    open = Some(reason.clone());
+                    last = Refusal::Unknown(reason);
+                }
                 other => last = other,
             }
             tokio::select! {
                 () = sleep(RETRY_PAUSE) => {}
                 _ = leader.changed() => {}
-                () = node.stop.cancelled() => return Err(ProposeError::Stopped),
+                () = node.stop.cancelled() => {
+                    return Err(unknown(open, start).unwrap_or(ProposeError::Stopped));
+                }
             }
         }
     }
@@ -335,6 +359,11 @@ fn refused(answer: Answer) -> Result<Answer, Refusal> {
         }
         answer => Ok(answer),
     }
+}
+
+/// The error of a command that may be on its way, if it may.
+fn unknown(open: Option<String>, start: Instant) -> Option<ProposeError> {
+    open.map(|reason| ProposeError::OutcomeUnknown { waited: start.elapsed(), reason })
 }
 
 fn give_up(last: Refusal, start: Instant) -> ProposeError {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -21,6 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use weft_state::{
+    auth::AuthState,
     command::{Command, Event},
     machine::{ImageWalk, Machine},
 };
@@ -36,6 +38,9 @@ use crate::{blocking, lease_driver::LeaseClock, wal::disk::out_of_space};
 /// changes it, and the [`super::Coordinator`], which reads it.
 pub struct Replica {
     machine: RwLock<Machine>,
+    /// The machine's users and roles, to be looked at without its lock. Set before observers are told of what came
+    /// after a change.
+    auth: ArcSwap<AuthState>,
     observers: Vec<Arc<dyn ApplyObserver>>,
     clock: Arc<LeaseClock>,
     snapshots: SnapshotFolder,
@@ -80,6 +85,7 @@ impl Replica {
         }
         let index = applied.id.map_or(0, |id| id.index());
         Self {
+            auth: ArcSwap::new(machine.auth().clone()),
             machine: RwLock::new(machine),
             observers,
             clock,
@@ -110,6 +116,17 @@ impl Replica {
     pub fn scrub(&self, max: usize) -> bool {
         // Nearly always there is nothing to do, and readers need not wait for that to be found.
         self.machine.read().history_held().backlog > 0 && self.machine.write().scrub(max)
+    }
+
+    /// The machine's users and roles.
+    pub fn auth(&self) -> Arc<AuthState> {
+        self.auth.load_full()
+    }
+
+    fn publish_auth(&self, machine: &Machine) {
+        if !Arc::ptr_eq(&self.auth.load(), machine.auth()) {
+            self.auth.store(machine.auth().clone());
+        }
     }
 
     /// Index of the last applied entry.
@@ -145,6 +162,7 @@ impl Replica {
         let mut machine = self.machine.write();
         // Index 0 is the membership that forms a group. The machine counts from 1.
         let applied = if index == 0 { Vec::new() } else { machine.apply_batch(index, term, commands) };
+        self.publish_auth(&machine);
         let mut events: Vec<Event> = Vec::new();
         let mut results = Vec::with_capacity(applied.len());
         for (command, applied) in commands.iter().zip(applied) {
@@ -245,6 +263,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let replaced = {
             let mut guard = self.replica.machine.write();
             let replaced = std::mem::replace(&mut *guard, machine);
+            self.replica.publish_auth(&guard);
             *self.replica.applied.lock() =
                 Applied { id: meta.last_log_id, membership: meta.last_membership.clone() };
             for observer in &self.replica.observers {

@@ -143,17 +143,27 @@ impl Answer {
 
 /// Sends one request on a connection of its own.
 pub async fn http(addr: SocketAddr, method: Method, path: &str, body: &str) -> Answer {
+    http_with(addr, method, path, body, &[]).await
+}
+
+/// As [`http`], with further headers.
+pub async fn http_with(
+    addr: SocketAddr,
+    method: Method,
+    path: &str,
+    body: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
     let exchange = async {
         let stream = TcpStream::connect(addr).await.expect("it listens");
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
         let connection = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "weft")
-            .body(axum::body::Body::from(body.to_owned()))
-            .expect("a request");
+        let mut request = Request::builder().method(method).uri(path).header("host", "weft");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(axum::body::Body::from(body.to_owned())).expect("a request");
         let answer = sender.send_request(request).await.expect("an answer");
         let (head, body) = answer.into_parts();
         let bytes = axum::body::to_bytes(axum::body::Body::new(body), usize::MAX).await.expect("a body");

@@ -61,8 +61,6 @@ async fn what_is_not_offered_says_so_and_what_to_do_instead() {
         refusal(server.cluster().member_remove(pb::MemberRemoveRequest::default()).await),
         refusal(server.maintenance().move_leader(pb::MoveLeaderRequest::default()).await),
         refusal(server.maintenance().snapshot(pb::SnapshotRequest::default()).await),
-        refusal(server.auth().auth_enable(pb::AuthEnableRequest {}).await),
-        refusal(server.auth().user_add(pb::AuthUserAddRequest::default()).await),
     ];
     for (code, text) in refusals {
         assert_eq!(code, Code::Unimplemented);

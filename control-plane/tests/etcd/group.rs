@@ -30,7 +30,7 @@ fn needs_leader<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-async fn pair() -> (Server, Server) {
+pub async fn pair() -> (Server, Server) {
     let first = Server::launch(quick()).await;
     let second = Server::launch(Launch { id: OTHER, bootstrap: false, ..quick() }).await;
     let joined = async {

@@ -153,6 +153,17 @@ impl Client {
         Some(Self { inner: Inner::new(vec![endpoint], self.inner.options.clone()) })
     }
 
+    /// A token of this client's user, for other programs' requests; none if the client has no credentials or the
+    /// servers do not check who asks. A new one each time.
+    ///
+    /// # Errors
+    /// `Refused` for a wrong password; else as any request.
+    pub async fn token(&self) -> Result<Option<String>, Error> {
+        let token =
+            self.call("log in", Repeat::Safe, |link: Link| async move { self.inner.login.fetch(link).await });
+        token.await
+    }
+
     /// Limits of an ordinary request.
     pub(crate) fn patience(&self) -> Patience {
         Patience {

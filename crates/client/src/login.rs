@@ -9,6 +9,8 @@ use tonic::{Code, Status};
 use weft_xds_proto::etcdserverpb as pb;
 use weft_xds_proto::etcdserverpb::auth_client::AuthClient;
 
+use crate::link::{Link, Stamp};
+
 /// Who a client asks as.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -55,19 +57,28 @@ impl Login {
 
     /// The token; fetched if there is none yet, or if it is the `refused` one.
     pub(crate) async fn ticket(&self, channel: &Channel, refused: Option<u64>) -> Result<Ticket, Status> {
-        let Some(Credentials { user, password }) = &self.credentials else { return Ok((0, None)) };
+        if self.credentials.is_none() {
+            return Ok((0, None));
+        }
         let mut state = self.token.lock().await;
         if state.fetched == 0 || refused == Some(state.fetched) {
-            let login = pb::AuthenticateRequest { name: user.clone(), password: password.clone() };
-            let token = match AuthClient::new(channel.clone()).authenticate(login).await {
-                Ok(answer) => Some(answer.into_inner().token),
-                Err(status) if status.message() == NOT_ENABLED => None,
-                Err(status) => return Err(status),
-            };
+            let link = Link::new(channel.clone(), Stamp::default());
+            let token = self.fetch(link).await?;
             state.token = token.and_then(|token| token.parse().ok());
             state.fetched += 1;
         }
         Ok((state.fetched, state.token.clone()))
+    }
+
+    /// A fresh token; none without credentials, or where none is needed.
+    pub(crate) async fn fetch(&self, link: Link) -> Result<Option<String>, Status> {
+        let Some(Credentials { user, password }) = &self.credentials else { return Ok(None) };
+        let login = pb::AuthenticateRequest { name: user.clone(), password: password.clone() };
+        match AuthClient::new(link).authenticate(login).await {
+            Ok(answer) => Ok(Some(answer.into_inner().token)),
+            Err(status) if status.message() == NOT_ENABLED => Ok(None),
+            Err(status) => Err(status),
+        }
     }
 
     /// Whether another token would help.

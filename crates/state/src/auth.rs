@@ -260,6 +260,16 @@ impl AuthState {
         }
     }
 
+    /// As [`AuthState::check_range`], for all keys under a prefix that ends in `/`.
+    ///
+    /// # Errors
+    /// As [`AuthState::check_range`].
+    pub fn check_prefix(&self, caller: &Caller, access: Access, prefix: &str) -> Result<(), AuthError> {
+        // The byte after `/`.
+        let end = prefix.strip_suffix('/').map(|start| format!("{start}0")).unwrap_or_default();
+        self.check_range(caller, access, prefix.as_bytes(), end.as_bytes())
+    }
+
     fn identify(&self, caller: &Caller) -> Result<Known<'_>, AuthError> {
         match caller {
             Caller::Server => Ok(Known::Server),

@@ -15,6 +15,7 @@ mod semaphore;
 mod server;
 mod services;
 mod status;
+mod token;
 mod txn_format;
 mod wal;
 
@@ -41,6 +42,7 @@ Look:
   endpoints     Where a service is: address, health, source, owner, age
   members       Who is in the gossip pool
   status        The control plane: leader, servers, revisions, proxies
+  token         Log in and print a token, for programs that register over HTTP
 
 Change:
   lb            Show or set how proxies balance over a service
@@ -93,6 +95,7 @@ enum Command {
     Endpoints(endpoints::Endpoints),
     Members(members::Members),
     Status(status::Status),
+    Token(token::Token),
     Lb(lb::Lb),
     Kv(kv::Kv),
     Lock(lock::Lock),
@@ -112,6 +115,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Endpoints(command) => client(command.run()),
         Command::Members(command) => client(command.run()),
         Command::Status(command) => client(command.run()),
+        Command::Token(command) => client(command.run()),
         Command::Lb(command) => client(command.run()),
         Command::Kv(command) => client(command.run()),
         Command::Lock(command) => client(command.run()),

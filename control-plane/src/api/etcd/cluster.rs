@@ -9,6 +9,7 @@ use super::{Answer, Api, status};
 impl pb::cluster_server::Cluster for Api {
     async fn member_list(&self, request: Request<pb::MemberListRequest>) -> Answer<pb::MemberListResponse> {
         self.admit(request.metadata())?;
+        self.admit_user(request.metadata()).await?;
         if request.into_inner().linearizable {
             self.read_barrier().await?;
         }
@@ -28,15 +29,24 @@ impl pb::cluster_server::Cluster for Api {
         Ok(pb::MemberListResponse { header: Some(self.header_now()), members }.into())
     }
 
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+    async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered("adding a member", "start `weft server --join HOST:PORT` on the new machine"))
     }
 
-    async fn member_remove(&self, _: Request<pb::MemberRemoveRequest>) -> Answer<pb::MemberRemoveResponse> {
+    async fn member_remove(
+        &self,
+        request: Request<pb::MemberRemoveRequest>,
+    ) -> Answer<pb::MemberRemoveResponse> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered("removing a member", "membership is changed with weft; see `weft status`"))
     }
 
-    async fn member_update(&self, _: Request<pb::MemberUpdateRequest>) -> Answer<pb::MemberUpdateResponse> {
+    async fn member_update(
+        &self,
+        request: Request<pb::MemberUpdateRequest>,
+    ) -> Answer<pb::MemberUpdateResponse> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered(
             "updating a member",
             "restart it with weft; its new addresses spread by gossip",
@@ -45,8 +55,9 @@ impl pb::cluster_server::Cluster for Api {
 
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Answer<pb::MemberPromoteResponse> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered(
             "promoting a learner",
             "weft does it by itself when the learner has caught up",

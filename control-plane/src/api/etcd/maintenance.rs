@@ -13,7 +13,8 @@ use super::{API_VERSION, Answer, Api, status};
 
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Api {
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        self.admit_user(request.metadata()).await?;
         let raft = self.coordinator.status();
         let bytes = i64::try_from(raft.wal_bytes).unwrap_or(i64::MAX);
         let voter = raft.peers.iter().any(|peer| peer.id == raft.id && peer.voter);
@@ -38,6 +39,10 @@ impl pb::maintenance_server::Maintenance for Api {
     /// Weft raises no alarms: what etcd raises them for, it refuses at the write.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
         self.admit(request.metadata())?;
+        match request.get_ref().action() {
+            AlarmAction::Get => self.admit_user(request.metadata()).await?,
+            AlarmAction::Activate | AlarmAction::Deactivate => self.admit_admin(request.metadata()).await?,
+        }
         let action = request.into_inner().action;
         match AlarmAction::try_from(action) {
             Ok(AlarmAction::Get | AlarmAction::Deactivate) => {
@@ -55,12 +60,14 @@ impl pb::maintenance_server::Maintenance for Api {
     }
 
     /// Nothing to do: the log drops whole segments, and the state is in memory.
-    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
+    async fn defragment(&self, request: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
+        self.admit_admin(request.metadata()).await?;
         Ok(pb::DefragmentResponse { header: Some(self.header_now()) }.into())
     }
 
     /// Of everything that is replicated: equal on servers that have applied the same index.
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+        self.admit_admin(request.metadata()).await?;
         let (revision, hash) = self.coordinator.read(|machine| (machine.revision(), machine.hash()));
         let header = Some(self.header_at(revision));
         Ok(pb::HashResponse { header, hash: (hash ^ (hash >> 32)) as u32 }.into())
@@ -68,6 +75,7 @@ impl pb::maintenance_server::Maintenance for Api {
 
     /// Of the keys as of one revision: equal on all servers that have reached it (A09).
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
+        self.admit_admin(request.metadata()).await?;
         let hashed = self.hash_keys(request.into_inner().revision);
         let (hash, hash_revision) = hashed.map_err(|error| status::store(&error))?;
         let (revision, compact_revision) =
@@ -78,18 +86,21 @@ impl pb::maintenance_server::Maintenance for Api {
 
     type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered(
             "a snapshot in etcd's file format",
             "stop one server and copy its data folder, or read the keys with a range at one revision",
         ))
     }
 
-    async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
+    async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered("moving the leader", "stop or restart the leading weft server"))
     }
 
-    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
+    async fn downgrade(&self, request: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
+        self.admit_admin(request.metadata()).await?;
         Err(status::not_offered("a downgrade of etcd", "run the weft version that you want"))
     }
 }

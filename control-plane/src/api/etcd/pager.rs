@@ -81,6 +81,11 @@ impl Pager {
         Ok(Some(response.kvs))
     }
 
+    /// What is left to read.
+    pub fn rest(&self) -> &Range {
+        &self.rest
+    }
+
     /// None before the first page.
     pub fn summary(&self) -> Option<Summary> {
         self.summary

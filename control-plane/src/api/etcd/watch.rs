@@ -8,11 +8,12 @@
 //! lost connection does, closes its watchers.
 //!
 //! ```text
-//! create ─► created ─► (events | progress)* ─► canceled      by request, by compaction
+//! create ─► created ─► (events | progress)* ─► canceled      by request, by compaction, by a permission revoked
 //!        └► created+canceled, watch_id -1                    refused
 //! ```
 
 mod answer;
+mod guard;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -23,14 +24,17 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, Sleep};
 use tonic::{Request, Status, Streaming};
+use weft_state::auth::Caller;
 use weft_state::machine::Machine;
 use weft_state::watch::{WatchOptions, WatchPoll, WatchRange};
 use weft_xds_proto::etcdserverpb as pb;
 use weft_xds_proto::etcdserverpb::watch_create_request::FilterType;
 use weft_xds_proto::etcdserverpb::watch_request::RequestUnion;
 
+use self::guard::Guard;
 use super::stream_end::stream_end;
 use super::{Answer, Api, requires_leader, status};
+use crate::api::caller::Asking;
 use crate::watch_driver::{Wakes, Watcher};
 
 /// Stands for "no watcher": a refused one, or all of a stream in an answer to a progress request.
@@ -42,8 +46,9 @@ impl pb::watch_server::Watch for Api {
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Answer<Self::WatchStream> {
         self.admit(request.metadata())?;
+        let Asking { caller, .. } = self.asking(request.metadata()).await?;
         let end = stream_end(self, requires_leader(request.metadata()));
-        let session = Session::new(self.clone(), request.into_inner(), end);
+        let session = Session::new(self.clone(), caller, request.into_inner(), end);
         let stream = stream::unfold(session, |mut session| async move {
             let answer = session.next().await?;
             session.finished = answer.is_err();
@@ -56,6 +61,7 @@ impl pb::watch_server::Watch for Api {
 /// One stream.
 struct Session {
     api: Api,
+    caller: Caller,
     input: Streaming<pb::WatchRequest>,
     input_open: bool,
     end: BoxFuture<'static, Status>,
@@ -76,6 +82,7 @@ struct Session {
 /// One watcher of the stream.
 struct Watching {
     watcher: Watcher,
+    guard: Guard,
     prev_kv: bool,
     fragment: bool,
     progress_notify: bool,
@@ -86,10 +93,16 @@ struct Watching {
 }
 
 impl Session {
-    fn new(api: Api, input: Streaming<pb::WatchRequest>, end: BoxFuture<'static, Status>) -> Self {
+    fn new(
+        api: Api,
+        caller: Caller,
+        input: Streaming<pb::WatchRequest>,
+        end: BoxFuture<'static, Status>,
+    ) -> Self {
         let progress_tick = Box::pin(tokio::time::sleep_until(next_tick(&api)));
         Session {
             api,
+            caller,
             input,
             input_open: true,
             end,
@@ -175,6 +188,10 @@ impl Session {
             }
         }
         let options = watch_options(&request)?;
+        let mut guard = Guard::new(self.caller.clone(), options.range.clone());
+        if let Err(error) = guard.check(&self.api.coordinator.auth()) {
+            return Err(status::auth(&error).message().to_owned());
+        }
         let id = if request.watch_id == 0 { self.free_id() } else { request.watch_id };
         let (watcher, current) =
             self.api.watches.open_among(&self.api.coordinator, options, &self.wakes, id as u64);
@@ -183,6 +200,7 @@ impl Session {
             id,
             Watching {
                 watcher,
+                guard,
                 prev_kv: request.prev_kv,
                 fragment: request.fragment,
                 progress_notify: request.progress_notify,
@@ -208,7 +226,15 @@ impl Session {
         // A wake-up may outlive its watcher.
         let Some(watching) = self.watchers.get_mut(&id) else { return };
         let limits = &self.api.options.limits;
-        match watching.watcher.poll(limits.watch_response_bytes) {
+        let poll = watching.watcher.poll(limits.watch_response_bytes);
+        // After the poll: users and roles as of now are at least as new as the events.
+        if let Err(error) = watching.guard.check(&self.api.coordinator.auth()) {
+            self.watchers.remove(&id);
+            let header = Some(self.api.header_now());
+            self.outbox.push_back(answer::forbidden(header, id, &status::auth(&error)));
+            return;
+        }
+        match poll {
             WatchPoll::Events { revision, events } => {
                 watching.quiet = false;
                 let header = Some(self.api.header_at(revision));

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures::Stream;
 use tonic::{Request, Response as Reply, Status};
+use weft_state::auth::{Access, AuthState, Caller};
 use weft_state::command::{Campaign, Command, Proclaim, Resign, Response};
+use weft_state::recipes::election::prefix;
 use weft_xds_proto::weft as pb;
 
 use super::wait::{self, Ask, CallKey, Turn};
@@ -23,15 +25,19 @@ impl pb::election_server::Election for WeftApi {
         &self,
         request: Request<pb::CampaignRequest>,
     ) -> Result<Reply<pb::CampaignResponse>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let pb::CampaignRequest { name, lease, value, timeout_ms } = request.into_inner();
         check_name(&name)?;
         check_session(lease)?;
         check_value(&value)?;
         let attempt = wait::attempt();
+        let enter = Command::Campaign(Campaign { name: name.clone(), lease, value, attempt });
+        asking.admit(&self.coordinator, &enter).await?;
         let ask = Ask {
-            enter: Command::Campaign(Campaign { name: name.clone(), lease, value, attempt }),
+            // Recognised by its session, so it needs no other name.
+            enter: enter.enclosed(asking.caller.clone(), None),
             key: call_key(&name, lease),
-            undo: Command::Resign(Resign { name, lease, attempt: Some(attempt) }),
+            undo: wait::undo(&asking, Command::Resign(Resign { name, lease, attempt: Some(attempt) })),
             lease,
             timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
         };
@@ -48,12 +54,13 @@ impl pb::election_server::Election for WeftApi {
         &self,
         request: Request<pb::ProclaimRequest>,
     ) -> Result<Reply<pb::ProclaimResponse>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let pb::ProclaimRequest { name, lease, fence, value } = request.into_inner();
         check_name(&name)?;
         check_session(lease)?;
         check_value(&value)?;
         let proclaim = Command::Proclaim(Proclaim { name, lease, fence, value });
-        let proposed = self.coordinator.propose(proclaim).await.map_err(|e| status::propose(&e))?;
+        let proposed = self.propose(&asking, proclaim).await?;
         match proposed.response {
             Ok(Response::Proclaim) => Ok(Reply::new(pb::ProclaimResponse { revision: proposed.revision })),
             Ok(other) => Err(unexpected(&other)),
@@ -62,12 +69,15 @@ impl pb::election_server::Election for WeftApi {
     }
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Reply<pb::ResignResponse>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let pb::ResignRequest { name, lease } = request.into_inner();
         check_name(&name)?;
         check_session(lease)?;
-        self.waits.withdraw(&call_key(&name, lease));
+        let key = call_key(&name, lease);
         let resign = Command::Resign(Resign { name, lease, attempt: None });
-        let proposed = self.coordinator.propose(resign).await.map_err(|e| status::propose(&e))?;
+        asking.admit(&self.coordinator, &resign).await?;
+        self.waits.withdraw(&key);
+        let proposed = self.propose(&asking, resign).await?;
         match proposed.response {
             Ok(Response::Resign { resigned }) => {
                 Ok(Reply::new(pb::ResignResponse { resigned, revision: proposed.revision }))
@@ -81,8 +91,11 @@ impl pb::election_server::Election for WeftApi {
         &self,
         request: Request<pb::ObserveRequest>,
     ) -> Result<Reply<Self::ObserveStream>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let name = request.into_inner().name;
         check_name(&name)?;
+        let may = |auth: &AuthState, caller: &Caller| auth.check_prefix(caller, Access::Read, &prefix(&name));
+        asking.check(&self.coordinator, may).await?;
         let stream = observe::start(self, name).await?;
         Ok(Reply::new(Box::pin(stream)))
     }

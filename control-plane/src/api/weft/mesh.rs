@@ -1,4 +1,6 @@
 //! The operator's view of the mesh: services, endpoints with provenance, members, servers, proxies.
+//!
+//! With authentication on, services and endpoints are told to anyone, as over DNS and xDS; the rest to any user.
 
 use std::time::{Duration, Instant};
 
@@ -48,17 +50,16 @@ impl pb::mesh_server::Mesh for WeftApi {
 
     async fn members(
         &self,
-        _request: Request<pb::MembersRequest>,
+        request: Request<pb::MembersRequest>,
     ) -> Result<Reply<pb::MembersResponse>, Status> {
+        self.admit_user(request.metadata()).await?;
         let now = Instant::now();
         let members = self.gossip.as_ref().map(|g| g.members().iter().map(|m| member(m, now)).collect());
         Ok(Reply::new(pb::MembersResponse { members: members.unwrap_or_default() }))
     }
 
-    async fn status(
-        &self,
-        _request: Request<pb::StatusRequest>,
-    ) -> Result<Reply<pb::StatusResponse>, Status> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Reply<pb::StatusResponse>, Status> {
+        self.admit_user(request.metadata()).await?;
         let raft = self.coordinator.status();
         let (revision, compacted, keys, leases) = self
             .coordinator
@@ -90,6 +91,7 @@ impl pb::mesh_server::Mesh for WeftApi {
         &self,
         request: Request<pb::SetLoadBalancingRequest>,
     ) -> Result<Reply<pb::SetLoadBalancingResponse>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let pb::SetLoadBalancingRequest { service, policy } = request.into_inner();
         validate::service_name_text(&service).map_err(|p| {
             Status::invalid_argument(format!("{}: {}, allowed is {}", p.field, p.error, p.allowed))
@@ -97,7 +99,7 @@ impl pb::mesh_server::Mesh for WeftApi {
         let policy: LbPolicy =
             policy.parse().map_err(|e| Status::invalid_argument(format!("policy: {e}")))?;
         let command = Command::SetLoadBalancing { service, policy: policy.as_str().to_owned() };
-        let proposed = self.coordinator.propose(command).await.map_err(|e| status::propose(&e))?;
+        let proposed = self.propose(&asking, command).await?;
         match proposed.response {
             Ok(Response::SetLoadBalancing) => {
                 Ok(Reply::new(pb::SetLoadBalancingResponse { revision: proposed.revision }))
@@ -109,8 +111,9 @@ impl pb::mesh_server::Mesh for WeftApi {
 
     async fn proxies(
         &self,
-        _request: Request<pb::ProxiesRequest>,
+        request: Request<pb::ProxiesRequest>,
     ) -> Result<Reply<pb::ProxiesResponse>, Status> {
+        self.admit_user(request.metadata()).await?;
         let proxies = self.xds.proxies().into_iter().map(|p| pb::Proxy {
             node_id: p.node_id,
             address: p.address.map(|a| a.to_string()).unwrap_or_default(),

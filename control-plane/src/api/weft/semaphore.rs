@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use tonic::{Request, Response as Reply, Status};
+use weft_state::auth::Access;
 use weft_state::command::{Acquire, Command, Release, Response};
+use weft_state::recipes::semaphore::prefix;
 use weft_xds_proto::weft as pb;
 
 use super::wait::{self, Ask, CallKey, Turn};
 use super::{WeftApi, check_name, check_session, unexpected};
+use crate::api::caller::Asking;
 use crate::api::read::Wanted;
 use crate::api::status;
 
@@ -20,7 +23,9 @@ impl pb::semaphore_server::Semaphore for WeftApi {
         &self,
         request: Request<pb::AcquireRequest>,
     ) -> Result<Reply<pb::AcquireResponse>, Status> {
-        let ask = ask(request.into_inner())?;
+        let asking = self.asking(request.metadata()).await?;
+        let ask = ask(&asking, request.into_inner())?;
+        asking.admit(&self.coordinator, &ask.enter).await?;
         let answer = match self.waits.turn(ask).await? {
             Turn::Granted(grant, revision) => {
                 pb::AcquireResponse { acquired: true, grant: Some(super::grant(&grant, revision)) }
@@ -34,12 +39,15 @@ impl pb::semaphore_server::Semaphore for WeftApi {
         &self,
         request: Request<pb::ReleaseRequest>,
     ) -> Result<Reply<pb::ReleaseResponse>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let pb::ReleaseRequest { name, lease, request_id } = request.into_inner();
         check_name(&name)?;
         check_session(lease)?;
-        self.waits.withdraw(&call_key(&name, lease, request_id));
+        let key = call_key(&name, lease, request_id);
         let release = Command::Release(Release { name, lease, request_id, attempt: None });
-        let proposed = self.coordinator.propose(release).await.map_err(|e| status::propose(&e))?;
+        asking.admit(&self.coordinator, &release).await?;
+        self.waits.withdraw(&key);
+        let proposed = self.propose(&asking, release).await?;
         match proposed.response {
             Ok(Response::Release { released }) => {
                 Ok(Reply::new(pb::ReleaseResponse { released, revision: proposed.revision }))
@@ -53,11 +61,16 @@ impl pb::semaphore_server::Semaphore for WeftApi {
         &self,
         request: Request<pb::DescribeSemaphoreRequest>,
     ) -> Result<Reply<pb::DescribeSemaphoreResponse>, Status> {
+        let Asking { caller, .. } = self.asking(request.metadata()).await?;
         let name = request.into_inner().name;
         check_name(&name)?;
-        let read = |m: &weft_state::machine::Machine| (m.semaphore(&name), m.revision());
-        let ((view, revision), _) =
+        let read = |m: &weft_state::machine::Machine| {
+            m.auth().check_prefix(&caller, Access::Read, &prefix(&name))?;
+            Ok((m.semaphore(&name), m.revision()))
+        };
+        let (seen, _) =
             self.reader.read(Wanted::Linearizable, read).await.map_err(|e| status::propose(&e))?;
+        let (view, revision) = seen.map_err(|e| status::auth(&e))?;
         let Some(view) = view else {
             return Err(Status::not_found(format!("semaphore {name:?}: nobody holds it or waits for it")));
         };
@@ -78,7 +91,7 @@ fn call_key(name: &str, lease: i64, request_id: u64) -> CallKey {
     ("semaphore", name.to_owned(), lease, request_id)
 }
 
-fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
+fn ask(asking: &Asking, request: pb::AcquireRequest) -> Result<Ask, Status> {
     let pb::AcquireRequest { name, lease, permits, limit, request_id, timeout_ms, r#try } = request;
     check_name(&name)?;
     check_session(lease)?;
@@ -96,18 +109,23 @@ fn ask(request: pb::AcquireRequest) -> Result<Ask, Status> {
         )));
     }
     let attempt = wait::attempt();
+    let enter = Command::Acquire(Acquire {
+        name: name.clone(),
+        lease,
+        permits,
+        limit,
+        request_id,
+        try_only: r#try,
+        attempt,
+    });
     Ok(Ask {
-        enter: Command::Acquire(Acquire {
-            name: name.clone(),
-            lease,
-            permits,
-            limit,
-            request_id,
-            try_only: r#try,
-            attempt,
-        }),
+        // Recognised by its request id, so it needs no other name.
+        enter: enter.enclosed(asking.caller.clone(), None),
         key: call_key(&name, lease, request_id),
-        undo: Command::Release(Release { name, lease, request_id, attempt: Some(attempt) }),
+        undo: wait::undo(
+            asking,
+            Command::Release(Release { name, lease, request_id, attempt: Some(attempt) }),
+        ),
         lease,
         timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
     })

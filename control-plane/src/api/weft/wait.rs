@@ -40,9 +40,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use weft_core::backoff::Backoff;
+use weft_state::auth::Caller;
 use weft_state::command::{Acquired, Command, Grant, LeaseId, Range, Response, Revision};
 use weft_state::watch::{WatchOptions, WatchPoll, WatchRange};
 
+use crate::api::caller::Asking;
 use crate::api::status;
 use crate::raft::{Coordinator, ProposeError};
 use crate::watch_driver::{WatchHandle, Watches};
@@ -76,6 +78,15 @@ pub struct Ask {
 /// Names one call among the calls of its request, at whatever server: random, and not 0.
 pub fn attempt() -> u64 {
     fastrand::u64(1..)
+}
+
+/// What gives back what a caller took: in the server's own name while callers are checked, so that it works too when the
+/// caller may not any more.
+pub fn undo(asking: &Asking, undo: Command) -> Command {
+    match asking.caller {
+        Caller::Anonymous => undo,
+        Caller::User { .. } | Caller::Server => undo.enclosed(Caller::Server, None),
+    }
 }
 
 /// Identity of a request: kind, name, session, request id.

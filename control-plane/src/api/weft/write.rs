@@ -12,13 +12,18 @@ use futures::{
     stream::{self, BoxStream},
 };
 use tonic::{Request, Response, Status, Streaming};
+use weft_state::auth::Caller;
 use weft_state::command::{Command, DeleteRange, Put, Response as Outcome};
 use weft_xds_proto::weft as pb;
 
 use super::{WeftApi, unexpected};
 use crate::{
-    api::{etcd::limits::REQUEST_BYTES_MAX, status},
-    raft::{ProposeError, Proposed},
+    api::{
+        caller::{CallerError, permitted},
+        etcd::limits::REQUEST_BYTES_MAX,
+        status,
+    },
+    raft::{Coordinator, ProposeError, Proposed},
 };
 
 /// Writes in one message: as many as one log entry takes.
@@ -35,16 +40,18 @@ impl pb::kv_server::Kv for WeftApi {
         &self,
         request: Request<Streaming<pb::WriteRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
+        let asking = self.asking(request.metadata()).await?;
         let coordinator = self.coordinator.clone();
         let messages = request.into_inner().map(move |message| {
-            let coordinator = coordinator.clone();
+            let (coordinator, caller) = (coordinator.clone(), asking.caller.clone());
             let message = match message.and_then(checked) {
                 Ok(message) => message,
                 Err(refusal) => return Either::Left(future::ready(Err(refusal))),
             };
             Either::Right(async move {
-                let proposed = coordinator.propose_all(message.commands).await;
-                Ok(pb::WriteResponse { id: message.id, results: proposed.into_iter().map(result).collect() })
+                let id = message.id;
+                let results = write_all(&coordinator, &caller, message.commands).await?;
+                Ok(pb::WriteResponse { id, results })
             })
         });
         // The refusal of a message is the last answer: nothing behind it is read.
@@ -58,6 +65,36 @@ impl pb::kv_server::Kv for WeftApi {
         let stop = self.stop.clone();
         Ok(Response::new(answers.take_until(stop.cancelled_owned()).boxed()))
     }
+}
+
+/// Carries out what the caller may; the rest is refused, each for itself.
+async fn write_all(
+    coordinator: &Coordinator,
+    caller: &Caller,
+    commands: Vec<Command>,
+) -> Result<Vec<pb::WriteResult>, Status> {
+    if !coordinator.auth().is_enabled() {
+        let proposed = coordinator.propose_all(commands).await;
+        return Ok(proposed.into_iter().map(result).collect());
+    }
+    let mut results = Vec::with_capacity(commands.len());
+    let mut allowed = Vec::with_capacity(commands.len());
+    for command in commands {
+        match permitted(coordinator, |machine| machine.permits(caller, &command)).await {
+            Ok(()) => {
+                results.push(None);
+                allowed.push(command.enclosed(caller.clone(), None));
+            }
+            Err(CallerError::Auth(error)) => results.push(Some(refused(status::auth(&error)))),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut proposed = coordinator.propose_all(allowed).await.into_iter().map(result);
+    let unanswered = || refused(Status::internal("a write was not answered"));
+    Ok(results
+        .into_iter()
+        .map(|known| known.or_else(|| proposed.next()).unwrap_or_else(unanswered))
+        .collect())
 }
 
 /// A message whose writes may be proposed.
@@ -102,12 +139,11 @@ fn command(write: pb::Write) -> Result<Command, &'static str> {
     if key.is_empty() { Err("has no key") } else { Ok(command) }
 }
 
+fn refused(status: Status) -> pb::WriteResult {
+    pb::WriteResult { code: status.code().into(), message: status.message().to_owned(), ..Default::default() }
+}
+
 fn result(proposed: Result<Proposed, ProposeError>) -> pb::WriteResult {
-    let refused = |status: Status| pb::WriteResult {
-        code: status.code().into(),
-        message: status.message().to_owned(),
-        ..Default::default()
-    };
     let proposed = match proposed {
         Ok(proposed) => proposed,
         Err(error) => return refused(status::propose(&error)),

@@ -91,8 +91,7 @@ impl Guard<'_> {
     }
 
     fn write_prefix(&self, prefix: &str) -> Result<(), AuthError> {
-        let (key, range_end) = prefix_range(prefix);
-        self.auth.check_range(self.caller, Access::Write, key, &range_end)
+        self.auth.check_prefix(self.caller, Access::Write, prefix)
     }
 
     fn put(&self, put: &Put) -> Result<(), AuthError> {
@@ -123,11 +122,4 @@ impl Guard<'_> {
             TxnOp::Txn(txn) => self.txn(txn),
         })
     }
-}
-
-/// All keys under a prefix that ends in `/`.
-pub(crate) fn prefix_range(prefix: &str) -> (&[u8], Vec<u8>) {
-    let mut end = prefix.as_bytes().to_vec();
-    *end.last_mut().expect("prefixes of recipes are not empty") += 1;
-    (prefix.as_bytes(), end)
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod auth;
 mod image;
 mod leases;
 mod model;

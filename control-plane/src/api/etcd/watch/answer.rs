@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
+use tonic::Status;
 use weft_state::command::{Event, Revision};
 use weft_xds_proto::etcdserverpb as pb;
 
@@ -43,6 +44,12 @@ pub fn compacted(header: Header, watch_id: i64, oldest: Revision) -> pb::WatchRe
         cancel_reason: status::COMPACTED.to_owned(),
         ..Default::default()
     }
+}
+
+/// The caller may not watch this range any more; nothing of what came after that was sent.
+pub fn forbidden(header: Header, watch_id: i64, reason: &Status) -> pb::WatchResponse {
+    let cancel_reason = reason.message().to_owned();
+    pb::WatchResponse { header, watch_id, canceled: true, cancel_reason, ..Default::default() }
 }
 
 /// Everything up to the header's revision has been sent.
