@@ -282,7 +282,7 @@ mod tests {
         let clock = LeaseClock::default();
         let mut machine = machine_with(&[]);
         clock.promote(1, &machine, Duration::ZERO);
-        let request = |seq| Some(RequestId { client: 1, seq, after: 0 });
+        let request = |seq| Some(RequestId { client: 1, seq, after: 0, answered: 0 });
         let grant =
             |seq| Command::LeaseGrant { id: 7, ttl_secs: 10 }.enclosed(Caller::Anonymous, request(seq));
         let revoke = Command::LeaseRevoke { id: 7 }.enclosed(Caller::Anonymous, request(2));

@@ -70,7 +70,7 @@ async fn stream(
             let key = Bytes::from(format!("bench/{number:06}"));
             Write { op: Some(Op::Put(Put { key, value: value.clone(), lease: 0 })) }
         };
-        WriteRequest { id, writes: (0..per_message).map(write).collect() }
+        WriteRequest { id, writes: (0..per_message).map(write).collect(), ..Default::default() }
     };
     let (send, requests) = mpsc::channel(messages);
     let mut sent_at = Vec::new();

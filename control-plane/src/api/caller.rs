@@ -6,6 +6,7 @@
 //! | `weft-client-id` | random, drawn once by the client program; 1 to 16 hex digits |
 //! | `weft-seq` | the client's number for this request, counted up from 1; the same when it is sent again |
 //! | `weft-after` | optional: a log index known before the request was first sent (see `weft_state::requests`) |
+//! | `weft-answered` | optional: requests with a number below this were answered, so that they can be forgotten |
 
 use http::HeaderMap;
 use tonic::{Code, Status};
@@ -24,6 +25,8 @@ use crate::raft::{Coordinator, ProposeError};
 pub const CLIENT_ID: &str = "weft-client-id";
 /// Metadata entry: which of the client's requests it is.
 pub const SEQ: &str = "weft-seq";
+/// Metadata entry: what was answered.
+pub const ANSWERED: &str = "weft-answered";
 /// Metadata entry: a log index from before the request.
 pub const AFTER: &str = "weft-after";
 
@@ -79,6 +82,20 @@ impl Asking {
     /// `InvalidToken`, `BadEntry`; `Unavailable` if a token is not known here and the group cannot be asked.
     pub async fn of(coordinator: &Coordinator, headers: &HeaderMap) -> Result<Self, CallerError> {
         Ok(Self { caller: caller(coordinator, headers).await?, request: request_id(headers)? })
+    }
+
+    /// For a stream whose messages name their requests themselves: whose it is, and under which client's name.
+    ///
+    /// # Errors
+    /// As [`Asking::of`].
+    pub async fn of_stream(
+        coordinator: &Coordinator,
+        headers: &HeaderMap,
+    ) -> Result<(Caller, Option<RequestId>), CallerError> {
+        let after = entry(headers, AFTER, "a log index, or no such entry", decimal)?.unwrap_or(0);
+        let client = entry(headers, CLIENT_ID, "1 to 16 hex digits", hexadecimal)?;
+        let first = client.map(|client| RequestId { client, seq: 0, after, answered: 0 });
+        Ok((caller(coordinator, headers).await?, first))
     }
 
     /// The command as it enters the log.
@@ -147,25 +164,38 @@ fn known(auth: &AuthState, shown: &str) -> Option<Caller> {
 }
 
 fn request_id(headers: &HeaderMap) -> Result<Option<RequestId>, CallerError> {
-    let entry = |name: &'static str, expected, parse: fn(&str) -> Option<u64>| {
-        let Some(value) = headers.get(name) else { return Ok(None) };
-        let text = value.to_str().unwrap_or("not text");
-        let bad = || CallerError::BadEntry { name, seen: text.to_owned(), expected };
-        parse(text).map(Some).ok_or_else(bad)
-    };
-    let decimal: fn(&str) -> Option<u64> = |text| text.parse().ok();
-    let client = entry(CLIENT_ID, "1 to 16 hex digits", |text| {
-        let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        u64::from_str_radix(text, 16).ok().filter(|_| digits)
-    })?;
-    let seq = entry(SEQ, "a number from 1 to 2^64 - 1", |text| text.parse().ok().filter(|seq| *seq > 0))?;
-    let after = entry(AFTER, "a log index, or no such entry", decimal)?.unwrap_or(0);
+    let client = entry(headers, CLIENT_ID, "1 to 16 hex digits", hexadecimal)?;
+    let seq =
+        entry(headers, SEQ, "a number from 1 to 2^64 - 1", |text| decimal(text).filter(|seq| *seq > 0))?;
+    let after = entry(headers, AFTER, "a log index, or no such entry", decimal)?.unwrap_or(0);
+    let answered = entry(headers, ANSWERED, "a number, or no such entry", decimal)?.unwrap_or(0);
     match (client, seq) {
-        (Some(client), Some(seq)) => Ok(Some(RequestId { client, seq, after })),
+        (Some(client), Some(seq)) => Ok(Some(RequestId { client, seq, after, answered })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(missing(SEQ, CLIENT_ID)),
         (None, Some(_)) => Err(missing(CLIENT_ID, SEQ)),
     }
+}
+
+fn entry(
+    headers: &HeaderMap,
+    name: &'static str,
+    expected: &'static str,
+    parse: fn(&str) -> Option<u64>,
+) -> Result<Option<u64>, CallerError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("not text");
+    let bad = || CallerError::BadEntry { name, seen: text.to_owned(), expected };
+    parse(text).map(Some).ok_or_else(bad)
+}
+
+fn decimal(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| digits)
 }
 
 fn missing(name: &'static str, beside: &'static str) -> CallerError {
@@ -189,9 +219,15 @@ mod tests {
     fn a_request_has_a_name_if_it_says_client_and_number() {
         assert_eq!(request_id(&headers(&[])), Ok(None));
         let named = [(CLIENT_ID, "ff"), (SEQ, "7")];
-        assert_eq!(request_id(&headers(&named)), Ok(Some(RequestId { client: 255, seq: 7, after: 0 })));
+        assert_eq!(
+            request_id(&headers(&named)),
+            Ok(Some(RequestId { client: 255, seq: 7, after: 0, answered: 0 }))
+        );
         let after = [(CLIENT_ID, "FF"), (SEQ, "7"), (AFTER, "9")];
-        assert_eq!(request_id(&headers(&after)), Ok(Some(RequestId { client: 255, seq: 7, after: 9 })));
+        assert_eq!(
+            request_id(&headers(&after)),
+            Ok(Some(RequestId { client: 255, seq: 7, after: 9, answered: 0 }))
+        );
     }
 
     #[test]

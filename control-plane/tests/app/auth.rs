@@ -128,7 +128,11 @@ async fn locks_elections_and_writes_are_for_those_who_may_write_their_keys() {
     let write = |key: &'static str| pb::Write {
         op: Some(pb::write::Op::Put(pb::Put { key: key.into(), value: "v".into(), lease: 0 })),
     };
-    let message = pb::WriteRequest { id: 1, writes: vec![write("app/a"), write("b"), write("app/c")] };
+    let message = pb::WriteRequest {
+        id: 1,
+        writes: vec![write("app/a"), write("b"), write("app/c")],
+        ..Default::default()
+    };
     let mut kv = pb::kv_client::KvClient::new(server.channel().await);
     let stream = by(&app, tokio_stream::once(message));
     let mut answers = kv.write(stream).await.expect("opens").into_inner();

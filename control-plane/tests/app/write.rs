@@ -35,7 +35,10 @@ impl Stream {
     }
 
     async fn send(&self, id: u64, writes: Vec<pb::Write>) {
-        self.send.send(pb::WriteRequest { id, writes }).await.expect("the stream is open");
+        self.send
+            .send(pb::WriteRequest { id, writes, ..Default::default() })
+            .await
+            .expect("the stream is open");
     }
 
     async fn next(&mut self) -> Result<Option<pb::WriteResponse>, tonic::Status> {
@@ -111,7 +114,7 @@ async fn a_writer_that_reads_nothing_is_slowed_down_and_loses_nothing() {
     let mut sent = 0;
     while sent < 400 {
         let writes = (0..500).map(|at| put(format!("slow/{at}"), "v")).collect();
-        let message = pb::WriteRequest { id: sent, writes };
+        let message = pb::WriteRequest { id: sent, writes, ..Default::default() };
         match timeout(Duration::from_millis(300), stream.send.send(message)).await {
             Ok(result) => result.expect("the stream is open"),
             Err(_) => break,
@@ -123,4 +126,29 @@ async fn a_writer_that_reads_nothing_is_slowed_down_and_loses_nothing() {
         let answer = stream.next().await.expect("no refusal").expect("goes on");
         assert!(answer.results.iter().all(|r| r.code == 0), "{answer:?}");
     }
+}
+
+/// P14: a message whose answer was lost is sent again on another stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_come_again_under_their_numbers_are_answered_and_not_done_again() {
+    let server = TestServer::start().await;
+    let write = async |seq: u64, writes: Vec<pb::Write>| {
+        let message = pb::WriteRequest { id: 1, writes, seq, answered: seq };
+        let mut request = tonic::Request::new(tokio_stream::once(message));
+        request.metadata_mut().insert("weft-client-id", "a1".parse().expect("ASCII"));
+        let mut client = pb::kv_client::KvClient::new(server.channel().await);
+        let mut answers = client.write(request).await.expect("opens").into_inner();
+        timeout(PATIENCE, answers.message()).await.expect("in time").expect("answers").expect("one").results
+    };
+    let writes = || (0..200).map(|at| put(format!("n/{at}"), "v")).collect::<Vec<_>>();
+    let first = write(1, writes()).await;
+    assert!(first.iter().all(|result| result.code == 0 && result.revision > 0), "{first:?}");
+    assert_eq!(write(1, writes()).await, first);
+    let changed = |machine: &Machine| machine.revision();
+    let revision = server.server().coordinator().read(changed);
+    assert_eq!(write(201, vec![put("n/0", "w")]).await[0].revision, revision + 1);
+    // The first message was answered, as the client said with the second.
+    let late = write(1, writes()).await;
+    assert!(late.iter().all(|result| result.code == i32::from(Code::Aborted)), "{late:?}");
+    assert_eq!(server.server().coordinator().read(changed), revision + 1);
 }

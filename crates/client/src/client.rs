@@ -6,10 +6,11 @@
 //! carried out once, whatever was lost on the way, and a repetition is answered as the first one was. If no server answers
 //! in time, what became of a write that was sent is told to the caller as [`Error::OutcomeUnknown`].
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -84,8 +85,7 @@ struct Inner {
     login: Login,
     /// Under which servers know this client's writes: random.
     id: u64,
-    /// The last write's number.
-    seq: AtomicU64,
+    names: Names,
     /// A log index that servers told: writes that are first sent from now on come after it.
     after: AtomicU64,
 }
@@ -99,14 +99,58 @@ impl Inner {
             options,
             login,
             id: random(),
-            seq: AtomicU64::new(0),
+            names: Names::default(),
             after: AtomicU64::new(0),
         })
     }
 
-    fn name(&self) -> Name {
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
-        Name { client: self.id, seq, after: self.after.load(Ordering::Relaxed) }
+    /// A new name, and what keeps it among those that wait for an answer.
+    fn name(&self) -> (Name, Outstanding<'_>) {
+        let (seq, answered) = self.names.next();
+        let after = self.after.load(Ordering::Relaxed);
+        (Name { client: self.id, seq, after, answered }, Outstanding { names: &self.names, seq })
+    }
+}
+
+/// The numbers of a client's writes.
+#[derive(Debug, Default)]
+struct Names {
+    inner: Mutex<Numbers>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    /// Given to calls that wait for an answer.
+    outstanding: BTreeSet<u64>,
+}
+
+impl Names {
+    /// A new number, and below which all were answered.
+    fn next(&self) -> (u64, u64) {
+        let mut numbers = self.lock();
+        numbers.last += 1;
+        let seq = numbers.last;
+        numbers.outstanding.insert(seq);
+        (seq, numbers.outstanding.first().copied().unwrap_or(seq))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbers> {
+        // Whoever panicked held it for one operation on a set, which is whole before and after.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A number that waits for its answer, until it is dropped: the call is over, or its caller has gone away.
+#[derive(Debug)]
+struct Outstanding<'n> {
+    names: &'n Names,
+    seq: u64,
+}
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.names.lock().outstanding.remove(&self.seq);
     }
 }
 
@@ -201,7 +245,7 @@ impl Client {
         let inner = &*self.inner;
         let started = Instant::now();
         let mut pause = PAUSE_MIN;
-        let mut name = (repeat == Repeat::Named).then(|| inner.name());
+        let (mut name, mut _outstanding) = (repeat == Repeat::Named).then(|| inner.name()).unzip();
         // An attempt of a write of which nobody has said yet what became of it.
         let mut open: Option<Error> = None;
         // How often this call took a new token, or a new name.
@@ -238,7 +282,7 @@ impl Client {
                         // Nothing was done under the old name, so it can be dropped.
                         Failure::TooLate(known_from, _) if renewals < RENEWALS_MAX && open.is_none() => {
                             inner.after.fetch_max(*known_from, Ordering::Relaxed);
-                            name = Some(inner.name());
+                            (name, _outstanding) = Some(inner.name()).unzip();
                         }
                         _ => break failure,
                     }
@@ -319,8 +363,6 @@ fn unit() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     fn client(endpoints: &[&str]) -> Client {
@@ -377,10 +419,26 @@ mod tests {
         let (answer, attempts) = scripted(Repeat::Named, vec![Err(too_late()), Ok(7)]).await;
         assert_eq!((answer.unwrap(), attempts), (7, 2));
         let client = client(&["127.0.0.1:1"]);
-        let first = client.inner.name();
+        let (first, _) = client.inner.name();
         client.inner.after.fetch_max(40, Ordering::Relaxed);
-        let second = client.inner.name();
+        let (second, _) = client.inner.name();
         assert_eq!((first.after, second.after, second.seq), (0, 40, first.seq + 1));
+    }
+
+    #[tokio::test]
+    async fn a_number_counts_as_answered_when_its_call_and_all_before_it_are_over() {
+        let client = client(&["127.0.0.1:1"]);
+        let name = || client.inner.name();
+        let (one, first) = name();
+        let (two, second) = name();
+        assert_eq!((one.seq, one.answered, two.seq, two.answered), (1, 1, 2, 1));
+        drop(second);
+        let (three, third) = name();
+        assert_eq!(three.answered, 1);
+        drop(first);
+        assert_eq!(name().0.answered, 3);
+        drop(third);
+        assert_eq!(name().0.answered, 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use tonic::{Request, Status};
 const CLIENT_ID: &str = "weft-client-id";
 const SEQ: &str = "weft-seq";
 const AFTER: &str = "weft-after";
+const ANSWERED: &str = "weft-answered";
 /// Metadata entry of a token, as etcd's clients have it.
 const TOKEN: &str = "token";
 
@@ -26,6 +27,8 @@ pub(crate) struct Name {
     pub(crate) seq: u64,
     /// A log index that a server told before the request was first sent; 0: none did.
     pub(crate) after: u64,
+    /// Requests with a smaller number were answered.
+    pub(crate) answered: u64,
 }
 
 /// Adds it to a request.
@@ -41,11 +44,12 @@ impl Interceptor for Stamp {
         if let Some(token) = &self.token {
             metadata.insert(TOKEN, token.clone());
         }
-        if let Some(Name { client, seq, after }) = self.name {
+        if let Some(Name { client, seq, after, answered }) = self.name {
             let hex = MetadataValue::try_from(format!("{client:x}")).expect("hex digits are ASCII");
             metadata.insert(CLIENT_ID, hex);
             metadata.insert(SEQ, seq.into());
             metadata.insert(AFTER, after.into());
+            metadata.insert(ANSWERED, answered.into());
         }
         Ok(request)
     }
@@ -59,10 +63,10 @@ mod tests {
     fn a_request_carries_its_name_and_who_asks_and_nothing_without_them() {
         let mut stamp = Stamp {
             token: Some("abc".parse().expect("ASCII")),
-            name: Some(Name { client: 255, seq: 7, after: 9 }),
+            name: Some(Name { client: 255, seq: 7, after: 9, answered: 5 }),
         };
         let request = stamp.call(Request::new(())).expect("never refused");
-        for (entry, value) in [(TOKEN, "abc"), (CLIENT_ID, "ff"), (SEQ, "7"), (AFTER, "9")] {
+        for (entry, value) in [(TOKEN, "abc"), (CLIENT_ID, "ff"), (SEQ, "7"), (AFTER, "9"), (ANSWERED, "5")] {
             assert_eq!(request.metadata().get(entry).expect("is there"), value);
         }
         assert!(Stamp::default().call(Request::new(())).expect("never refused").metadata().is_empty());

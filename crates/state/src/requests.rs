@@ -9,7 +9,8 @@
 //!  been forgotten
 //! ```
 //! A client is a random number that a program draws once; a request is a number that it counts up. What was
-//! refused changed nothing and is not kept: it may be asked again.
+//! refused changed nothing and is not kept: it may be asked again, until the client says that it was answered
+//! ([`RequestId::answered`]).
 //!
 //! The table is bounded in bytes. When it is full the client that was idle for longest is forgotten, on every replica
 //! alike. A request of a client that is not known is then ambiguous: it is either its first, or a late repetition.
@@ -28,9 +29,13 @@ use crate::{
     store::digest::Digest,
 };
 
-/// Answers kept for one client. A client that has more calls under way than this may hear that it is too late
-/// to know about the oldest.
+/// Answers kept for one client that does not say what was answered ([`RequestId::answered`]). A client that has more calls
+/// under way than this may hear that it is too late to know about the oldest.
 pub const WINDOW: usize = 1024;
+
+/// Answers kept for one client that does: as many requests as it may have under way, with a stream of writes in large
+/// messages in mind.
+pub const OUTSTANDING_MAX: usize = 32_768;
 
 /// Bytes that all clients and their kept answers may take, as counted by this module.
 pub const TABLE_BYTES_MAX: usize = 32 << 20;
@@ -52,6 +57,9 @@ pub struct RequestId {
     /// An index that the log had reached before the request was first sent, 0 if none is known. The same in each
     /// repetition.
     pub after: u64,
+    /// Requests with a number below this were answered to the client and will not be sent again; 0 or 1: it does not say.
+    /// Their answers are dropped.
+    pub answered: u64,
 }
 
 /// An answer that is kept.
@@ -166,12 +174,17 @@ impl Requests {
         self.bytes += kept.bytes();
         self.digest = self.digest.wrapping_add(kept.digest(id.client, id.seq));
         client.kept.insert(id.seq, kept);
-        while client.kept.len() > WINDOW {
+        let window = if id.answered > 1 { OUTSTANDING_MAX } else { WINDOW };
+        while let Some((seq, _)) = client.kept.first_key_value()
+            && (*seq < id.answered.min(id.seq) || client.kept.len() > window)
+        {
             let Some((seq, kept)) = client.kept.pop_first() else { break };
             client.forgotten_seq = client.forgotten_seq.max(seq);
             self.bytes -= kept.bytes();
             self.digest = self.digest.wrapping_sub(kept.digest(id.client, seq));
         }
+        // A copy that is still on its way somewhere, of a request that was refused, is late from here on as well.
+        client.forgotten_seq = client.forgotten_seq.max(id.answered.min(id.seq).saturating_sub(1));
         while self.bytes > self.bytes_max && self.clients.len() > 1 {
             self.forget_the_idlest();
         }

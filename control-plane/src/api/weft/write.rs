@@ -14,12 +14,13 @@ use futures::{
 use tonic::{Request, Response, Status, Streaming};
 use weft_state::auth::Caller;
 use weft_state::command::{Command, DeleteRange, Put, Response as Outcome};
+use weft_state::requests::RequestId;
 use weft_xds_proto::weft as pb;
 
 use super::{WeftApi, unexpected};
 use crate::{
     api::{
-        caller::{CallerError, permitted},
+        caller::{Asking, CallerError, permitted},
         etcd::limits::REQUEST_BYTES_MAX,
         status,
     },
@@ -40,11 +41,11 @@ impl pb::kv_server::Kv for WeftApi {
         &self,
         request: Request<Streaming<pb::WriteRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
-        let asking = self.asking(request.metadata()).await?;
+        let (caller, client) = Asking::of_stream(&self.coordinator, request.metadata().as_ref()).await?;
         let coordinator = self.coordinator.clone();
         let messages = request.into_inner().map(move |message| {
-            let (coordinator, caller) = (coordinator.clone(), asking.caller.clone());
-            let message = match message.and_then(checked) {
+            let (coordinator, caller) = (coordinator.clone(), caller.clone());
+            let message = match message.and_then(|message| checked(message, client)) {
                 Ok(message) => message,
                 Err(refusal) => return Either::Left(future::ready(Err(refusal))),
             };
@@ -71,19 +72,20 @@ impl pb::kv_server::Kv for WeftApi {
 async fn write_all(
     coordinator: &Coordinator,
     caller: &Caller,
-    commands: Vec<Command>,
+    commands: Vec<(Command, Option<RequestId>)>,
 ) -> Result<Vec<pb::WriteResult>, Status> {
     if !coordinator.auth().is_enabled() {
-        let proposed = coordinator.propose_all(commands).await;
+        let enclosed = |(command, name): (Command, _)| command.enclosed(caller.clone(), name);
+        let proposed = coordinator.propose_all(commands.into_iter().map(enclosed).collect()).await;
         return Ok(proposed.into_iter().map(result).collect());
     }
     let mut results = Vec::with_capacity(commands.len());
     let mut allowed = Vec::with_capacity(commands.len());
-    for command in commands {
+    for (command, name) in commands {
         match permitted(coordinator, |machine| machine.permits(caller, &command)).await {
             Ok(()) => {
                 results.push(None);
-                allowed.push(command.enclosed(caller.clone(), None));
+                allowed.push(command.enclosed(caller.clone(), name));
             }
             Err(CallerError::Auth(error)) => results.push(Some(refused(status::auth(&error)))),
             Err(error) => return Err(error.into()),
@@ -101,10 +103,11 @@ async fn write_all(
 #[derive(Debug)]
 struct Checked {
     id: u64,
-    commands: Vec<Command>,
+    commands: Vec<(Command, Option<RequestId>)>,
 }
 
-fn checked(message: pb::WriteRequest) -> Result<Checked, Status> {
+/// `client` is the name under which the stream's writes are counted, if it has one.
+fn checked(message: pb::WriteRequest, client: Option<RequestId>) -> Result<Checked, Status> {
     let (id, seen) = (message.id, message.writes.len());
     if !(1..=WRITES_MAX).contains(&seen) {
         return Err(Status::invalid_argument(format!(
@@ -117,9 +120,24 @@ fn checked(message: pb::WriteRequest) -> Result<Checked, Status> {
             "message {id} is {bytes} bytes long, allowed are {REQUEST_BYTES_MAX}"
         )));
     }
+    let (seq, answered) = (message.seq, message.answered);
+    if seq != 0 && client.is_none() {
+        return Err(Status::invalid_argument(format!(
+            "message {id} numbers its writes from {seq}, but the stream's metadata has no weft-client-id"
+        )));
+    }
+    if seq.checked_add(seen as u64).is_none() {
+        return Err(Status::invalid_argument(format!(
+            "message {id} numbers its {seen} writes from {seq}, allowed are numbers up to 2^64 - 1"
+        )));
+    }
+    let name = |at: usize| {
+        client.filter(|_| seq != 0).map(|client| RequestId { seq: seq + at as u64, answered, ..client })
+    };
     let commands = message.writes.into_iter().enumerate().map(|(at, write)| {
-        command(write)
-            .map_err(|reason| Status::invalid_argument(format!("message {id}, write {at}: {reason}")))
+        let command = command(write)
+            .map_err(|reason| Status::invalid_argument(format!("message {id}, write {at}: {reason}")))?;
+        Ok::<_, Status>((command, name(at)))
     });
     Ok(Checked { id, commands: commands.collect::<Result<_, _>>()? })
 }
@@ -170,7 +188,9 @@ mod tests {
 
     #[test]
     fn a_message_that_is_empty_too_long_or_too_large_is_refused_with_the_limit() {
-        let refusal = |writes| checked(pb::WriteRequest { id: 7, writes }).expect_err("is refused");
+        let refusal = |writes| {
+            checked(pb::WriteRequest { id: 7, writes, ..Default::default() }, None).expect_err("is refused")
+        };
         assert!(refusal(Vec::new()).message().contains("message 7 has 0 writes, allowed are 1 to 512"));
         assert!(refusal(vec![put("a"); 513]).message().contains("513 writes"));
         let large = pb::Put { key: "a".into(), value: vec![0; REQUEST_BYTES_MAX].into(), lease: 0 };
@@ -179,10 +199,29 @@ mod tests {
     }
 
     #[test]
+    fn writes_are_numbered_from_the_messages_number_under_the_streams_client() {
+        let client = RequestId { client: 1, seq: 0, after: 9, answered: 0 };
+        let message = |seq| pb::WriteRequest { id: 7, writes: vec![put("a"), put("b")], seq, answered: 4 };
+        let names = |message, client| {
+            checked(message, client)
+                .map(|checked| checked.commands.into_iter().map(|(_, name)| name).collect::<Vec<_>>())
+        };
+        let name = |seq| Some(RequestId { client: 1, seq, after: 9, answered: 4 });
+        assert_eq!(names(message(5), Some(client)).expect("is taken"), [name(5), name(6)]);
+        assert_eq!(names(message(0), Some(client)).expect("is taken"), [None, None]);
+        assert!(names(message(5), None).expect_err("is refused").message().contains("no weft-client-id"));
+        let last = names(message(u64::MAX), Some(client)).expect_err("is refused");
+        assert!(last.message().contains("up to 2^64 - 1"));
+    }
+
+    #[test]
     fn a_write_without_key_or_operation_is_named_by_its_place() {
         let refusal = |write| {
             let writes = vec![put("a"), write];
-            checked(pb::WriteRequest { id: 7, writes }).expect_err("is refused").message().to_owned()
+            checked(pb::WriteRequest { id: 7, writes, ..Default::default() }, None)
+                .expect_err("is refused")
+                .message()
+                .to_owned()
         };
         assert_eq!(refusal(put("")), "message 7, write 1: has no key");
         assert_eq!(refusal(pb::Write { op: None }), "message 7, write 1: is neither a put nor a delete");

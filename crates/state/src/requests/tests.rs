@@ -9,7 +9,7 @@ fn put(value: impl Into<Bytes>) -> Command {
 }
 
 fn id(client: u64, seq: u64, after: u64) -> RequestId {
-    RequestId { client, seq, after }
+    RequestId { client, seq, after, answered: 0 }
 }
 
 const DONE: Response = Response::Put { prev_kv: None };
@@ -41,6 +41,33 @@ fn calls_of_one_client_may_overtake_each_other_within_the_window_and_not_beyond(
     assert_eq!(requests.look_up(id(1, 2, 0), &put("a")), Err(StoreError::TooLateToKnow { known_from: 0 }));
     assert_eq!(requests.look_up(id(1, 1, 0), &put("a")), Err(StoreError::TooLateToKnow { known_from: 0 }));
     assert_eq!(requests.look_up(id(1, 3, 0), &put("a")), Ok(Seen::Before(5, DONE)));
+}
+
+#[test]
+fn what_a_client_was_answered_is_dropped_and_too_late_from_then_on() {
+    let mut requests = Requests::default();
+    for seq in [1, 2, 4] {
+        requests.keep(seq, id(1, seq, 0), &put("a"), 5, &DONE);
+    }
+    // Number 3 was refused, and the client was told.
+    requests.keep(9, RequestId { answered: 5, ..id(1, 6, 0) }, &put("a"), 6, &DONE);
+    assert_eq!(requests.bytes(), CLIENT_BYTES + ANSWER_BYTES, "only the last answer is kept");
+    for seq in 1..5 {
+        let late = requests.look_up(id(1, seq, 0), &put("a"));
+        assert_eq!(late, Err(StoreError::TooLateToKnow { known_from: 0 }), "{seq}");
+    }
+    assert_eq!(requests.look_up(id(1, 5, 0), &put("a")), Ok(Seen::New));
+    assert_eq!(requests.look_up(id(1, 6, 0), &put("a")), Ok(Seen::Before(6, DONE)));
+}
+
+#[test]
+fn a_client_that_says_what_was_answered_may_have_many_requests_under_way() {
+    let mut requests = Requests::default();
+    requests.keep(1, id(1, 1, 0), &put("a"), 5, &DONE);
+    for seq in 2..2 * WINDOW as u64 {
+        requests.keep(seq, RequestId { answered: 2, ..id(1, seq, 0) }, &put("a"), 5, &DONE);
+    }
+    assert_eq!(requests.look_up(id(1, 2, 0), &put("a")), Ok(Seen::Before(5, DONE)));
 }
 
 #[test]

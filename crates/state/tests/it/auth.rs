@@ -124,7 +124,7 @@ fn locks_are_for_those_who_may_write_their_keys() {
 fn a_repeated_request_is_checked_before_it_is_answered() {
     let mut replica = Replica::guarded();
     replica.grant("app", PermissionKind::Write, "a", "");
-    let name = Some(RequestId { client: 1, seq: 1, after: 0 });
+    let name = Some(RequestId { client: 1, seq: 1, after: 0, answered: 0 });
     let write = put("a", "1").enclosed(replica.caller("app"), name);
     let first = replica.apply(&write);
     replica.change(AuthChange::UserRevokeRole { user: "app".into(), role: "app".into() });
@@ -141,7 +141,7 @@ fn a_repeated_request_is_checked_before_it_is_answered() {
 fn users_and_remembered_requests_are_part_of_an_image() {
     let mut replica = Replica::guarded();
     replica.grant("app", PermissionKind::ReadWrite, "a", "c");
-    let name = Some(RequestId { client: 1, seq: 1, after: 0 });
+    let name = Some(RequestId { client: 1, seq: 1, after: 0, answered: 0 });
     let write = put("b", "1").enclosed(replica.caller("app"), name);
     let first = replica.apply(&write);
     let image = replica.machine.image();
