@@ -126,13 +126,11 @@ impl Command {
     pub fn is_repeatable(&self) -> bool {
         matches!(self, Self::Enclosed(envelope) if envelope.request.is_some())
     }
-}
 
-impl Command {
     /// Whether it may make the state larger. What does not is let through where space is short: deleting and
     /// compacting are how space comes back, and ends of leases must not wait.
     pub fn needs_space(&self) -> bool {
-        match self {
+        match self.bare() {
             Command::DeleteRange(_)
             | Command::Compact { .. }
             | Command::LeaseRevoke { .. }

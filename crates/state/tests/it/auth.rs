@@ -136,6 +136,17 @@ fn a_repeated_request_is_checked_before_it_is_answered() {
     assert_eq!(replica.machine.revision(), first.revision, "it was not done again");
 }
 
+/// What passes where space is short passes in an envelope too.
+#[test]
+fn an_envelope_needs_the_space_of_what_is_in_it() {
+    let name = Some(RequestId { client: 1, seq: 1, after: 0, answered: 0 });
+    let enclosed = |command: Command| command.enclosed(Caller::Server, name);
+    assert!(enclosed(put("a", "1")).needs_space());
+    assert!(
+        !enclosed(delete("a", "")).needs_space() && !enclosed(Command::Compact { revision: 1 }).needs_space()
+    );
+}
+
 /// Also by a replica that took the state over as an image.
 #[test]
 fn users_and_remembered_requests_are_part_of_an_image() {
