@@ -2,6 +2,7 @@
 //!
 //! - [`keys`]: puts, gets, deletes and transactions, through the Rust client.
 //! - [`stale`]: serializable reads, each reader at one server.
+//! - [`streaming`]: writes on one stream of our own API, several at a time.
 //! - [`watching`]: watchers at one server each, with progress requests, over the bare etcd API.
 //! - [`leases`]: leases that are kept alive for a while and then left to end.
 //! - [`locks`]: sessions that take a lock in turn and write under its fence.
@@ -14,6 +15,7 @@ pub mod leases;
 pub mod locks;
 pub mod report;
 pub mod stale;
+pub mod streaming;
 pub mod watching;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use weft_tests::checker::kv::Call;
 use weft_tests::netns::cluster::Cluster;
 use weft_tests::netns::{inside, nemesis};
 use weft_tests::workload::report::{Records, judge};
-use weft_tests::workload::{Run, hashes, keys, leases, locks, stale, watching};
+use weft_tests::workload::{Run, hashes, keys, leases, locks, stale, streaming, watching};
 
 /// How long faults go on, unless told otherwise.
 const SECS: u64 = 30;
@@ -40,6 +40,7 @@ fn what_clients_see_of_three_servers_under_faults_is_linearizable() {
             tasks.spawn(keys::Worker::new(&run, run.client(i, i % 2 == 0)).work());
         }
         for i in 0..3 {
+            tasks.spawn(streaming::write(run.clone(), i));
             tasks.spawn(leases::own(run.clone(), run.client(i, false)));
             tasks.spawn(locks::contend(run.clone(), run.client(i, false)));
         }

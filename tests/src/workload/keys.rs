@@ -51,7 +51,7 @@ impl Worker {
     }
 
     fn next_call(&mut self) -> Call {
-        let key: Key = format!("check/{}", self.rng.usize(0..SINGLES)).into();
+        let key = single(&mut self.rng);
         match self.rng.u32(0..100) {
             0..30 => Call::get(key),
             30..55 => Call::put(key, self.value()),
@@ -120,6 +120,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// One of the keys that are used one at a time.
+pub(crate) fn single(rng: &mut fastrand::Rng) -> Key {
+    format!("check/{}", rng.usize(0..SINGLES)).into()
 }
 
 /// Records how an operation ended. An error that says that nothing was done is taken at its word.
