@@ -1,6 +1,9 @@
 //! Many seeds, each in a process of its own, and how to run one again.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
 
 use weft_state::defect::Defect;
 
@@ -9,6 +12,9 @@ use crate::run::{Options, Report, run};
 /// Simulated seconds in which things go wrong, unless told otherwise.
 const SECONDS: u64 = 10;
 
+/// How a failure says what to run.
+const REPRODUCE: &str = "REPRODUCE:";
+
 /// What `weft simulate` is told.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(about = "Run whole groups of servers under simulated clock, network and disk")]
@@ -16,7 +22,7 @@ pub struct Args {
     /// The first seed; the same seed gives the same run
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How many seeds, one after the other
+    /// How many seeds, each in a process of its own, as many at a time as there are processors
     #[arg(long, default_value_t = 1)]
     pub count: u64,
     /// Seconds of simulated time in which things go wrong
@@ -37,15 +43,25 @@ pub fn run_all(args: &Args) -> bool {
         print(args, &report);
         return report.violations.is_empty();
     }
-    let mut bad = Vec::new();
-    for seed in args.seed..args.seed.saturating_add(args.count) {
-        if !alone(args, seed) {
-            bad.push(seed);
+    let (next, end) = (AtomicU64::new(args.seed), args.seed.saturating_add(args.count));
+    let bad = Mutex::new(Vec::new());
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Relaxed)).filter(|seed| *seed < end) {
+                    if !alone(args, seed) {
+                        bad.lock().push(seed);
+                    }
+                }
+            });
         }
-    }
+    });
+    let mut bad = bad.into_inner();
+    bad.sort_unstable();
     println!("{} of {} seeds failed{}", bad.len(), args.count, if bad.is_empty() { "" } else { ":" });
     for seed in &bad {
-        println!("REPRODUCE: weft simulate --seed {seed}");
+        println!("{REPRODUCE} weft simulate --seed {seed}");
     }
     bad.is_empty()
 }
@@ -79,12 +95,14 @@ fn alone(args: &Args, seed: u64) -> bool {
     if args.verbose {
         command.arg("--verbose");
     }
-    match command.stdin(Stdio::null()).status() {
-        Ok(status) if status.success() => true,
-        Ok(status) => {
-            println!("seed {seed}: {status}");
-            println!("REPRODUCE: weft simulate --seed {seed}");
-            false
+    match command.stdin(Stdio::null()).stderr(Stdio::inherit()).output() {
+        Ok(Output { status, stdout, .. }) => {
+            // Whole, as others run at the same time.
+            print!("{}", String::from_utf8_lossy(&stdout));
+            if !status.success() && !String::from_utf8_lossy(&stdout).contains(REPRODUCE) {
+                println!("seed {seed}: {status}\n{REPRODUCE} weft simulate --seed {seed}");
+            }
+            status.success()
         }
         Err(error) => {
             println!("seed {seed}: cannot start this program again: {error}");
@@ -106,6 +124,7 @@ fn print(args: &Args, report: &Report) {
     if !report.violations.is_empty() {
         let seconds =
             if args.seconds == SECONDS { String::new() } else { format!(" --seconds {}", args.seconds) };
-        println!("REPRODUCE: weft simulate --seed {}{seconds}", report.seed);
+        let defect = args.defect.map_or_else(String::new, |defect| format!(" --defect {defect}"));
+        println!("{REPRODUCE} weft simulate --seed {}{seconds}{defect}", report.seed);
     }
 }

@@ -106,7 +106,9 @@ impl Nemesis {
     fn choose(&mut self, world: &World) -> Fault {
         let servers = world.servers();
         let rng = &mut self.rng;
-        let server = *rng.pick(&servers);
+        // Whoever leads has most to lose.
+        let leader = world.leader().filter(|_| rng.chance(500));
+        let server = leader.unwrap_or_else(|| *rng.pick(&servers));
         let other = *rng.pick(&servers.iter().copied().filter(|s| *s != server).collect::<Vec<_>>());
         match rng.below(100) {
             0..12 => Fault::PowerLoss { server, silent: rng.chance(400) },

@@ -109,6 +109,17 @@ impl World {
         intercept::set_now(CLOCK_START + Duration::from_millis(self.now));
     }
 
+    /// Who leads, in the highest term of those that say so.
+    pub(crate) fn leader(&self) -> Option<Number> {
+        let mut found: Option<(u64, Number)> = None;
+        self.each(|server, inside| {
+            if inside.is_leader() {
+                found = found.max(Some((inside.status().term, server)));
+            }
+        });
+        found.map(|(_, server)| server)
+    }
+
     /// Why a server would not start.
     pub(crate) fn failed(&self) -> Option<String> {
         self.failed.lock().clone()
