@@ -113,6 +113,11 @@ impl Node {
         self.process = Some(WeftProcess::start_under(&self.name, &self.host.prefix(), &args).await);
     }
 
+    /// SIGTERM and the exit code.
+    pub async fn stop(&mut self) -> i32 {
+        self.process.take().expect("it runs").stop().await
+    }
+
     /// SIGKILL.
     pub async fn kill(&mut self) {
         self.process.take().expect("it runs").kill().await;

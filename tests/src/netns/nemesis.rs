@@ -13,6 +13,8 @@ use crate::netns::fabric::Link;
 pub enum Fault {
     /// kill -9, and a start when it is repaired.
     Kill(Vec<usize>),
+    /// SIGTERM: one that leads hands over first. Started again when it is repaired.
+    Stop(usize),
     /// SIGSTOP and SIGCONT.
     Pause(usize),
     /// The network device is down.
@@ -75,7 +77,7 @@ fn between((low, high): (Duration, Duration), rng: &mut fastrand::Rng) -> Durati
 impl Fault {
     fn choose(victim: usize, servers: usize, rng: &mut fastrand::Rng) -> Self {
         let other = (victim + 1 + rng.usize(0..servers - 1)) % servers;
-        match rng.u32(0..12) {
+        match rng.u32(0..13) {
             0 | 1 => Self::Kill(vec![victim]),
             2 => Self::Kill((0..servers).collect()),
             3 | 4 => Self::Pause(victim),
@@ -85,6 +87,7 @@ impl Fault {
             8 => Self::OneWay(victim, other),
             9 => Self::Mute(victim),
             10 => Self::Loss(rng.u32(50..300)),
+            11 => Self::Stop(victim),
             _ if rng.bool() => Self::Delay(rng.u64(10..100), rng.u64(1..50)),
             _ => Self::Disorder,
         }
@@ -97,6 +100,10 @@ impl Fault {
                 for victim in victims {
                     cluster.nodes[*victim].kill().await;
                 }
+            }
+            Self::Stop(victim) => {
+                let code = cluster.nodes[*victim].stop().await;
+                assert_eq!(code, 0, "a server that is told to stop ends well");
             }
             Self::Pause(victim) => cluster.nodes[*victim].pause(),
             Self::LinkDown(victim) => cluster.nodes[*victim].set_link(false),
@@ -133,6 +140,7 @@ impl Fault {
                 let nodes = cluster.nodes.iter_mut().enumerate().filter(|(i, _)| victims.contains(i));
                 futures::future::join_all(nodes.map(|(_, node)| node.start())).await;
             }
+            Self::Stop(victim) => cluster.nodes[*victim].start().await,
             Self::Pause(victim) => cluster.nodes[*victim].resume(),
             Self::LinkDown(victim) => cluster.nodes[*victim].set_link(true),
             _ => {}
@@ -147,6 +155,7 @@ impl fmt::Display for Fault {
             Self::Kill(victims) => {
                 write!(f, "kill -9 {}", victims.iter().map(name).collect::<Vec<_>>().join(", "))
             }
+            Self::Stop(victim) => write!(f, "SIGTERM {}", name(victim)),
             Self::Pause(victim) => write!(f, "SIGSTOP {}", name(victim)),
             Self::LinkDown(victim) => write!(f, "the link of {} is down", name(victim)),
             Self::Isolate(victim) => write!(f, "{} is cut from the other servers", name(victim)),
