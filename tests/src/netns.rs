@@ -47,7 +47,8 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     }
     let test = std::env::current_exe().expect("a running test has a path");
     // All processes in there end with the first one, and that ends with this one.
-    let mut unshare = Command::new("unshare");
+    let mut unshare = Command::new("setpriv");
+    unshare.args(["--pdeathsig=KILL", "unshare"]);
     unshare.args(["--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
     unshare.arg(test).args([name, "--exact", "--nocapture"]).env(INSIDE, "1").stdin(Stdio::null());
     let ended = unshare.status().expect("unshare can be started: it was a moment ago");
