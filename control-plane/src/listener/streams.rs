@@ -81,16 +81,10 @@ mod tests {
     use super::*;
 
     /// A connection that hands over these requests when it is first polled, and then ends after a time.
-    fn connection(
-        inbox: Inbox,
-        requests: Vec<Request>,
-        length: Duration,
-    ) -> impl Future<Output = &'static str> {
-        async move {
-            requests.into_iter().for_each(|request| inbox.execute(request));
-            sleep(length).await;
-            "ended"
-        }
+    async fn connection(inbox: Inbox, requests: Vec<Request>, length: Duration) -> &'static str {
+        requests.into_iter().for_each(|request| inbox.execute(request));
+        sleep(length).await;
+        "ended"
     }
 
     #[tokio::test(start_paused = true)]
