@@ -25,7 +25,7 @@ pub enum Defect {
     KeyOutlivesLease,
     /// Watchers go on behind a snapshot without what it brought.
     WatchGap,
-    /// Compaction takes the oldest readable revision's own changes along.
+    /// A watch that starts at the oldest readable revision is not told that revision's own changes.
     CompactionLosesDelete,
     /// A state read from a snapshot is one revision behind.
     RevisionAfterRestore,

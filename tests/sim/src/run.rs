@@ -277,7 +277,7 @@ async fn clients(seed: u64, net: Net, group: Vec<Number>, findings: Findings) {
         let process = Process(number);
         working.spawn(kv::run(client.clone(), process, rng(format!("kv {number}")), findings.calls.clone()));
     }
-    for number in 11..=12 {
+    for number in 11..=13 {
         let (rng, calls, notes) =
             (rng(format!("lease {number}")), findings.calls.clone(), findings.notes.clone());
         working.spawn(lease::run(client.clone(), Process(number), rng, calls, notes));

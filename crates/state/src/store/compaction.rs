@@ -4,12 +4,7 @@
 //! in small steps, a few with each later command, so that no command pays for a long history. What is
 //! not yet given back can be seen by nobody: reads, events, hash and image look past it.
 
-use crate::{
-    command::Revision,
-    defect::{Defect, planted},
-    error::StoreError,
-    store::mvcc::Store,
-};
+use crate::{command::Revision, error::StoreError, store::mvcc::Store};
 
 /// How much of the past a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,10 +66,7 @@ impl Store {
     /// Gives back at most `max` changes of compacted history; false if nothing is left to give back, or the
     /// rest is needed by an image that is being written.
     pub(crate) fn scrub(&mut self, max: usize) -> bool {
-        let mut horizon = self.pins.horizon(self.compacted);
-        if planted(Defect::CompactionLosesDelete) {
-            horizon += 1;
-        }
+        let horizon = self.pins.horizon(self.compacted);
         for _ in 0..max {
             // The compacted revision's own changes stay: a watch may start there.
             let Some(change) = self.changes.pop_before(horizon) else { return false };

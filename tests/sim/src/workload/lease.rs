@@ -79,7 +79,7 @@ impl Holder {
             self.note(lease, Fact::Revoked, sent, done);
         }
         // Until it is over, or for longer than it may be there.
-        for _ in 0..60 {
+        for _ in 0..120 {
             if self.look(rng, lease, key).await == Some(Fact::KeyGone) {
                 return Some(());
             }

@@ -63,6 +63,11 @@ pub(crate) async fn run(client: Client, mut rng: Rng, recorder: Recorder<Call, A
             let stay = Duration::from_millis(rng.between(500, 10_000));
             let _ = timeout(stay, watch.follow(stream.into_inner(), &requests, prev_kv)).await;
         }
+        // Some begin anew, from the beginning or from where history still goes back to; not in the end, when
+        // everyone is to come to an end.
+        if !watch.client.stopped() && rng.chance(400) {
+            watch.next = 1;
+        }
         tokio::time::sleep(Duration::from_millis(rng.between(10, 1_000))).await;
     }
 }
