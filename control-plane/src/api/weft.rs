@@ -4,7 +4,7 @@
 //! - [`wait`]: what acquire and campaign share: one command, then waiting for the turn, and giving it back
 //!   when nobody waits for it any more.
 //! - [`observe`]: the leader of an election, change by change.
-//! - [`write`]: pipelined writes of keys.
+//! - [`write`](mod@write): pipelined writes of keys.
 
 pub mod election;
 pub mod mesh;

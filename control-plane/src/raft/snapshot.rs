@@ -6,7 +6,7 @@
 //! The head says what the snapshot covers and who is in the group; the image is the machine's, with checksums
 //! of its own ([`weft_state::machine::ImageLoader`]).
 //!
-//! - [`file`]: one file: opening, checking, loading, writing.
+//! - [`file`](mod@file): one file: opening, checking, loading, writing.
 //! - [`folder`]: which ones there are, and which is the newest.
 //! - [`incoming`]: one on its way from the leader, which survives a broken connection.
 
