@@ -6,7 +6,7 @@
 //!            │                         runtime of one thread, clock that moves when it is told to
 //!            └── nemesis: power loss, torn writes, partitions, loss, delay, stopped processes, skewed clocks, slow disks
 //! ```
-//! - [`run`]: one run: form a group, let clients work while things go wrong, heal, check.
+//! - [`mod@run`]: one run: form a group, let clients work while things go wrong, heal, check.
 //! - [`world`]: machines ([`host`]), disks ([`disk`]), the network ([`net`]), and time.
 //! - [`server`]: what runs on a machine. [`ledger`]: what it applied. [`workload`]: what clients do.
 //! - [`nemesis`]: what goes wrong. [`invariants`]: what must hold.
