@@ -16,8 +16,11 @@ mod ports;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +35,7 @@ use crate::api::probes::{self, ProbesApi};
 use crate::api::read::Reader;
 use crate::api::registry::RegistryApi;
 use crate::api::weft::{WeftApi, WeftParts};
+use crate::backup::{self, BackupStats};
 use crate::catalog::{Catalog, RegistryChanges};
 use crate::config::ServerConfig;
 use crate::dns;
@@ -140,12 +144,14 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     });
 
     metrics::raft(&telemetry, coordinator.clone());
+    metrics::wal(&telemetry, &coordinator);
     metrics::store(&telemetry, coordinator.clone());
     metrics::clients(&telemetry, watches.clone(), weft.clone(), xds.clone());
     metrics::mesh(&telemetry, gossip.clone(), catalog.clone());
 
     let (drain, draining) = weft_core::drain::channel();
     let grpc = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
+    let grpc = grpc.layer(axum::middleware::from_fn_with_state(telemetry.clone(), observe_grpc));
     let http = http::router(
         RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
         ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() },
@@ -163,6 +169,15 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     upkeep.spawn(async move {
         stopped.run_until_cancelled(feed).await;
     });
+    if let Some(options) = config.backup {
+        let stats = BackupStats::default();
+        metrics::backups(&telemetry, stats.clone());
+        let (backups, stopped) =
+            (backup::schedule::run(coordinator.clone(), options, stats), stop.drain.clone());
+        upkeep.spawn(async move {
+            stopped.run_until_cancelled(backups).await;
+        });
+    }
     if !config.join.is_empty() {
         upkeep.spawn(join::join(coordinator.clone(), gossip.clone(), stop.drain.clone()));
     }
@@ -217,6 +232,19 @@ fn grpc_router(
     routes.add_service(xds.service());
     routes.routes().prepare().into_axum_router()
 }
+
+/// Counts a request once its answer has begun.
+async fn observe_grpc(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let uri = request.uri().clone();
+    let response = next.run(request).await;
+    let known = response.headers().get("grpc-status").is_none_or(|status| status != UNIMPLEMENTED);
+    telemetry.grpc_request(uri.path(), known, begun.elapsed());
+    response
+}
+
+/// gRPC's code for a method that does not exist, as it is in a header.
+const UNIMPLEMENTED: &str = "12";
 
 impl RunningServer {
     /// Where it listens.

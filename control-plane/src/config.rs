@@ -3,11 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use weft_core::limits::MEMBER_NAME_BYTES_MAX;
 use weft_gossip::timing::GossipTiming;
 pub use weft_state::retention::HistoryLimits;
 
+use crate::backup::BackupOptions;
 use crate::raft::{RaftTiming, SNAPSHOT_EVERY};
 
 /// gRPC: etcd v3, weft.v1, xDS. etcd's own port, so that its clients need no option.
@@ -20,6 +22,8 @@ pub const DNS_PORT: u16 = 8600;
 pub const PEER_PORT: u16 = 2380;
 /// Gossip, UDP and TCP.
 pub const GOSSIP_PORT: u16 = 7946;
+/// Least time between two backups.
+const BACKUP_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Nothing is reachable from other machines unless asked for.
 pub const BIND: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -56,6 +60,8 @@ pub struct ServerConfig {
     pub snapshot_every: u64,
     /// How much history the group keeps while this server leads it; all servers should have the same.
     pub history: HistoryLimits,
+    /// Backups to a folder, if any are made.
+    pub backup: Option<BackupOptions>,
 }
 
 /// Why a configuration was refused. Each is one line that names the flag.
@@ -97,6 +103,14 @@ pub enum ConfigError {
         /// As given.
         bind: IpAddr,
     },
+    /// Backups without a pause, or none that are kept.
+    #[error("--backup-interval {interval:?} and --backup-keep {keep}: allowed are 1s or more, and 1 or more")]
+    Backup {
+        /// As given.
+        interval: Duration,
+        /// As given.
+        keep: usize,
+    },
     /// No snapshots at all.
     #[error("snapshot_every is 0: allowed is 1 or more log entries")]
     SnapshotEvery,
@@ -120,6 +134,7 @@ impl ServerConfig {
             gossip: GossipTiming::default(),
             snapshot_every: SNAPSHOT_EVERY,
             history: HistoryLimits::default(),
+            backup: None,
         }
     }
 
@@ -149,6 +164,11 @@ impl ServerConfig {
         }
         if let Some(seen) = self.advertise.filter(|ip| ip.is_unspecified() || ip.is_multicast()) {
             return Err(ConfigError::Advertise { seen });
+        }
+        if let Some(BackupOptions { interval, keep, .. }) = &self.backup
+            && (*interval < BACKUP_INTERVAL_MIN || *keep == 0)
+        {
+            return Err(ConfigError::Backup { interval: *interval, keep: *keep });
         }
         if self.snapshot_every == 0 {
             return Err(ConfigError::SnapshotEvery);

@@ -7,6 +7,7 @@
 //! - [`config`], [`error`]: what a server is told at start, and why it would not start.
 //! - [`raft`]: the one place that names openraft. [`raft::Coordinator`] proposes, reads, and tells who leads.
 //! - [`wal`]: the log on disk: segments, checksums, group commit, recovery.
+//! - [`backup`]: files with the whole state; making them at intervals.
 //! - [`lease_driver`]: the leader's clock for leases.
 //! - [`watch_driver`]: hands the watch hub's events to the tasks that wait for them.
 //! - [`catalog`]: registry and gossip merged with provenance.
@@ -23,6 +24,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod backup;
 mod blocking;
 pub mod catalog;
 pub mod config;

@@ -13,6 +13,7 @@
 //! - [`network`], [`service`]: the two ends of the peer port. [`forward`], [`link`]: what followers ask the leader.
 //! - [`driver`]: the tasks, start and stop. [`upkeep`]: those that keep memory and disk bounded. [`leader`]: what only a leader answers. [`join`]: becoming a member.
 //! - [`image`]: the state as bytes, for backups. [`describe`]: a log entry in words.
+//! - [`restore`]: a saved state becomes the data folder of a new group.
 //! - [`coordinator`]: what the rest of the server sees.
 
 mod batcher;
@@ -30,6 +31,7 @@ mod leader;
 mod link;
 mod log_store;
 mod network;
+pub mod restore;
 mod rounds;
 mod service;
 mod snapshot;

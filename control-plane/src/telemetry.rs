@@ -1,11 +1,12 @@
 //! The numbers on `/metrics`. What others own (raft, store, watches, gossip) is read at each scrape, by
 //! the probes given to [`Telemetry::on_scrape`]; what happens by the request is counted as it happens.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use weft_core::metrics::{Counter, Counters, Gauge, Histograms, Registry, SECONDS_BUCKETS};
+use parking_lot::{Mutex, RwLock};
+use weft_core::metrics::{Counter, Counters, Gauge, Histogram, Histograms, OTHER, Registry, SECONDS_BUCKETS};
 
 /// Metrics of one server. Clones share them.
 #[derive(Clone)]
@@ -17,6 +18,9 @@ struct Inner {
     registry: Registry,
     http_requests: Counters,
     http_seconds: Histograms,
+    grpc_seconds: Histograms,
+    /// Those of methods that exist, by path, so that a request costs one look-up.
+    grpc_methods: RwLock<HashMap<String, Histogram>>,
     /// Run in order at each scrape. Held while they run, so that two scrapes do not count twice.
     probes: Mutex<Vec<Box<dyn Fn() + Send>>>,
 }
@@ -42,8 +46,24 @@ impl Telemetry {
             &SECONDS_BUCKETS,
             &["route"],
         );
+        let grpc_seconds = registry.histograms(
+            "weft_grpc_request_duration_seconds",
+            "Time from request to the answer's head on the gRPC port, by method; of a stream, until it is open",
+            &SECONDS_BUCKETS,
+            &["method"],
+        );
         let probes = Mutex::new(Vec::new());
-        Self { inner: Arc::new(Inner { registry, http_requests, http_seconds, probes }) }
+        let grpc_methods = RwLock::default();
+        Self {
+            inner: Arc::new(Inner {
+                registry,
+                http_requests,
+                http_seconds,
+                grpc_seconds,
+                grpc_methods,
+                probes,
+            }),
+        }
     }
 
     /// Where further metrics are registered.
@@ -65,6 +85,18 @@ impl Telemetry {
     pub fn http_request(&self, route: &str, status: u16, took: Duration) {
         self.inner.http_requests.with(&[route, &status.to_string()]).inc();
         self.inner.http_seconds.with(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// One request on the gRPC port. `known`: there is such a method; clients may name any.
+    pub fn grpc_request(&self, path: &str, known: bool, took: Duration) {
+        let method = if known { path } else { OTHER };
+        let seconds = took.as_secs_f64();
+        if let Some(histogram) = self.inner.grpc_methods.read().get(method) {
+            return histogram.observe(seconds);
+        }
+        let histogram = self.inner.grpc_seconds.with(&[method.trim_start_matches('/')]);
+        histogram.observe(seconds);
+        self.inner.grpc_methods.write().insert(method.to_owned(), histogram);
     }
 
     /// All metrics as text.
@@ -98,6 +130,20 @@ mod tests {
         let text = telemetry.scrape();
         assert!(text.contains(r#"weft_http_requests_total{route="/register",status="400"} 2"#), "{text}");
         assert!(text.contains("# HELP weft_http_request_duration_seconds"), "{text}");
+    }
+
+    #[test]
+    fn grpc_requests_are_counted_by_method_and_those_of_unknown_ones_together() {
+        let telemetry = Telemetry::new();
+        telemetry.grpc_request("/etcdserverpb.KV/Put", true, Duration::from_millis(3));
+        telemetry.grpc_request("/etcdserverpb.KV/Put", true, Duration::from_millis(3));
+        for i in 0..9 {
+            telemetry.grpc_request(&format!("/no/{i}"), false, Duration::ZERO);
+        }
+        let text = telemetry.scrape();
+        let count = |method: &str| format!("weft_grpc_request_duration_seconds_count{{method=\"{method}\"}}");
+        assert!(text.contains(&format!("{} 2", count("etcdserverpb.KV/Put"))), "{text}");
+        assert!(text.contains(&format!("{} 9", count("other"))), "{text}");
     }
 
     #[test]

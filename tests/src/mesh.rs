@@ -138,6 +138,24 @@ impl Mesh {
         mesh
     }
 
+    /// No servers yet.
+    pub fn empty() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary folder"), servers: Vec::new() }
+    }
+
+    /// Starts one more server, with the folder of its name as data folder. It joins the first one, if there is one.
+    pub async fn add_server(&mut self, name: &str) {
+        let mut server = Server {
+            name: name.to_owned(),
+            data_dir: self.folder(name),
+            addrs: None,
+            join: self.servers.first().map(Server::gossip).into_iter().collect(),
+            process: None,
+        };
+        server.start().await;
+        self.servers.push(server);
+    }
+
     /// Waits until a running server counts `count` voters and all running servers are ready.
     pub async fn wait_for_voters(&self, count: usize) {
         for server in self.servers.iter().filter(|s| s.runs()) {

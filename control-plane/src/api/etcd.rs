@@ -19,6 +19,7 @@ pub mod limits;
 mod maintenance;
 mod pager;
 mod read_txn;
+mod snapshot;
 pub mod status;
 mod stream_end;
 mod txn_keys;

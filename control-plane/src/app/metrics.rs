@@ -6,6 +6,7 @@ use weft_gossip::driver::GossipHandle;
 use weft_gossip::member::MemberState;
 
 use crate::api::weft::WeftApi;
+use crate::backup::BackupStats;
 use crate::catalog::Catalog;
 use crate::dns::server::DnsCounters;
 use crate::listener::ListenerMetrics;
@@ -50,6 +51,14 @@ pub(super) fn raft(telemetry: &Telemetry, coordinator: Coordinator) {
     let snapshot = r.gauge("weft_raft_snapshot_index", "Last entry in the newest snapshot");
     let wal = r.gauge("weft_raft_wal_bytes", "Bytes of the log on disk");
     let fsyncs = r.counter("weft_raft_fsyncs", "Syncs of the log since start");
+    let quorum = r.gauge(
+        "weft_raft_quorum_age_milliseconds",
+        "On the leader: time since a majority last confirmed it; -1 elsewhere",
+    );
+    let lag = r.gauge(
+        "weft_raft_replication_lag_entries",
+        "On the leader: entries that the slowest server of the group does not have yet; 0 elsewhere",
+    );
     let slowest = r.gauge("weft_raft_fsync_slowest_microseconds", "The slowest sync of the log since start");
     let peers = r.gauges("weft_raft_peers", "Servers of the group, by part", &["role"]);
     telemetry.on_scrape(move || {
@@ -64,6 +73,10 @@ pub(super) fn raft(telemetry: &Telemetry, coordinator: Coordinator) {
         set(&wal, s.wal_bytes);
         raise(&fsyncs, s.fsyncs);
         set(&slowest, u64::try_from(s.fsync_slowest.as_micros()).unwrap_or(u64::MAX));
+        let age = s.quorum_ack_age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        quorum.set(age);
+        let behind = s.peers.iter().filter_map(|p| p.matched).map(|m| s.last_log.saturating_sub(m)).max();
+        set(&lag, behind.unwrap_or(0));
         let voters = s.peers.iter().filter(|p| p.voter).count();
         set(&peers.with(&["voter"]), voters as u64);
         set(&peers.with(&["learner"]), (s.peers.len() - voters) as u64);
@@ -94,6 +107,51 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
             set(&backlog, held.backlog);
             set(&leases, m.all_lease_terms().len() as u64);
         });
+    });
+}
+
+/// Backups.
+pub(super) fn backups(telemetry: &Telemetry, stats: BackupStats) {
+    let r = telemetry.registry();
+    let done = r.counter("weft_backups", "Backups made since start");
+    let failed =
+        r.counter("weft_backup_failures", "Attempts to make a backup that failed; they are repeated");
+    let bytes = r.gauge("weft_backup_last_bytes", "Bytes of the last backup");
+    let revision = r.gauge("weft_backup_last_revision", "Revision of the last backup");
+    let age =
+        r.gauge("weft_backup_last_age_seconds", "Time since the last backup was made; -1: none since start");
+    telemetry.on_scrape(move || {
+        raise(&done, stats.done());
+        raise(&failed, stats.failed());
+        set(&bytes, stats.bytes());
+        set(&revision, stats.revision());
+        age.set(stats.age().map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
+    });
+}
+
+/// The log on disk.
+pub(super) fn wal(telemetry: &Telemetry, coordinator: &Coordinator) {
+    let r = telemetry.registry();
+    let stats = coordinator.wal_stats().clone();
+    let segments = r.gauge("weft_wal_segments", "Segment files of the log, spares left out");
+    let entries = r.counter("weft_wal_entries", "Entries written to the log since start");
+    let bytes = r.counter("weft_wal_written_bytes", "Bytes written to the log since start");
+    let fsync = r.counter("weft_wal_fsync_microseconds", "Time spent in syncs of the log since start");
+    let made = r.counter("weft_wal_files_made", "Segment files made since start");
+    let reused = r.counter("weft_wal_files_reused", "Segment files kept for another use since start");
+    let full =
+        r.gauge("weft_wal_disk_full", "1 while there is no space for the next segment: writes are refused");
+    let stalled = r.gauge("weft_wal_stalled", "1 while the log waits for space with something in hand");
+    telemetry.on_scrape(move || {
+        set(&segments, stats.segments());
+        raise(&entries, stats.appended_entries());
+        raise(&bytes, stats.appended_bytes());
+        raise(&fsync, u64::try_from(stats.fsync_total().as_micros()).unwrap_or(u64::MAX));
+        let (files_made, files_reused) = stats.files_made_and_reused();
+        raise(&made, files_made);
+        raise(&reused, files_reused);
+        full.set(i64::from(stats.is_full()));
+        stalled.set(i64::from(stats.is_stalled()));
     });
 }
 

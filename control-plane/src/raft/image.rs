@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weft_state::machine::{ImageWalk, WalkLost};
+use weft_state::{
+    command::Revision,
+    machine::{ImageWalk, WalkLost},
+};
 
 use super::state_machine::Replica;
 
@@ -15,13 +18,25 @@ const PIECE_BYTES: usize = 256 * 1024;
 pub struct StateImage {
     replica: Arc<Replica>,
     walk: ImageWalk,
+    revision: Revision,
+    applied_index: u64,
     done: bool,
 }
 
 impl StateImage {
     pub(super) fn begin(replica: Arc<Replica>) -> Self {
-        let walk = replica.begin_image();
-        Self { replica, walk, done: false }
+        let (walk, revision, applied_index) = replica.begin_image();
+        Self { replica, walk, revision, applied_index, done: false }
+    }
+
+    /// The revision of its moment.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The last log entry that it has.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
     }
 
     /// The next bytes; none if that was all. Takes a millisecond or so.

@@ -23,7 +23,7 @@ use tokio::{
 };
 use weft_state::{
     auth::AuthState,
-    command::{Command, Event},
+    command::{Command, Event, Revision},
     machine::{ImageWalk, Machine},
 };
 
@@ -393,9 +393,10 @@ impl Replica {
         }
     }
 
-    /// Begins an image of this moment.
-    pub(super) fn begin_image(&self) -> ImageWalk {
-        self.machine.write().begin_image()
+    /// Begins an image of this moment; with its revision and applied index.
+    pub(super) fn begin_image(&self) -> (ImageWalk, Revision, u64) {
+        let mut machine = self.machine.write();
+        (machine.begin_image(), machine.revision(), machine.applied_index())
     }
 
     fn write_piece(&self, mut part: Box<(ImageWalk, SnapshotWriter)>) -> io::Result<Piece> {

@@ -60,12 +60,38 @@ async fn what_is_not_offered_says_so_and_what_to_do_instead() {
         refusal(server.cluster().member_add(pb::MemberAddRequest::default()).await),
         refusal(server.cluster().member_remove(pb::MemberRemoveRequest::default()).await),
         refusal(server.maintenance().move_leader(pb::MoveLeaderRequest::default()).await),
-        refusal(server.maintenance().snapshot(pb::SnapshotRequest::default()).await),
     ];
     for (code, text) in refusals {
         assert_eq!(code, Code::Unimplemented);
         assert!(text.starts_with("etcdserver: ") && text.contains("is not offered by weft: "), "{text}");
     }
+    server.stop().await;
+}
+
+/// P11: a piece at a time, with its SHA-256 behind it; of the moment at which it began.
+#[tokio::test]
+async fn a_snapshot_is_the_state_of_one_moment_and_ends_with_its_sha256() {
+    let server = Server::start().await;
+    for i in 0..200 {
+        server.put(&format!("k{i:03}"), &"v".repeat(4000)).await;
+    }
+    let mut stream =
+        server.maintenance().snapshot(pb::SnapshotRequest::default()).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().expect("a first piece");
+    let revision = first.header.expect("has a header").revision;
+    server.put("later", "x").await;
+    let (mut pieces, mut bytes) = (1, first.blob.to_vec());
+    while let Some(piece) = stream.message().await.unwrap() {
+        pieces += 1;
+        bytes.extend_from_slice(&piece.blob);
+    }
+    assert!(pieces > 3, "{pieces} pieces");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("snapshot");
+    std::fs::write(&file, &bytes).unwrap();
+    let backup = weft_control_plane::backup::Backup::read(&file).unwrap();
+    assert!(backup.has_sha256);
+    assert_eq!((backup.machine.revision(), backup.machine.key_count()), (revision, 200));
     server.stop().await;
 }
 

@@ -23,7 +23,7 @@
 //! - [`lease`], [`session`]: leases; a session keeps its own alive and knows when it is lost, also
 //!   without any network.
 //! - [`semaphore`], [`lock`], [`election`]: coordination. Each grant carries a fencing token.
-//! - [`mesh`]: services, endpoints, members, status.
+//! - [`mesh`]: services, endpoints, members, status. [`snapshot`]: the whole state, for backups.
 
 pub mod client;
 mod deadline;
@@ -39,6 +39,7 @@ pub mod login;
 pub mod mesh;
 pub mod semaphore;
 pub mod session;
+pub mod snapshot;
 pub mod watch;
 
 pub use client::{Client, Options};

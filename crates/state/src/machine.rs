@@ -425,6 +425,40 @@ impl Machine {
         image
     }
 
+    /// The same, piece by piece.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn write_image<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut walk = ImageWalk::of(&self.store, self.beside(), self.position());
+        let mut piece = Vec::new();
+        let mut more = true;
+        while more {
+            more = walk
+                .step(&self.store, &mut piece)
+                .expect("the machine is borrowed, so that nobody replaces it");
+            write(&piece)?;
+            piece.clear();
+        }
+        Ok(())
+    }
+
+    /// Moves on to a new life of the same keys: the revision grows by `revisions`, all history before that is
+    /// compacted, and the state stands at one log entry further on. If `revisions` is larger than the number of
+    /// changes that this state has not seen, no revision and no fencing token that was ever answered is answered
+    /// again (P17, L11), and whoever watched the former life hears `Compacted`. False, and nothing happens, if
+    /// `revisions` is not positive or the sum is out of range.
+    ///
+    /// For a state that was saved and starts again elsewhere; never on a replica of a running group.
+    pub fn begin_epoch(&mut self, revisions: Revision) -> bool {
+        if revisions <= 0 || !self.store.begin_epoch(revisions) {
+            return false;
+        }
+        self.applied_index += 1;
+        self.applied_term = self.applied_term.max(1);
+        true
+    }
+
     /// Begins an image of this moment, in constant time. While it is written, commands may be applied; what
     /// it needs is kept until it is dropped.
     pub fn begin_image(&mut self) -> ImageWalk {

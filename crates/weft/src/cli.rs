@@ -14,6 +14,7 @@ mod proxy;
 mod semaphore;
 mod server;
 mod services;
+mod snapshot;
 mod status;
 mod token;
 mod txn_format;
@@ -54,6 +55,7 @@ Coordinate:
   elect         Run a command while leading an election, or follow who leads
 
 Data:
+  snapshot      Save the whole state to a file, check it, start anew from it
   wal           Check or print the log of a server that does not run
 
 More:
@@ -101,6 +103,7 @@ enum Command {
     Lock(lock::Lock),
     Semaphore(semaphore::Semaphore),
     Elect(elect::Elect),
+    Snapshot(snapshot::Snapshot),
     Wal(wal::Wal),
     Completions(completions::Completions),
 }
@@ -121,6 +124,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Lock(command) => client(command.run()),
         Command::Semaphore(command) => client(command.run()),
         Command::Elect(command) => client(command.run()),
+        Command::Snapshot(command) => client(command.run()),
         Command::Wal(command) => client(command.run()),
         Command::Completions(command) => Ok(command.run()),
     }

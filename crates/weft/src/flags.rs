@@ -67,7 +67,7 @@ pub(crate) fn host_name() -> String {
 }
 
 /// Where a role keeps its data unless told otherwise: under the working folder, by role and name.
-fn default_data_dir(role: &str, name: &str) -> PathBuf {
+pub(crate) fn default_data_dir(role: &str, name: &str) -> PathBuf {
     // A name is a label and may hold anything; a folder's name may not.
     let safe =
         |letter: char| if letter.is_alphanumeric() || matches!(letter, '-' | '_') { letter } else { '_' };

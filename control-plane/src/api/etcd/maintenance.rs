@@ -1,6 +1,6 @@
 //! `Maintenance`: how this server is doing.
 
-use futures::stream::Empty;
+use futures::stream::BoxStream;
 use tonic::{Request, Status};
 use weft_state::command::{KeyValue, Range, Revision};
 use weft_state::error::StoreError;
@@ -9,7 +9,7 @@ use weft_xds_proto::etcdserverpb as pb;
 use weft_xds_proto::etcdserverpb::alarm_request::AlarmAction;
 
 use super::pager::Pager;
-use super::{API_VERSION, Answer, Api, status};
+use super::{API_VERSION, Answer, Api, snapshot, status};
 
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Api {
@@ -84,14 +84,14 @@ impl pb::maintenance_server::Maintenance for Api {
         Ok(pb::HashKvResponse { header, hash, compact_revision, hash_revision }.into())
     }
 
-    type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
 
+    /// In Weft's format, for `weft snapshot restore`.
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
         self.admit_admin(request.metadata()).await?;
-        Err(status::not_offered(
-            "a snapshot in etcd's file format",
-            "stop one server and copy its data folder, or read the keys with a range at one revision",
-        ))
+        let image = self.coordinator.begin_image();
+        let header = self.header_at(image.revision());
+        Ok(snapshot::stream(image, header).into())
     }
 
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {

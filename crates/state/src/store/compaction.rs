@@ -46,6 +46,15 @@ impl Store {
         Ok(())
     }
 
+    /// Moves the revision on and forgets all history; false if it would be out of range.
+    pub(crate) fn begin_epoch(&mut self, revisions: Revision) -> bool {
+        let Some(revision) = self.revision.checked_add(revisions) else { return false };
+        self.revision = revision;
+        self.compacted = revision;
+        while self.scrub(usize::MAX) {}
+        true
+    }
+
     /// What is held of the past. Answers without a walk.
     pub(crate) fn history_held(&self) -> HistoryHeld {
         let backlog = self.changes.len_before(self.compacted);

@@ -1,7 +1,8 @@
 //! Images: what comes back equals what went in, and nothing else comes back.
 
 use weft_state::{
-    command::Command,
+    command::{Command, DeleteRange, Put, Range},
+    error::StoreError,
     machine::{ImageCheck, ImageError, ImageLoader, Machine, WalkLost},
 };
 
@@ -168,4 +169,41 @@ fn image_of_a_newer_build_is_refused_by_name() {
     );
     let foreign = Machine::from_image(b"{\"json\": true, \"and\": \"long enough\"}").unwrap_err();
     assert!(matches!(foreign, ImageError::NotAnImage { .. }), "{foreign}");
+}
+
+/// P17, L11: what starts again from an old state answers nothing that the former life could have answered.
+#[test]
+fn a_new_epoch_is_above_everything_that_the_former_one_answered() {
+    let mut machine = Machine::new();
+    for index in 1..20u64 {
+        let key = format!("k{}", index % 3).into();
+        machine.apply(index, 4, &Command::Put(Put { key, value: "v".into(), ..Put::default() }));
+    }
+    machine.apply(20, 4, &Command::DeleteRange(DeleteRange { key: "k0".into(), ..DeleteRange::default() }));
+    let saved = machine.image();
+    for index in 21..60u64 {
+        machine.apply(index, 4, &Command::Put(Put { key: "later".into(), ..Put::default() }));
+    }
+    let mut restored = Machine::from_image(&saved).expect("loads");
+    let all = Range { key: "\0".into(), range_end: "\0".into(), ..Range::default() };
+    let before = restored.range(&all).expect("reads").kvs;
+    assert!(restored.begin_epoch(1000));
+    assert_eq!(restored.range(&all).expect("reads").kvs, before, "the keys are as they were");
+    assert!(restored.revision() > machine.revision());
+    assert_eq!((restored.compacted(), restored.history_held().changes), (restored.revision(), 0));
+    for seen in [1, 10, machine.revision()] {
+        let events = restored.events(b"\0", b"\0", seen, restored.revision(), 10);
+        assert!(matches!(events, Err(StoreError::Compacted { .. })), "from {seen}");
+    }
+    let applied = restored.apply(
+        restored.applied_index() + 1,
+        5,
+        &Command::Put(Put { key: "n".into(), ..Put::default() }),
+    );
+    assert!(applied.revision > machine.revision());
+    // And it is a state like any other.
+    let again = Machine::from_image(&restored.image()).expect("loads");
+    assert_eq!(again.hash(), restored.hash());
+    let revision = restored.revision();
+    assert!(!restored.begin_epoch(0) && !restored.begin_epoch(i64::MAX) && restored.revision() == revision);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
+use weft_control_plane::backup::schedule::{BACKUP_INTERVAL, BACKUP_KEEP, BackupOptions};
 use weft_control_plane::config::{self, HistoryLimits, ServerConfig};
 use weft_core::config::parse_duration;
 
@@ -71,6 +72,16 @@ pub(crate) struct ServerFlags {
     /// MiB of replaced and deleted values above which the older half of history goes; 0: no limit; default: 256
     #[arg(long, env = "WEFT_HISTORY_MIB", value_name = "MIB")]
     pub(crate) history_mib: Option<u64>,
+    /// Folder in which backups of the whole state are made; default: none are made
+    #[arg(long, env = "WEFT_BACKUP_DIR", value_name = "FOLDER")]
+    pub(crate) backup_dir: Option<PathBuf>,
+    /// Time between two backups, such as 30m; default: 1h
+    #[arg(long, env = "WEFT_BACKUP_INTERVAL", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) backup_interval: Option<Duration>,
+    /// How many of the newest backups are kept; default: 24
+    #[arg(long, env = "WEFT_BACKUP_KEEP", value_name = "N")]
+    pub(crate) backup_keep: Option<usize>,
     /// What is logged to stderr: error, warn, info, debug or trace, also per module, such as
     /// info,weft_gossip=debug; default: info
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
@@ -90,7 +101,8 @@ impl ServerFlags {
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
-            history_age, history_changes, history_mib, log_level, log_format,
+            history_age, history_changes, history_mib, backup_dir, backup_interval, backup_keep,
+            log_level, log_format,
         );
         self
     }
@@ -119,6 +131,11 @@ impl ServerFlags {
             gossip_port: self.gossip_port.unwrap_or(config::GOSSIP_PORT),
             join: self.join.unwrap_or_default(),
             history,
+            backup: self.backup_dir.map(|folder| BackupOptions {
+                folder,
+                interval: self.backup_interval.unwrap_or(BACKUP_INTERVAL),
+                keep: self.backup_keep.unwrap_or(BACKUP_KEEP),
+            }),
             ..defaults
         }
     }

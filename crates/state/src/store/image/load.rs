@@ -66,6 +66,11 @@ impl ImageLoader {
         frames.feed(bytes, |record, is_last| build.record(record, is_last))
     }
 
+    /// Whether the image's end has come: further bytes do not belong to it.
+    pub fn is_complete(&self) -> bool {
+        self.frames.ended
+    }
+
     pub(crate) fn finish(self) -> Result<(Store, Beside, LogPosition), ImageError> {
         self.frames.finish()?;
         self.build.finish()
