@@ -33,6 +33,5 @@ found! {
     a_command_applied_twice_is_found: "duplicate-apply" within 8,
     a_key_that_outlives_its_lease_is_found: "key-outlives-lease" within 8,
     a_change_lost_to_compaction_is_found: "compaction-loses-delete" within 8,
-    a_gap_behind_a_snapshot_is_found: "watch-gap" within 16,
     a_wrong_revision_after_restore_is_found: "revision-after-restore" within 8,
 }
