@@ -36,14 +36,17 @@ pub fn store(error: &StoreError) -> Status {
         | StoreError::LeaseTtlOutOfRange { .. }
         | StoreError::ReservedKey
         | StoreError::PermitsOverLimit { .. }
-        | StoreError::NameOutOfRange { .. } => Status::invalid_argument(error.to_string()),
+        | StoreError::NameOutOfRange { .. }
+        | StoreError::QuotaMarks { .. } => Status::invalid_argument(error.to_string()),
         StoreError::Compacted { .. } | StoreError::FutureRevision { .. } => {
             Status::out_of_range(error.to_string())
         }
         StoreError::KeyNotFound => Status::not_found(error.to_string()),
         StoreError::LeaseExists { .. } => Status::already_exists(error.to_string()),
         StoreError::StaleToken { .. } => Status::failed_precondition(error.to_string()),
-        StoreError::Full { .. } => Status::resource_exhausted(error.to_string()),
+        StoreError::Full { .. } | StoreError::SpaceExceeded { .. } => {
+            Status::resource_exhausted(error.to_string())
+        }
         StoreError::Auth(error) => auth(error),
         StoreError::TooLateToKnow { known_from } => too_late(error, *known_from),
         StoreError::AnswerNotKept { .. } => Status::already_exists(error.to_string()),

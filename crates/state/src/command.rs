@@ -92,6 +92,13 @@ pub enum Command {
     /// A command with who asks for it, or with a name by which a repetition is recognised. One without
     /// both travels bare.
     Enclosed(Box<Envelope>),
+    /// Bound what clients may store under a prefix.
+    SetQuota {
+        /// What keys begin with; empty is all keys but Weft's own.
+        prefix: Bytes,
+        /// None takes the quota away.
+        quota: Option<Quota>,
+    },
 }
 
 /// What is known about a command beside what it does.
@@ -103,6 +110,15 @@ pub struct Envelope {
     pub request: Option<RequestId>,
     /// What to do; not an envelope itself.
     pub command: Command,
+}
+
+/// How many bytes of keys and values may exist under a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Above it, operators are told. At most the hard mark.
+    pub soft_bytes: u64,
+    /// Above it, writes that need more are refused with `SpaceExceeded`; at least 1.
+    pub hard_bytes: u64,
 }
 
 impl Command {
@@ -494,6 +510,8 @@ pub enum Response {
     Noop,
     /// To `Auth`.
     Auth,
+    /// To `SetQuota`.
+    SetQuota,
 }
 
 /// Where an acquire or a campaign stands right after it was applied.

@@ -106,6 +106,31 @@ pub enum StoreError {
         /// Present holder's, 0 if there is none.
         current: Revision,
     },
+    /// A write would bring a quota above its hard mark.
+    #[error(
+        "database space exceeded: keys with prefix {prefix:?} have {used_bytes} bytes, {needed_bytes} more \
+         exceed the quota of {limit} bytes; delete some or raise the quota"
+    )]
+    SpaceExceeded {
+        /// Of the quota.
+        prefix: String,
+        /// Bytes there before.
+        used_bytes: u64,
+        /// Bytes the command adds.
+        needed_bytes: u64,
+        /// The hard mark.
+        limit: u64,
+    },
+    /// Marks that no quota can have.
+    #[error(
+        "quota of {soft_bytes} bytes soft and {hard_bytes} bytes hard: soft is at most hard, hard at least 1"
+    )]
+    QuotaMarks {
+        /// Given.
+        soft_bytes: u64,
+        /// Given.
+        hard_bytes: u64,
+    },
     /// A queue or table is full.
     #[error("{what} is full: limit {limit}")]
     Full {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     auth::{Access, AuthError, AuthState, Caller, guard},
-    command::{Applied, Command, Event, LeaseId, Range, RangeResponse, Response, Revision},
+    command::{Applied, Command, Event, KeyValue, LeaseId, Range, RangeResponse, Response, Revision},
     defect::{Defect, planted},
     error::StoreError,
     lease::{self, LeaseTerms},
@@ -21,6 +21,7 @@ use crate::{
         compaction::SCRUB_PER_COMMAND,
         digest::Digest,
         image::{Beside, LogPosition},
+        key::Key,
         txn,
     },
 };
@@ -33,6 +34,8 @@ pub use crate::{
     store::{
         compaction::HistoryHeld,
         image::{ImageCheck, ImageError, ImageLoader, ImageWalk, WalkLost},
+        quota::{QUOTAS_MAX, QuotaView},
+        range::RangeCursor,
     },
 };
 
@@ -231,6 +234,9 @@ impl Machine {
             Command::Noop => Ok(Response::Noop),
             Command::Auth(change) => auth.change(change).map(|()| Response::Auth),
             Command::Enclosed(_) => Err(StoreError::NestedEnvelope),
+            Command::SetQuota { prefix, quota } => {
+                store.set_quota(prefix, *quota).map(|()| Response::SetQuota)
+            }
         }
     }
 
@@ -291,6 +297,29 @@ impl Machine {
         self.store.range(r)
     }
 
+    /// Begins to read a range chunk by chunk, in key order: its sort is not looked at. All chunks are of one
+    /// revision, and no more is in memory than one of them (P11).
+    ///
+    /// # Errors
+    /// As [`Machine::range`].
+    pub fn range_cursor(&self, r: &Range) -> Result<RangeCursor, StoreError> {
+        self.store.range_cursor(r)
+    }
+
+    /// The next key-values of a cursor, of about `bytes_max` bytes in all and at least one if there is one
+    /// near; none when that was all. A chunk may be empty where few of many keys match.
+    ///
+    /// # Errors
+    /// `Compacted` if the cursor's revision was compacted meanwhile: part of an answer never passes for the
+    /// whole (A10).
+    pub fn range_chunk(
+        &self,
+        cursor: &mut RangeCursor,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<KeyValue>>, StoreError> {
+        self.store.range_chunk(cursor, bytes_max.max(1))
+    }
+
     /// What changed in a range of keys (etcd's conventions) from revision `from` to `to_inclusive`, in
     /// order, previous values included. Whole revisions: it stops after the one that reaches `max_events`.
     ///
@@ -331,6 +360,11 @@ impl Machine {
         self.store.data_bytes()
     }
 
+    /// All quotas, sorted by prefix.
+    pub fn quotas(&self) -> Vec<QuotaView> {
+        self.store.quotas().collect()
+    }
+
     /// What is held of the past.
     pub fn history_held(&self) -> HistoryHeld {
         self.store.history_held()
@@ -345,7 +379,7 @@ impl Machine {
     /// A lease with its keys; none if there is no such lease.
     pub fn lease(&self, id: LeaseId) -> Option<LeaseView> {
         let lease = self.store.leases.get(id)?;
-        Some(LeaseView { id, ttl_secs: lease.ttl_secs, keys: lease.keys.iter().cloned().collect() })
+        Some(LeaseView { id, ttl_secs: lease.ttl_secs, keys: lease.keys.iter().map(Key::to_bytes).collect() })
     }
 
     /// A lease's granted time to live, without its keys.

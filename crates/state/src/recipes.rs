@@ -46,7 +46,7 @@ impl Recipes {
     pub(crate) fn load(store: &Store) -> Result<Self, String> {
         let mut recipes = Self::default();
         for (key, version) in store.live(KeyRange::Between(RESERVED_PREFIX, RESERVED_END)) {
-            let Some(kv) = version.key_value(key) else { continue };
+            let Some(kv) = version.key_value(key.to_bytes()) else { continue };
             let known = match ReservedKey::parse(&kv.key) {
                 Some(ReservedKey::Semaphore { name, part }) => recipes.semaphores.load(name, part, &kv),
                 Some(ReservedKey::Election { name, part }) => recipes.elections.load(name, part, &kv),

@@ -1,9 +1,9 @@
 //! The MVCC key-value store: etcd's data model in memory.
 //!
-//! One ordered map leads from a key to all its versions (`key_index`); one log leads from a revision to
-//! the keys it changed (`revision`). Everything else is a walk over one of the two: reads (`range`)
-//! over the first, watch history (`history`) over whichever is shorter. Keys and values are shared
-//! [`Bytes`](bytes::Bytes): no read, event or answer copies them.
+//! One ordered map (`key_map`) leads from a key to all its versions (`key_index`); one log leads from a revision
+//! to the keys it changed (`revision`). Everything else is a walk over one of the two: reads (`range`) over
+//! the first, watch history (`history`) over whichever is shorter. Keys and small values are held in as few
+//! bytes as they have and copied for each reader (`key`, `value`); larger values are shared.
 //!
 //! Writes go through `mvcc::Writer`, which stands for one main revision: it either becomes the current
 //! revision whole or is undone whole. The store knows no clock, so leases are only names with keys here.
@@ -12,11 +12,15 @@ pub(crate) mod compaction;
 pub(crate) mod digest;
 pub(crate) mod history;
 pub mod image;
+pub(crate) mod key;
 pub(crate) mod key_index;
+pub(crate) mod key_map;
 pub(crate) mod mvcc;
+pub(crate) mod quota;
 pub(crate) mod range;
 pub(crate) mod revision;
 pub(crate) mod txn;
+pub(crate) mod value;
 
 pub(crate) use history::{HistoryChunk, HistoryQuery, event_bytes};
 pub(crate) use mvcc::Store;

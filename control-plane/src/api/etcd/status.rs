@@ -104,10 +104,14 @@ pub fn store(error: &StoreError) -> Status {
             "etcdserver: permission denied: keys under weft/ are written by Weft's own APIs only",
         ),
         StoreError::Full { .. } => (Code::ResourceExhausted, "etcdserver: too many requests"),
+        StoreError::SpaceExceeded { .. } => {
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+        }
         // etcd has no such refusals; the text is ours.
         StoreError::KeyTooLong { .. }
         | StoreError::PermitsOverLimit { .. }
-        | StoreError::NameOutOfRange { .. } => {
+        | StoreError::NameOutOfRange { .. }
+        | StoreError::QuotaMarks { .. } => {
             return Status::new(Code::InvalidArgument, format!("etcdserver: {error}"));
         }
         StoreError::StaleToken { .. } => {

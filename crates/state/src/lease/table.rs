@@ -6,12 +6,10 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use bytes::Bytes;
-
 use crate::{
     command::{LeaseGrantNumber, LeaseId},
     lease::LeaseTerms,
-    store::digest::Digest,
+    store::{digest::Digest, key::Key},
 };
 
 /// All leases. Ordered, so that every replica walks them alike.
@@ -146,7 +144,7 @@ impl LeaseTable {
     }
 
     /// Hangs a key on a lease. Nothing happens for lease 0.
-    pub(crate) fn attach(&mut self, id: LeaseId, key: Bytes) {
+    pub(crate) fn attach(&mut self, id: LeaseId, key: Key) {
         if id != 0
             && let Some(lease) = self.leases.get_mut(&id)
         {
@@ -172,9 +170,9 @@ impl LeaseTable {
 #[derive(Debug, Clone)]
 pub(crate) enum KeySet {
     /// Sorted.
-    Few(Vec<Bytes>),
+    Few(Vec<Key>),
     /// More than [`FEW_MAX`].
-    Many(BTreeSet<Bytes>),
+    Many(BTreeSet<Key>),
 }
 
 impl Default for KeySet {
@@ -184,14 +182,14 @@ impl Default for KeySet {
 }
 
 impl KeySet {
-    fn insert(&mut self, key: Bytes) {
+    fn insert(&mut self, key: Key) {
         match self {
             Self::Few(keys) => {
                 let Err(position) = keys.binary_search(&key) else { return };
                 if keys.len() < FEW_MAX {
                     keys.insert(position, key);
                 } else {
-                    let mut many: BTreeSet<Bytes> = std::mem::take(keys).into_iter().collect();
+                    let mut many: BTreeSet<Key> = std::mem::take(keys).into_iter().collect();
                     many.insert(key);
                     *self = Self::Many(many);
                 }
@@ -216,7 +214,7 @@ impl KeySet {
     }
 
     /// In key order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Key> {
         let (few, many) = match self {
             Self::Few(keys) => (Some(keys), None),
             Self::Many(keys) => (None, Some(keys)),
@@ -247,8 +245,8 @@ const LEASE: u64 = 3;
 mod tests {
     use super::*;
 
-    fn key(number: usize) -> Bytes {
-        Bytes::from(format!("{number:03}"))
+    fn key(number: usize) -> Key {
+        Key::from(format!("{number:03}").as_bytes())
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub(crate) fn set_load_balancing(
 /// The policy set for a service.
 pub(crate) fn load_balancing(store: &Store, service: &str) -> Option<String> {
     let version = store.current(&load_balancing_key(service))?;
-    let stored: LoadBalancing = serde_json::from_slice(version.value.as_ref()?).ok()?;
+    let stored: LoadBalancing = serde_json::from_slice(version.value.as_slice()).ok()?;
     Some(stored.policy)
 }
 

@@ -4,7 +4,11 @@
 //! in small steps, a few with each later command, so that no command pays for a long history. What is
 //! not yet given back can be seen by nobody: reads, events, hash and image look past it.
 
-use crate::{command::Revision, error::StoreError, store::mvcc::Store};
+use crate::{
+    command::Revision,
+    error::StoreError,
+    store::{key::Key, key_index::KeyIndex, mvcc::Store},
+};
 
 /// How much of the past a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,8 +83,8 @@ impl Store {
         for _ in 0..max {
             // The compacted revision's own changes stay: a watch may start there.
             let Some(change) = self.changes.pop_before(horizon) else { return false };
-            let Some(index) = self.index.get_mut(&change.key) else { continue };
-            let trimmed = index.trim(horizon, VERSIONS_PER_STEP);
+            let trim = |_: &Key, index: &mut KeyIndex| index.trim(horizon, VERSIONS_PER_STEP);
+            let Some(trimmed) = self.index.edit(&change.key, trim) else { continue };
             self.data_bytes -= trimmed.value_bytes;
             self.past_bytes -= trimmed.value_bytes;
             if trimmed.all {

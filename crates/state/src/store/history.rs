@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::{
     command::{Event, EventKind, Revision},
     error::StoreError,
-    store::{key_index::Version, mvcc::Store, range::KeyRange},
+    store::{key::Key, key_index::Version, mvcc::Store, range::KeyRange},
 };
 
 /// Which changes to read.
@@ -64,7 +62,7 @@ impl Store {
         // A key costs more than a change: its versions are searched and the result is sorted.
         let keys_max = changes / 4;
         matches!(range, KeyRange::Single(_))
-            || self.index.range::<[u8], _>(range.bounds()).take(keys_max).count() < keys_max
+            || self.index.range(range.bounds()).take(keys_max).count() < keys_max
     }
 
     fn history_by_revision(
@@ -85,7 +83,7 @@ impl Store {
             }
             if query.range.contains(&change.key)
                 && let Some((version, before)) =
-                    self.index.get(&change.key).and_then(|index| index.made_by(change.revision))
+                    self.index.get(&change.key).and_then(|(_, index)| index.made_by(change.revision))
             {
                 chunk.add(query, &change.key, version, before);
             }
@@ -99,8 +97,8 @@ impl Store {
         to: Revision,
         chunk: &mut HistoryChunk,
     ) {
-        let mut found: Vec<(&Bytes, &Version, Option<&Version>)> = Vec::new();
-        for (key, index) in self.index.range::<[u8], _>(query.range.bounds()) {
+        let mut found: Vec<(&Key, &Version, Option<&Version>)> = Vec::new();
+        for (key, index) in self.index.range(query.range.bounds()) {
             found.extend(index.between(from, to).map(|(version, before)| (key, version, before)));
         }
         found.sort_by_key(|(_, version, _)| version.mod_revision);
@@ -124,11 +122,11 @@ impl HistoryChunk {
         self.events.len() >= query.events_max || self.bytes >= query.bytes_max
     }
 
-    fn add(&mut self, query: &HistoryQuery<'_>, key: &Bytes, version: &Version, before: Option<&Version>) {
+    fn add(&mut self, query: &HistoryQuery<'_>, key: &Key, version: &Version, before: Option<&Version>) {
         if if version.is_live() { query.no_put } else { query.no_delete } {
             return;
         }
-        let event = version.event(key, before.filter(|_| query.prev_kv));
+        let event = version.event(&key.to_bytes(), before.filter(|_| query.prev_kv));
         self.bytes += event_bytes(&event);
         self.events.push(Arc::new(event));
     }

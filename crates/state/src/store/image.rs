@@ -5,8 +5,8 @@
 //! chunk: payload length u32 | crc32 of chunk number, length and payload u32 | payload
 //! ```
 //! Numbers of the framing are little-endian. The payloads of all chunks are one sequence of `postcard`
-//! records that are never cut: head, leases, each key with its versions, users and roles, then each client whose
-//! requests are remembered, all in order, then the end.
+//! records that are never cut: head, quotas, leases, each key with its versions, users and roles, then each client
+//! whose requests are remembered, all in order, then the end.
 //! Equal states have equal images, byte for byte: compacted history that is still held in memory is left
 //! out, and where chunks end depends on the records alone.
 //!
@@ -18,13 +18,12 @@ mod walk;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     auth::AuthState,
-    command::{LeaseGrantNumber, LeaseId, Revision},
+    command::{LeaseGrantNumber, LeaseId, Quota, Revision},
     requests::{Requests, RequestsHead},
 };
 pub use load::{ImageCheck, ImageLoader};
@@ -110,6 +109,12 @@ enum Record<'b> {
     },
     /// By id: one client of the table of requests.
     Client(u64, #[serde(borrow)] Raw<'b>),
+    /// Behind the head, by prefix.
+    Quota {
+        #[serde(borrow)]
+        prefix: Raw<'b>,
+        quota: Quota,
+    },
 }
 
 /// What the machine keeps beside the store. Cheap to clone: it is copied when it changes while an image of it is
@@ -198,11 +203,6 @@ fn checksum(number: u32, payload: &[u8]) -> u32 {
 
 fn inconsistent(what: &str) -> ImageError {
     ImageError::Inconsistent { what: what.to_owned() }
-}
-
-/// Shares nothing with where it was read from.
-fn owned(raw: &Raw<'_>) -> Bytes {
-    Bytes::copy_from_slice(raw.0)
 }
 
 const MAGIC: [u8; 8] = *b"WEFTSTAT";

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use crate::{
     command::{Event, EventKind, KeyValue, LeaseId, Revision},
-    store::digest::Digest,
+    store::{digest::Digest, value::Value},
 };
 
 /// A value of a key, or its absence, from one revision on.
@@ -27,58 +27,69 @@ use crate::{
 pub(crate) struct Version {
     pub(crate) mod_revision: Revision,
     pub(crate) create_revision: Revision,
+    /// 0 is a tombstone; then only `mod_revision` means anything.
     pub(crate) version: i64,
     pub(crate) lease: LeaseId,
-    /// None is a tombstone; then only `mod_revision` means anything.
-    pub(crate) value: Option<Bytes>,
+    pub(crate) value: Value,
     /// Hash of key and version together; 0 for a tombstone.
     pub(crate) digest: u64,
 }
 
 impl Version {
     pub(crate) fn tombstone(mod_revision: Revision) -> Self {
-        Self { mod_revision, create_revision: 0, version: 0, lease: 0, value: None, digest: 0 }
+        Self { mod_revision, create_revision: 0, version: 0, lease: 0, value: Value::empty(), digest: 0 }
     }
 
     pub(crate) fn live(
         key: &[u8],
-        value: Bytes,
+        value: impl Into<Value>,
         lease: LeaseId,
         (create_revision, version): (Revision, i64),
         mod_revision: Revision,
     ) -> Self {
+        debug_assert!(version > 0, "0 stands for a tombstone");
+        let value = value.into();
         let digest = Digest::new(KEY_VALUE)
             .bytes(key)
-            .bytes(&value)
+            .bytes(value.as_slice())
             .int(create_revision)
             .int(mod_revision)
             .int(version)
             .int(lease)
             .finish();
-        Self { mod_revision, create_revision, version, lease, value: Some(value), digest }
+        Self { mod_revision, create_revision, version, lease, value, digest }
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.value.is_some()
+        self.version != 0
     }
 
     /// None for a tombstone.
-    pub(crate) fn key_value(&self, key: &Bytes) -> Option<KeyValue> {
-        let value = self.value.as_ref()?;
-        Some(KeyValue {
-            key: key.clone(),
-            value: value.clone(),
+    pub(crate) fn key_value(&self, key: Bytes) -> Option<KeyValue> {
+        self.is_live().then(|| self.with_value(key, self.value.to_bytes()))
+    }
+
+    /// As [`Version::key_value`], without the value.
+    pub(crate) fn without_value(&self, key: Bytes) -> Option<KeyValue> {
+        self.is_live().then(|| self.with_value(key, Bytes::new()))
+    }
+
+    /// With a value that the caller has already.
+    pub(crate) fn with_value(&self, key: Bytes, value: Bytes) -> KeyValue {
+        KeyValue {
+            key,
+            value,
             create_revision: self.create_revision,
             mod_revision: self.mod_revision,
             version: self.version,
             lease: self.lease,
-        })
+        }
     }
 
     /// The change that made this version out of `before`.
     pub(crate) fn event(&self, key: &Bytes, before: Option<&Version>) -> Event {
-        let prev_kv = before.and_then(|before| before.key_value(key));
-        match self.key_value(key) {
+        let prev_kv = before.and_then(|before| before.key_value(key.clone()));
+        match self.key_value(key.clone()) {
             Some(kv) => Event { kind: EventKind::Put, kv, prev_kv },
             None => Event {
                 kind: EventKind::Delete,
@@ -90,7 +101,7 @@ impl Version {
 
     /// Bytes of the value held.
     pub(crate) fn value_bytes(&self) -> u64 {
-        self.value.as_ref().map_or(0, |value| value.len() as u64)
+        self.value.as_slice().len() as u64
     }
 }
 
@@ -99,9 +110,12 @@ impl Version {
 pub(crate) struct KeyIndex {
     /// Inline, as it is what nearly every read and write wants.
     latest: Version,
-    /// Ascending by `mod_revision`, all below `latest`.
-    older: VecDeque<Version>,
+    /// Ascending by `mod_revision`, all below `latest`. None if there are none, as for most keys most of the
+    /// time; with it a key with one version takes a cache line.
+    older: Option<Box<VecDeque<Version>>>,
 }
+
+static NONE_OLDER: VecDeque<Version> = VecDeque::new();
 
 /// What [`KeyIndex::trim`] took away.
 #[derive(Debug, Default)]
@@ -114,27 +128,41 @@ pub(crate) struct Trimmed {
 
 impl KeyIndex {
     pub(crate) fn new(first: Version) -> Self {
-        Self { latest: first, older: VecDeque::new() }
+        Self { latest: first, older: None }
     }
 
     pub(crate) fn push(&mut self, version: Version) {
         debug_assert!(self.latest.mod_revision < version.mod_revision, "one change per key and revision");
-        self.older.push_back(std::mem::replace(&mut self.latest, version));
+        let before = std::mem::replace(&mut self.latest, version);
+        self.older.get_or_insert_default().push_back(before);
     }
 
     /// Undoes the last [`KeyIndex::push`]; none if `latest` was the only version, which then stays.
     pub(crate) fn pop(&mut self) -> Option<Version> {
-        let before = self.older.pop_back()?;
+        let older = self.older.as_mut()?;
+        let before = older.pop_back()?;
+        if older.is_empty() {
+            self.older = None;
+        }
         Some(std::mem::replace(&mut self.latest, before))
+    }
+
+    fn older(&self) -> &VecDeque<Version> {
+        self.older.as_deref().unwrap_or(&NONE_OLDER)
     }
 
     pub(crate) fn latest(&self) -> &Version {
         &self.latest
     }
 
+    /// The latest version alone.
+    pub(crate) fn into_latest(self) -> Version {
+        self.latest
+    }
+
     /// Bytes of the values of all versions but the latest.
     pub(crate) fn older_bytes(&self) -> u64 {
-        self.older.iter().map(Version::value_bytes).sum()
+        self.older().iter().map(Version::value_bytes).sum()
     }
 
     /// None if the key does not exist now.
@@ -147,8 +175,8 @@ impl KeyIndex {
         if self.latest.mod_revision <= revision {
             return self.current();
         }
-        let after = self.older.partition_point(|version| version.mod_revision <= revision);
-        self.older.get(after.checked_sub(1)?).filter(|version| version.is_live())
+        let after = self.older().partition_point(|version| version.mod_revision <= revision);
+        self.older().get(after.checked_sub(1)?).filter(|version| version.is_live())
     }
 
     /// The version that `revision` made, and the one before it.
@@ -181,13 +209,14 @@ impl KeyIndex {
     pub(crate) fn trim(&mut self, compacted: Revision, max: usize) -> Trimmed {
         let unreachable = self.retained_from(compacted);
         let mut trimmed = Trimmed::default();
-        for version in self.older.drain(..unreachable.min(self.older.len()).min(max)) {
-            trimmed.versions += 1;
-            trimmed.value_bytes += version.value_bytes();
+        if let Some(older) = &mut self.older {
+            for version in older.drain(..unreachable.min(older.len()).min(max)) {
+                trimmed.versions += 1;
+                trimmed.value_bytes += version.value_bytes();
+            }
         }
-        if self.older.is_empty() {
-            // Gives the buffer back: most keys have one version most of the time.
-            self.older = VecDeque::new();
+        if self.older().is_empty() {
+            self.older = None;
             if unreachable > trimmed.versions as usize {
                 trimmed.versions += 1;
                 trimmed.value_bytes += self.latest.value_bytes();
@@ -217,15 +246,15 @@ impl KeyIndex {
         if self.latest.mod_revision < revision {
             return self.len();
         }
-        self.older.partition_point(|version| version.mod_revision < revision)
+        self.older().partition_point(|version| version.mod_revision < revision)
     }
 
     fn get(&self, position: usize) -> Option<&Version> {
-        if position == self.older.len() { Some(&self.latest) } else { self.older.get(position) }
+        if position == self.older().len() { Some(&self.latest) } else { self.older().get(position) }
     }
 
     fn len(&self) -> usize {
-        self.older.len() + 1
+        self.older().len() + 1
     }
 }
 
@@ -237,7 +266,7 @@ mod tests {
     use super::*;
 
     fn put(create: Revision, version: i64, modified: Revision) -> Version {
-        Version::live(b"a", Bytes::from(format!("v{modified}")), 0, (create, version), modified)
+        Version::live(b"a", format!("v{modified}").as_bytes(), 0, (create, version), modified)
     }
 
     /// The key of the module's example.
@@ -251,6 +280,11 @@ mod tests {
 
     fn mods<'a>(versions: impl Iterator<Item = &'a Version>) -> Vec<Revision> {
         versions.map(|version| version.mod_revision).collect()
+    }
+
+    #[test]
+    fn key_with_one_version_takes_a_cache_line() {
+        assert_eq!(size_of::<KeyIndex>(), 64);
     }
 
     #[test]

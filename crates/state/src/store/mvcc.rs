@@ -1,18 +1,21 @@
 //! The store's content and the one way to change it.
 
-use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
 use crate::{
-    command::{DeleteRange, Event, KeyValue, LeaseId, Put, Revision},
+    command::{DeleteRange, Event, EventKind, KeyValue, LeaseId, Put, Quota, Revision},
     error::StoreError,
     lease::table::LeaseTable,
     store::{
         RESERVED_PREFIX,
         digest::Digest,
         image::Pins,
+        key::Key,
         key_index::{KeyIndex, Version},
+        key_map::KeyMap,
+        quota::{self, QuotaView, Quotas},
         range::KeyRange,
         revision::ChangeLog,
     },
@@ -23,8 +26,7 @@ use crate::{
 /// Invariant: `compacted <= revision`, and neither decreases.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    /// Boxed, so that the tree's nodes stay small and inserting a key moves few bytes.
-    pub(super) index: BTreeMap<Bytes, Box<KeyIndex>>,
+    pub(super) index: KeyMap,
     pub(super) changes: ChangeLog,
     pub(crate) leases: LeaseTable,
     pub(super) revision: Revision,
@@ -37,6 +39,7 @@ pub(crate) struct Store {
     pub(super) data_bytes: u64,
     /// The part of `data_bytes` that is values of versions which are not the newest of their key.
     pub(super) past_bytes: u64,
+    pub(super) quotas: Quotas,
     /// What images under way still need. Not part of the state.
     pub(super) pins: Pins,
 }
@@ -44,7 +47,7 @@ pub(crate) struct Store {
 impl Default for Store {
     fn default() -> Self {
         Self {
-            index: BTreeMap::new(),
+            index: KeyMap::default(),
             changes: ChangeLog::default(),
             leases: LeaseTable::default(),
             revision: 1,
@@ -53,6 +56,7 @@ impl Default for Store {
             digest: 0,
             data_bytes: 0,
             past_bytes: 0,
+            quotas: Quotas::default(),
             pins: Pins::default(),
         }
     }
@@ -84,17 +88,21 @@ impl Store {
             .word(self.live)
             .word(self.digest)
             .word(self.leases.digest())
+            .word(self.quotas.digest())
             .finish()
     }
 
     /// The version of a key that exists now, with the stored key.
     pub(crate) fn current(&self, key: &[u8]) -> Option<&Version> {
-        self.index.get(key)?.current()
+        self.index.get(key)?.1.current()
     }
 
     /// The keys of a range that exist now, in key order.
-    pub(crate) fn live(&self, range: KeyRange<'_>) -> impl DoubleEndedIterator<Item = (&Bytes, &Version)> {
-        self.index.range::<[u8], _>(range.bounds()).filter_map(|(key, index)| Some((key, index.current()?)))
+    pub(crate) fn live<'s>(
+        &'s self,
+        range: KeyRange<'_>,
+    ) -> impl DoubleEndedIterator<Item = (&'s Key, &'s Version)> {
+        self.index.range(range.bounds()).filter_map(|(key, index)| Some((key, index.current()?)))
     }
 
     /// Runs `change` as one main revision. It takes effect whole if it answers `Ok` and changed
@@ -106,7 +114,9 @@ impl Store {
     ) -> Result<R, StoreError> {
         let mark = events.len();
         let main = self.revision + 1;
+        self.quotas.begin();
         let answer = change(&mut Writer { store: self, events, main });
+        let answer = answer.and_then(|answer| self.quotas.check().map(|()| answer));
         if answer.is_err() {
             for event in events.drain(mark..).rev() {
                 self.undo(&event);
@@ -137,34 +147,72 @@ impl Store {
         Ok(())
     }
 
+    /// Sets or takes away a quota.
+    pub(crate) fn set_quota(&mut self, prefix: &Bytes, quota: Option<Quota>) -> Result<(), StoreError> {
+        quota::check(prefix, quota)?;
+        match quota {
+            Some(quota) => self.quotas.set(prefix.clone(), quota, self.live_bytes_under(prefix)),
+            None => {
+                self.quotas.unset(prefix);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = QuotaView> {
+        self.quotas.iter()
+    }
+
+    /// Of clients' keys, so without Weft's own.
+    fn live_bytes_under(&self, prefix: &[u8]) -> u64 {
+        let under = |prefix: &[u8]| {
+            let end = prefix_end(prefix);
+            let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            self.index.live_bytes((Bound::Included(prefix), end))
+        };
+        let reserved = if RESERVED_PREFIX.starts_with(prefix) { under(RESERVED_PREFIX) } else { 0 };
+        under(prefix) - reserved
+    }
+
     /// Takes the newest change out again.
     fn undo(&mut self, event: &Event) {
-        let key = &event.kv.key;
-        let change = self.changes.pop_last();
-        debug_assert!(change.is_some_and(|change| change.key == *key), "undone in reverse order");
-        let index = self.index.get_mut(key).expect("a change that is undone was made to an indexed key");
-        let undone = match index.pop() {
+        let change = self.changes.pop_last().expect("a change that is undone was logged");
+        debug_assert!(*change.key == event.kv.key[..], "undone in reverse order");
+        let key = change.key;
+        let pop = |_: &Key, index: &mut KeyIndex| {
+            let undone = index.pop();
+            (undone, index.latest().value_bytes())
+        };
+        let (undone, before_bytes) =
+            self.index.edit(&key, pop).expect("a change that is undone was made to an indexed key");
+        let undone = match undone {
             Some(undone) => {
-                self.past_bytes -= index.latest().value_bytes();
+                self.past_bytes -= before_bytes;
                 undone
             }
             None => {
-                let undone = index.latest().clone();
-                self.index.remove(key);
+                let index = self.index.remove(&key).expect("it was there just now");
                 self.data_bytes -= key.len() as u64;
-                undone
+                index.into_latest()
             }
         };
         self.data_bytes -= undone.value_bytes();
         self.digest = self.digest.wrapping_sub(undone.digest);
+        let (mut bytes, mut bytes_before) = (0, 0);
         if undone.is_live() {
+            bytes = key.len() as u64 + undone.value_bytes();
             self.live -= 1;
-            self.leases.detach(undone.lease, key);
+            self.leases.detach(undone.lease, &key);
         }
-        if let Some(before) = self.index.get(key).and_then(|index| index.current()) {
+        let before = self.index.get(&key).and_then(|(_, index)| index.current());
+        if let Some(before) = before {
+            bytes_before = key.len() as u64 + before.value_bytes();
+        }
+        self.quotas.changed(&key, bytes, bytes_before);
+        if let Some(before) = before {
             self.live += 1;
             self.digest = self.digest.wrapping_add(before.digest);
-            self.leases.attach(before.lease, key.clone());
+            self.leases.attach(before.lease, key);
         }
     }
 }
@@ -193,7 +241,7 @@ impl Writer<'_> {
         if put.ignore_value || put.ignore_lease {
             let current = self.store.current(&put.key).ok_or(StoreError::KeyNotFound)?;
             if put.ignore_value {
-                value = current.value.clone().unwrap_or_default();
+                value = current.value.to_bytes();
             }
             if put.ignore_lease {
                 lease = current.lease;
@@ -208,36 +256,40 @@ impl Writer<'_> {
 
     /// Stores a value; answers the one before. The lease must exist or be 0.
     pub(crate) fn set(&mut self, key: Bytes, value: Bytes, lease: LeaseId) -> Option<&KeyValue> {
-        use std::collections::btree_map::Entry;
         debug_assert!(lease == 0 || self.store.leases.contains(lease));
-        let store = &mut *self.store;
+        let (store, main) = (&mut *self.store, self.main);
         store.data_bytes += value.len() as u64;
-        let (key, event, digest) = match store.index.entry(key) {
-            Entry::Occupied(mut entry) => {
-                // The stored key is shared from here on, so that the caller's copy can go.
-                let key = entry.key().clone();
-                let index = entry.get_mut();
-                let before = index.current();
-                let life =
-                    before.map_or((self.main, 1), |before| (before.create_revision, before.version + 1));
-                let version = Version::live(&key, value, lease, life, self.main);
-                let event = version.event(&key, before);
-                let digest = version.digest.wrapping_sub(before.map_or(0, |before| before.digest));
-                store.past_bytes += index.latest().value_bytes();
-                index.push(version);
-                (key, event, digest)
-            }
-            Entry::Vacant(entry) => {
-                let key = entry.key().clone();
+        let change = |stored: &Key, index: &mut KeyIndex| {
+            let before = index.current();
+            let life = before.map_or((main, 1), |before| (before.create_revision, before.version + 1));
+            let version = Version::live(&key, &value, lease, life, main);
+            let kv = version.with_value(key.clone(), value.clone());
+            let prev_kv = before.and_then(|before| before.key_value(key.clone()));
+            let digest = version.digest.wrapping_sub(before.map_or(0, |before| before.digest));
+            let past_bytes = index.latest().value_bytes();
+            index.push(version);
+            (stored.clone(), kv, prev_kv, digest, past_bytes)
+        };
+        let (stored, kv, prev_kv, digest, past_bytes) = match store.index.edit(&key, change) {
+            Some(changed) => changed,
+            None => {
                 store.data_bytes += key.len() as u64;
-                let version = Version::live(&key, value, lease, (self.main, 1), self.main);
-                let (event, digest) = (version.event(&key, None), version.digest);
-                entry.insert(Box::new(KeyIndex::new(version)));
-                (key, event, digest)
+                let version = Version::live(&key, &value, lease, (main, 1), main);
+                let (stored, digest) = (Key::from(&key[..]), version.digest);
+                let kv = version.with_value(key, value);
+                store.index.insert(stored.clone(), Box::new(KeyIndex::new(version)));
+                (stored, kv, None, digest, 0)
             }
         };
+        let bytes_of = |value: &Bytes| (stored.len() + value.len()) as u64;
+        store.quotas.changed(
+            &stored,
+            prev_kv.as_ref().map_or(0, |kv| bytes_of(&kv.value)),
+            bytes_of(&kv.value),
+        );
+        store.past_bytes += past_bytes;
         store.digest = store.digest.wrapping_add(digest);
-        let lease_before = match &event.prev_kv {
+        let lease_before = match &prev_kv {
             Some(before) => before.lease,
             None => {
                 store.live += 1;
@@ -245,11 +297,11 @@ impl Writer<'_> {
             }
         };
         if lease_before != lease {
-            store.leases.detach(lease_before, &key);
-            store.leases.attach(lease, key.clone());
+            store.leases.detach(lease_before, &stored);
+            store.leases.attach(lease, stored.clone());
         }
-        store.changes.push(self.main, key);
-        self.events.push(event);
+        store.changes.push(main, stored);
+        self.events.push(Event { kind: EventKind::Put, kv, prev_kv });
         self.events.last().and_then(|event| event.prev_kv.as_ref())
     }
 
@@ -261,7 +313,7 @@ impl Writer<'_> {
         if let KeyRange::Single(key) = range {
             self.delete(key);
         } else {
-            let keys: Vec<Bytes> = self
+            let keys: Vec<Key> = self
                 .store
                 .live(range)
                 .filter(|(key, _)| !key.starts_with(RESERVED_PREFIX))
@@ -282,21 +334,35 @@ impl Writer<'_> {
 
     /// Ends a key's life; false if it does not exist.
     pub(crate) fn delete(&mut self, key: &[u8]) -> bool {
-        let store = &mut *self.store;
-        let bounds = KeyRange::Single(key).bounds();
-        // A range of one instead of `get_mut`: it answers the stored key too.
-        let Some((key, index)) = store.index.range_mut::<[u8], _>(bounds).next() else { return false };
-        let Some(before) = index.current() else { return false };
-        let tombstone = Version::tombstone(self.main);
-        store.digest = store.digest.wrapping_sub(before.digest);
+        let (store, main) = (&mut *self.store, self.main);
+        let change = |stored: &Key, index: &mut KeyIndex| {
+            let before = index.current()?;
+            let (digest, lease, past_bytes) = (before.digest, before.lease, before.value_bytes());
+            let tombstone = Version::tombstone(main);
+            let event = tombstone.event(&stored.to_bytes(), Some(before));
+            index.push(tombstone);
+            Some((stored.clone(), event, digest, lease, past_bytes))
+        };
+        let Some((stored, event, digest, lease, past_bytes)) = store.index.edit(key, change).flatten() else {
+            return false;
+        };
+        store.digest = store.digest.wrapping_sub(digest);
         store.live -= 1;
-        store.past_bytes += before.value_bytes();
-        store.leases.detach(before.lease, key);
-        store.changes.push(self.main, key.clone());
-        self.events.push(tombstone.event(key, Some(before)));
-        index.push(tombstone);
+        store.past_bytes += past_bytes;
+        store.quotas.changed(&stored, stored.len() as u64 + past_bytes, 0);
+        store.leases.detach(lease, &stored);
+        store.changes.push(main, stored);
+        self.events.push(event);
         true
     }
+}
+
+/// The least key behind all that begin with a prefix; none if there is no such key.
+fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
 }
 
 /// Domain of the store's hash.

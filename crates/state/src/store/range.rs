@@ -8,6 +8,7 @@ use crate::{
     command::{KeyValue, Range, RangeResponse, Revision, SortOrder, SortTarget},
     error::StoreError,
     store::{
+        key::Key,
         key_index::{KeyIndex, Version},
         mvcc::Store,
     },
@@ -57,8 +58,44 @@ impl<'k> KeyRange<'k> {
     }
 }
 
+/// Keys looked at for one chunk of a cursor, whether or not they are answered.
+const KEYS_PER_CHUNK: usize = 5_000;
+
+/// A range that is read chunk by chunk, all of it at one revision: see [`crate::machine::Machine::range_cursor`].
+#[derive(Debug, Clone)]
+pub struct RangeCursor {
+    /// Its revision is the one that is read at.
+    range: Range,
+    /// What is left, as bounds.
+    start: Bound<Bytes>,
+    end: Bound<Bytes>,
+    count: i64,
+    /// Key-values that may still be answered.
+    left: usize,
+    more: bool,
+    done: bool,
+}
+
+impl RangeCursor {
+    /// The revision of all chunks.
+    pub fn revision(&self) -> Revision {
+        self.range.revision
+    }
+
+    /// How many keys are in the range at that revision, whatever limit and filters.
+    pub fn count(&self) -> i64 {
+        self.count
+    }
+
+    /// Whether more matched than the limit. Final when all chunks were read.
+    pub fn more(&self) -> bool {
+        self.more
+    }
+}
+
 impl Store {
-    /// etcd's range. Inside a transaction a read of the current revision sees its earlier writes.
+    /// etcd's range. Inside a transaction a read of the current revision sees its earlier writes. Holds no
+    /// more than it answers, and twice that while it sorts.
     ///
     /// # Errors
     /// `EmptyKey`; `Compacted` and `FutureRevision` for a revision that cannot be read.
@@ -68,38 +105,94 @@ impl Store {
         }
         let at = self.readable(r.revision)?;
         let range = KeyRange::new(&r.key, &r.range_end);
-        if let KeyRange::Single(key) = range {
-            let found = self.index.get_key_value(key).and_then(|(key, index)| Some((key, read(index, at)?)));
-            return Ok(answer(r, found.into_iter().collect(), i64::from(found.is_some())));
-        }
-        if at.is_none() && range.is_everything() && r.count_only {
-            return Ok(RangeResponse { count: self.live.cast_signed(), ..RangeResponse::default() });
-        }
-        let found = self
-            .index
-            .range::<[u8], _>(range.bounds())
-            .filter_map(|(key, index)| Some((key, read(index, at)?)));
-        if r.count_only {
-            return Ok(RangeResponse { count: found.count() as i64, ..RangeResponse::default() });
-        }
-        let limit = usize::try_from(r.limit).ok().filter(|&limit| limit > 0);
-        match (r.sort, limit) {
-            // In key order a limit bounds what is collected. One more than the limit tells of more.
-            (None | Some((SortTarget::Key, SortOrder::Ascend)), Some(limit)) if !has_filters(r) => {
-                let (kept, count) = take_and_count(found, limit.saturating_add(1));
-                Ok(answer(r, kept, count))
+        let count = match range {
+            KeyRange::Single(key) => {
+                usize::from(self.index.get(key).is_some_and(|(_, index)| read(index, at).is_some()))
             }
-            (Some((SortTarget::Key, SortOrder::Descend)), Some(limit)) if !has_filters(r) => {
-                let (mut kept, count) = take_and_count(found.rev(), limit.saturating_add(1));
-                kept.reverse();
-                Ok(answer(r, kept, count))
-            }
-            _ => {
-                let found: Vec<_> = found.collect();
-                let count = found.len() as i64;
-                Ok(answer(r, found, count))
-            }
+            _ if at.is_none() && range.is_everything() => self.live as usize,
+            _ => self.index.count(range.bounds(), at),
+        };
+        let mut response = RangeResponse { count: count as i64, ..RangeResponse::default() };
+        if r.count_only || count == 0 {
+            return Ok(response);
         }
+        let found = self.index.range(range.bounds()).filter_map(|(key, index)| Some((key, read(index, at)?)));
+        let found = found.filter(|(_, version)| passes(r, version));
+        let limit = usize::try_from(r.limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
+        // One more than the limit tells of more.
+        let most = limit.saturating_add(1);
+        let mut kept: Vec<(&Key, &Version)> = match r.sort {
+            None | Some((SortTarget::Key, SortOrder::Ascend)) => found.take(most).collect(),
+            Some((SortTarget::Key, SortOrder::Descend)) => found.rev().take(most).collect(),
+            Some((target, order)) => first_of(found, most, |a, b| match order {
+                SortOrder::Ascend => compare(target, a.1, b.1),
+                SortOrder::Descend => compare(target, b.1, a.1),
+            }),
+        };
+        response.more = kept.len() > limit;
+        kept.truncate(limit);
+        response.kvs = kept.into_iter().filter_map(|(key, version)| answer(r, key, version)).collect();
+        Ok(response)
+    }
+
+    /// Fixes the revision and counts.
+    pub(crate) fn range_cursor(&self, r: &Range) -> Result<RangeCursor, StoreError> {
+        if r.key.is_empty() {
+            return Err(StoreError::EmptyKey);
+        }
+        let revision = self.readable(r.revision)?.unwrap_or(self.revision);
+        let (start, end) = KeyRange::new(&r.key, &r.range_end).bounds();
+        let own = |bound: Bound<&[u8]>| bound.map(Bytes::copy_from_slice);
+        Ok(RangeCursor {
+            range: Range { revision, ..r.clone() },
+            start: own(start),
+            end: own(end),
+            count: self.index.count((start, end), Some(revision)) as i64,
+            left: usize::try_from(r.limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX),
+            more: false,
+            done: r.count_only,
+        })
+    }
+
+    /// The next key-values in key order, of about `bytes_max` in all; none when that was all. A chunk may be
+    /// empty.
+    pub(crate) fn range_chunk(
+        &self,
+        cursor: &mut RangeCursor,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<KeyValue>>, StoreError> {
+        if cursor.done {
+            return Ok(None);
+        }
+        let at = self.readable(cursor.range.revision)?;
+        let mut kvs = Vec::new();
+        let (mut bytes, mut looked_at) = (0, 0);
+        let mut last = None;
+        let bounds = (cursor.start.as_ref().map(|b| &b[..]), cursor.end.as_ref().map(|b| &b[..]));
+        for (key, index) in self.index.range(bounds) {
+            if bytes >= bytes_max || looked_at == KEYS_PER_CHUNK {
+                break;
+            }
+            looked_at += 1;
+            if let Some(version) = read(index, at).filter(|version| passes(&cursor.range, version))
+                && let Some(kv) = answer(&cursor.range, key, version)
+            {
+                if cursor.left == 0 {
+                    cursor.more = true;
+                    cursor.done = true;
+                    return Ok(Some(kvs));
+                }
+                cursor.left -= 1;
+                bytes += kv.key.len() + kv.value.len() + KEY_VALUE_OVERHEAD;
+                kvs.push(kv);
+            }
+            last = Some(key);
+        }
+        match last {
+            Some(last) => cursor.start = Bound::Excluded(last.to_bytes()),
+            None => cursor.done = true,
+        }
+        Ok(if cursor.done && kvs.is_empty() { None } else { Some(kvs) })
     }
 
     /// The revision to read at; none is the newest state, with the writes of a transaction under way.
@@ -116,6 +209,9 @@ impl Store {
     }
 }
 
+/// About what a key-value takes beside its bytes.
+const KEY_VALUE_OVERHEAD: usize = 32;
+
 fn read(index: &KeyIndex, at: Option<Revision>) -> Option<&Version> {
     match at {
         None => index.current(),
@@ -123,56 +219,31 @@ fn read(index: &KeyIndex, at: Option<Revision>) -> Option<&Version> {
     }
 }
 
-fn take_and_count<T>(items: impl Iterator<Item = T>, take: usize) -> (Vec<T>, i64) {
+/// The first `most` in an order, ties as they came. Never holds more than twice as many.
+fn first_of<T>(items: impl Iterator<Item = T>, most: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
     let mut kept = Vec::new();
-    let mut count = 0;
     for item in items {
-        if kept.len() < take {
-            kept.push(item);
-        }
-        count += 1;
-    }
-    (kept, count)
-}
-
-fn has_filters(r: &Range) -> bool {
-    (r.min_mod_revision, r.max_mod_revision, r.min_create_revision, r.max_create_revision) != (0, 0, 0, 0)
-}
-
-/// Filter, then sort, then limit, as etcd does. `found` is in key order; `count` is before all three.
-fn answer(r: &Range, mut found: Vec<(&Bytes, &Version)>, count: i64) -> RangeResponse {
-    if r.count_only {
-        return RangeResponse { count, ..RangeResponse::default() };
-    }
-    if has_filters(r) {
-        found.retain(|(_, version)| {
-            let within = |value, min, max| (min == 0 || value >= min) && (max == 0 || value <= max);
-            within(version.mod_revision, r.min_mod_revision, r.max_mod_revision)
-                && within(version.create_revision, r.min_create_revision, r.max_create_revision)
-        });
-    }
-    if let Some((target, order)) = r.sort {
-        match (target, order) {
-            (SortTarget::Key, SortOrder::Ascend) => {}
-            (SortTarget::Key, SortOrder::Descend) => found.reverse(),
-            (_, SortOrder::Ascend) => found.sort_by(|a, b| compare(target, a.1, b.1)),
-            (_, SortOrder::Descend) => found.sort_by(|a, b| compare(target, b.1, a.1)),
+        kept.push(item);
+        if kept.len() >= most.saturating_mul(2) {
+            kept.sort_by(&order);
+            kept.truncate(most);
         }
     }
-    let mut more = false;
-    if let Ok(limit) = usize::try_from(r.limit)
-        && limit > 0
-        && found.len() > limit
-    {
-        found.truncate(limit);
-        more = true;
-    }
-    let kvs = found
-        .into_iter()
-        .filter_map(|(key, version)| version.key_value(key))
-        .map(|kv| if r.keys_only { KeyValue { value: Bytes::new(), ..kv } } else { kv })
-        .collect();
-    RangeResponse { kvs, more, count }
+    kept.sort_by(&order);
+    kept.truncate(most);
+    kept
+}
+
+/// Bounds on revisions; they say nothing about the count.
+fn passes(r: &Range, version: &Version) -> bool {
+    let within = |value, min, max| (min == 0 || value >= min) && (max == 0 || value <= max);
+    within(version.mod_revision, r.min_mod_revision, r.max_mod_revision)
+        && within(version.create_revision, r.min_create_revision, r.max_create_revision)
+}
+
+fn answer(r: &Range, key: &Key, version: &Version) -> Option<KeyValue> {
+    let key = key.to_bytes();
+    if r.keys_only { version.without_value(key) } else { version.key_value(key) }
 }
 
 /// Order of two versions of different keys; keys themselves are in order already.
@@ -182,6 +253,6 @@ fn compare(target: SortTarget, a: &Version, b: &Version) -> Ordering {
         SortTarget::Version => a.version.cmp(&b.version),
         SortTarget::Create => a.create_revision.cmp(&b.create_revision),
         SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-        SortTarget::Value => a.value.cmp(&b.value),
+        SortTarget::Value => a.value.as_slice().cmp(b.value.as_slice()),
     }
 }

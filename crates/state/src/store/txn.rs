@@ -108,8 +108,8 @@ fn version_holds(compare: &Compare, version: Option<&Version>) -> bool {
         CompareTarget::CreateRevision(given) => number(|version| version.create_revision, given),
         CompareTarget::ModRevision(given) => number(|version| version.mod_revision, given),
         CompareTarget::Lease(given) => number(|version| version.lease, given),
-        CompareTarget::Value(given) => match version.and_then(|version| version.value.as_ref()) {
-            Some(value) => value.cmp(given),
+        CompareTarget::Value(given) => match version {
+            Some(version) => version.value.as_slice().cmp(given),
             None => return false,
         },
     };

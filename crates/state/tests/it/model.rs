@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use weft_state::command::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, Event, EventKind, KeyValue, LeaseId, Put, Range,
-    RangeResponse, Response, Revision, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, Event, EventKind, KeyValue, LeaseId, Put, Quota,
+    Range, RangeResponse, Response, Revision, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
-type State = BTreeMap<Bytes, KeyValue>;
+pub type State = BTreeMap<Bytes, KeyValue>;
 
 /// The refusal's kind does not matter to the model, only that it is one.
 pub struct Refused;
@@ -19,6 +19,7 @@ pub struct Model {
     pub leases: BTreeSet<LeaseId>,
     pub events: Vec<Event>,
     pub compacted: Revision,
+    pub quotas: BTreeMap<Bytes, Quota>,
 }
 
 impl Model {
@@ -28,6 +29,7 @@ impl Model {
             leases: BTreeSet::new(),
             events: Vec::new(),
             compacted: 0,
+            quotas: BTreeMap::new(),
         }
     }
 
@@ -79,9 +81,25 @@ impl Model {
                 self.compacted = *revision;
                 return Ok((Response::Compact, vec![]));
             }
+            Command::SetQuota { prefix, quota } => {
+                match quota {
+                    Some(quota) if quota.soft_bytes > quota.hard_bytes || quota.hard_bytes == 0 => {
+                        return Err(Refused);
+                    }
+                    Some(quota) => self.quotas.insert(prefix.clone(), *quota),
+                    None => self.quotas.remove(prefix),
+                };
+                return Ok((Response::SetQuota, vec![]));
+            }
             other => panic!("the model has no {other:?}"),
         };
         let Change { state, events, .. } = change;
+        for (prefix, quota) in &self.quotas {
+            let used = used_bytes(&state, prefix);
+            if used > quota.hard_bytes && used > used_bytes(self.now(), prefix) {
+                return Err(Refused);
+            }
+        }
         if let Command::LeaseRevoke { id } = command {
             self.leases.remove(id);
         }
@@ -99,6 +117,12 @@ impl Model {
         }
         Ok(range(self.states.get(&revision).ok_or(Refused)?, r))
     }
+}
+
+/// Bytes that count for a quota.
+pub fn used_bytes(state: &State, prefix: &[u8]) -> u64 {
+    let counts = state.values().filter(|kv| kv.key.starts_with(prefix) && !kv.key.starts_with(b"weft/"));
+    counts.map(|kv| (kv.key.len() + kv.value.len()) as u64).sum()
 }
 
 /// A command under way.

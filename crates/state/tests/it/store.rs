@@ -2,10 +2,11 @@
 
 use weft_state::{
     command::{
-        Command, Compare, CompareOp, CompareTarget, DeleteRange, Put, Range, Response, SortOrder, SortTarget,
-        Txn, TxnOp, TxnOpResponse,
+        Command, Compare, CompareOp, CompareTarget, DeleteRange, Put, Quota, Range, Response, SortOrder,
+        SortTarget, Txn, TxnOp, TxnOpResponse,
     },
     error::StoreError,
+    machine::Machine,
 };
 
 use crate::support::{Replica, all_of, b, delete, delete_op, put, put_op, range, short, text};
@@ -316,4 +317,106 @@ fn applying_an_index_twice_is_a_broken_invariant() {
     r.put("a", "1");
     r.index = 0;
     r.put("a", "1");
+}
+
+/// P11, A10: a range that is read in chunks is of one revision although writes go on, holds a chunk at a time,
+/// and is refused once its revision is compacted.
+#[test]
+fn chunks_of_a_cursor_are_of_one_revision() {
+    let mut r = Replica::new();
+    for n in 0..3_000 {
+        r.put(&format!("k{n:04}"), "before");
+    }
+    r.delete("k1000", "k1500");
+    let mut cursor = r.machine.range_cursor(&range("k", "l")).unwrap();
+    assert_eq!((cursor.count(), cursor.revision()), (2_500, r.machine.revision()));
+    let (mut seen, mut chunks) = (0, 0);
+    while let Some(chunk) = r.machine.range_chunk(&mut cursor, 4_000).unwrap() {
+        assert!(chunk.iter().all(|kv| kv.value == "before"));
+        assert!(chunk.len() <= 100);
+        seen += chunk.len();
+        chunks += 1;
+        r.put(&format!("k{:04}", 2_900 - chunks), "after");
+        r.put(&format!("k9{chunks}"), "new");
+        r.delete(&format!("k{:04}", 2_500 - chunks), "");
+    }
+    assert_eq!(seen, 2_500);
+
+    let mut cursor = r.machine.range_cursor(&range("k", "l")).unwrap();
+    r.machine.range_chunk(&mut cursor, 100).unwrap().unwrap();
+    r.put("k", "1");
+    r.compact(r.machine.revision());
+    let refused = r.machine.range_chunk(&mut cursor, 100).unwrap_err();
+    assert!(matches!(refused, StoreError::Compacted { .. }), "{refused}");
+}
+
+#[test]
+fn limit_of_a_sorted_range_keeps_the_first_ones_in_order() {
+    let mut r = Replica::new();
+    for n in 0..500 {
+        r.put(&format!("k{n:03}"), &format!("{}", n * 7 % 10));
+    }
+    let sorted = |order, limit| {
+        let sort = Some((SortTarget::Value, order));
+        let answer = r.machine.range(&Range { sort, limit, ..range("k", "l") }).unwrap();
+        (answer.kvs.iter().map(|kv| text(&kv.key)).collect::<Vec<_>>(), answer.more, answer.count)
+    };
+    for order in [SortOrder::Ascend, SortOrder::Descend] {
+        let (all, more, _) = sorted(order, 0);
+        assert!(!more);
+        for limit in [1, 3, 49, 50, 51, 499, 500] {
+            let (first, more, count) = sorted(order, limit);
+            assert_eq!(first, all[..limit as usize]);
+            assert_eq!((more, count), (limit < 500, 500));
+        }
+    }
+}
+
+/// P01: what frees space is never refused, and the quota is free again by itself.
+#[test]
+fn quota_that_is_full_refuses_growth_only_and_clears_itself() {
+    let mut r = Replica::new();
+    r.lease(1);
+    let set = |soft_bytes, hard_bytes| Command::SetQuota {
+        prefix: b("app/"),
+        quota: Some(Quota { soft_bytes, hard_bytes }),
+    };
+    r.put("app/old", "1234");
+    r.run(set(20, 30)).unwrap();
+    assert_eq!(r.machine.quotas()[0].used_bytes, 11, "what is there already counts");
+    r.put_leased("app/b", "12345678", 1).unwrap();
+    let before = (r.machine.hash(), r.machine.revision());
+    let refused = r.run(put("app/c", "12")).unwrap_err();
+    let expected =
+        StoreError::SpaceExceeded { prefix: "app/".into(), used_bytes: 24, needed_bytes: 7, limit: 30 };
+    assert_eq!(refused, expected);
+    assert_eq!((r.machine.hash(), r.machine.revision()), before, "a refusal changes nothing");
+    r.put("other", "as much as you like, it is another prefix");
+    r.lock("jobs", 1);
+
+    // A transaction counts as a whole: it may move bytes around.
+    let swap = vec![TxnOp::DeleteRange(delete_op("app/old", "")), TxnOp::Put(put_op("app/new", "12345"))];
+    r.run(all_of(swap)).unwrap();
+    assert_eq!(r.machine.quotas()[0].used_bytes, 25);
+    // Above the mark, since it was lowered: less is fine, more is not.
+    r.run(set(5, 10)).unwrap();
+    r.put("app/new", "1");
+    assert!(r.run(put("app/new", "12")).is_err());
+    r.compact(r.machine.revision());
+    assert_eq!(r.expire(&[1]), 1);
+    assert_eq!(r.machine.quotas()[0].used_bytes, 8, "the lease's key went");
+    r.put("app/new", "123");
+    assert_eq!(r.delete("app/", "app0"), 1);
+    r.put("app/c", "12345");
+
+    for (prefix, soft_bytes, hard_bytes) in [("app/", 2, 1), ("app/", 0, 0), ("weft/", 1, 1)] {
+        let quota = Some(Quota { soft_bytes, hard_bytes });
+        assert!(r.run(Command::SetQuota { prefix: b(prefix), quota }).is_err());
+    }
+    let image = r.machine.image();
+    let back = Machine::from_image(&image).unwrap();
+    assert_eq!(back.quotas(), r.machine.quotas());
+    assert_eq!(back.image(), image);
+    r.run(Command::SetQuota { prefix: b("app/"), quota: None }).unwrap();
+    r.put("app/d", "more than there was room for");
 }

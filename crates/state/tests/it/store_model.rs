@@ -4,14 +4,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use weft_state::{
     command::{
-        Command, Compare, CompareOp, CompareTarget, DeleteRange, Put, Range, SortOrder, SortTarget, Txn,
-        TxnOp,
+        Command, Compare, CompareOp, CompareTarget, DeleteRange, Put, Quota, Range, SortOrder, SortTarget,
+        Txn, TxnOp,
     },
     machine::Machine,
 };
 
 use crate::{
-    model::{Model, contains},
+    model::{Model, contains, used_bytes},
     support::Replica,
 };
 
@@ -139,7 +139,17 @@ pub fn command() -> impl Strategy<Value = Command> {
         2 => (1..4i64).prop_map(|id| Command::LeaseGrant { id, ttl_secs: 10 }),
         1 => (1..4i64).prop_map(|id| Command::LeaseRevoke { id }),
         1 => (1..40i64).prop_map(|revision| Command::Compact { revision }),
+        1 => set_quota(),
     ]
+}
+
+fn set_quota() -> impl Strategy<Value = Command> {
+    let prefix = prop::sample::select(vec!["", "a", "ab", "b", "w"]).prop_map(Bytes::from);
+    let quota = prop::option::weighted(0.8, (0..40u64, 0..60u64));
+    (prefix, quota).prop_map(|(prefix, quota)| Command::SetQuota {
+        prefix,
+        quota: quota.map(|(soft_bytes, hard_bytes)| Quota { soft_bytes, hard_bytes }),
+    })
 }
 
 /// Everything a reader can find, at the revisions that can be read.
@@ -164,6 +174,34 @@ fn assert_equal_content(replica: &Replica, model: &Model) -> Result<(), TestCase
         prop_assert_eq!(machine.lease(*id).map(|lease| lease.keys), Some(keys));
     }
     prop_assert_eq!(machine.leases().len(), model.leases.len());
+    let quotas: Vec<_> = model
+        .quotas
+        .iter()
+        .map(|(prefix, quota)| (prefix.clone(), *quota, used_bytes(model.now(), prefix)))
+        .collect();
+    let found: Vec<_> =
+        machine.quotas().into_iter().map(|view| (view.prefix, view.quota, view.used_bytes)).collect();
+    prop_assert_eq!(found, quotas);
+    Ok(())
+}
+
+/// P11: what a cursor answers in chunks is what the range answers at once.
+fn assert_equal_chunks(machine: &Machine, model: &Model, read: &Range) -> Result<(), TestCaseError> {
+    let read = Range { sort: None, ..read.clone() };
+    let Ok(expected) = model.range(&read) else {
+        prop_assert!(machine.range_cursor(&read).is_err());
+        return Ok(());
+    };
+    for bytes_max in [1, 60, 10_000] {
+        let mut cursor = machine.range_cursor(&read).unwrap();
+        let mut kvs = Vec::new();
+        while let Some(chunk) = machine.range_chunk(&mut cursor, bytes_max).unwrap() {
+            prop_assert!(bytes_max > 1 || chunk.len() <= 1);
+            kvs.extend(chunk);
+        }
+        prop_assert_eq!(&kvs, &expected.kvs, "{:?}", read);
+        prop_assert_eq!((cursor.count(), cursor.more()), (expected.count, expected.more));
+    }
     Ok(())
 }
 
@@ -189,7 +227,7 @@ fn assert_equal_history(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// A02, A03, A04, A05, A08, A10
+    /// A02, A03, A04, A05, A08, A10, P01
     #[test]
     fn store_equals_the_naive_model(
         steps in prop::collection::vec((command(), read(), key(), range_end()), 1..50),
@@ -214,6 +252,7 @@ proptest! {
                 replica.machine.scrub(1);
             }
             prop_assert_eq!(replica.machine.range(&read).ok(), model.range(&read).ok(), "{:?}", read);
+            assert_equal_chunks(&replica.machine, &model, &read)?;
             assert_equal_history(&replica.machine, &model, &key, &range_end)?;
         }
         assert_equal_content(&replica, &model)?;

@@ -6,16 +6,18 @@ use bytes::Bytes;
 
 use super::{
     Beside, CHUNK_HEADER_BYTES, FORMAT_VERSION, HEADER_BYTES, Head, ImageError, ImageVersion, LogPosition,
-    MAGIC, PAYLOAD_BYTES_MAX, Record, checksum, inconsistent, owned,
+    MAGIC, PAYLOAD_BYTES_MAX, Record, checksum, inconsistent,
 };
 use crate::{
     auth::AuthState,
-    command::Revision,
+    command::{Quota, Revision},
     defect::{Defect, planted},
     lease::LeaseTerms,
     requests::Requests,
     store::{
+        key::Key,
         key_index::{KeyIndex, Version},
+        key_map::KeyMap,
         mvcc::Store,
     },
 };
@@ -168,15 +170,16 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 #[derive(Debug, Default)]
 struct Build {
     head: Option<Head>,
+    quotas: Vec<(Bytes, Quota)>,
     store: Store,
     leases: u64,
     versions: u64,
     /// In order, so that the tree can be built whole.
-    keys: Vec<(Bytes, Box<KeyIndex>)>,
+    keys: Vec<(Key, Box<KeyIndex>)>,
     /// The key whose versions are being read.
-    current: Option<(Bytes, Option<Box<KeyIndex>>)>,
+    current: Option<(Key, Option<Box<KeyIndex>>)>,
     /// By key, to be ordered by revision.
-    changes: Vec<(Revision, u32, Bytes)>,
+    changes: Vec<(Revision, u32, Key)>,
     beside: Option<(AuthState, Requests)>,
     ended: bool,
 }
@@ -193,6 +196,14 @@ impl Build {
                     return Err(inconsistent("revisions that no state has"));
                 }
             }
+            (Record::Quota { prefix, quota }, Some(_))
+                if self.leases == 0 && self.keys.is_empty() && self.current.is_none() =>
+            {
+                if self.quotas.last().is_some_and(|(last, _)| last[..] >= *prefix.0) {
+                    return Err(inconsistent("quotas out of order"));
+                }
+                self.quotas.push((Bytes::copy_from_slice(prefix.0), quota));
+            }
             (Record::Lease { id, ttl_secs, grant }, Some(_))
                 if self.keys.is_empty() && self.current.is_none() =>
             {
@@ -206,7 +217,7 @@ impl Build {
                 if self.keys.last().is_some_and(|(last, _)| last[..] >= *key.0) {
                     return Err(inconsistent("keys out of order"));
                 }
-                self.current = Some((owned(&key), None));
+                self.current = Some((Key::from(key.0), None));
             }
             (Record::Version(version), Some(head)) => self.version(&head, version)?,
             (Record::Beside { auth, requests }, Some(_)) if self.beside.is_none() => {
@@ -247,9 +258,10 @@ impl Build {
         }
         let made = match version.live {
             None => Version::tombstone(version.mod_revision),
+            Some(live) if live.version < 1 => return Err(inconsistent("a version below 1")),
             Some(live) => {
                 let life = (live.create_revision, live.version);
-                Version::live(key, owned(&live.value), live.lease, life, version.mod_revision)
+                Version::live(key, live.value.0, live.lease, life, version.mod_revision)
             }
         };
         self.store.data_bytes += made.value_bytes();
@@ -281,7 +293,7 @@ impl Build {
     fn finish(mut self) -> Result<(Store, Beside, LogPosition), ImageError> {
         let head = self.head.filter(|_| self.ended).ok_or_else(|| inconsistent("no head or no end"))?;
         let mut store = self.store;
-        store.index = self.keys.into_iter().collect();
+        store.index = KeyMap::from_sorted(self.keys);
         self.changes.sort_unstable_by_key(|(revision, sub, _)| (*revision, *sub));
         let mut previous = (0, 0);
         for (revision, sub, key) in self.changes {
@@ -291,6 +303,11 @@ impl Build {
             }
             previous = (revision, sub);
             store.changes.push(revision, key);
+        }
+        for (prefix, quota) in self.quotas {
+            store
+                .set_quota(&prefix, Some(quota))
+                .map_err(|error| inconsistent(&format!("a quota that cannot be: {error}")))?;
         }
         if store.hash() != head.hash {
             return Err(inconsistent("the content's hash differs from the one written with it"));

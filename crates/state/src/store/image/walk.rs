@@ -10,15 +10,13 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use bytes::Bytes;
-
 use super::{
     Append, Beside, CHUNK_BYTES, CHUNK_HEADER_BYTES, FORMAT_VERSION, Head, ImageLive, ImageVersion,
     LogPosition, MAGIC, Raw, Record, checksum,
 };
 use crate::{
     command::{LeaseId, Revision},
-    store::mvcc::Store,
+    store::{key::Key, mvcc::Store, quota::QuotaView},
 };
 
 /// Keys looked at in one step, most of them perhaps made after the image's moment.
@@ -40,6 +38,7 @@ pub struct ImageWalk {
     /// Dropped when the leases are written.
     lease_pin: Option<Arc<()>>,
     head: Head,
+    quotas: Vec<QuotaView>,
     stage: Stage,
     leases: u64,
     keys: u64,
@@ -60,7 +59,7 @@ enum Stage {
     },
     /// Up to this version of this key.
     Keys {
-        after: Option<(Bytes, Revision)>,
+        after: Option<(Key, Revision)>,
     },
     Beside,
     Clients {
@@ -108,6 +107,7 @@ impl ImageWalk {
             pin: None,
             lease_pin: None,
             head,
+            quotas: store.quotas().collect(),
             stage: Stage::Head,
             leases: 0,
             keys: 0,
@@ -135,6 +135,9 @@ impl ImageWalk {
                 out.extend_from_slice(&MAGIC);
                 out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
                 self.record(&Record::Head(self.head), out);
+                for QuotaView { prefix, quota, .. } in std::mem::take(&mut self.quotas) {
+                    self.record(&Record::Quota { prefix: Raw(&prefix), quota }, out);
+                }
                 self.stage = Stage::Leases { after: Bound::Unbounded };
             }
             Stage::Leases { after } => {
@@ -167,11 +170,11 @@ impl ImageWalk {
         Ok(true)
     }
 
-    fn keys(&mut self, store: &Store, after: Option<(Bytes, Revision)>, out: &mut Vec<u8>) -> Stage {
+    fn keys(&mut self, store: &Store, after: Option<(Key, Revision)>, out: &mut Vec<u8>) -> Stage {
         let Head { revision, compacted, .. } = self.head;
         let start = after.as_ref().map_or(Bound::Unbounded, |(key, _)| Bound::Included(&key[..]));
         let mut looked_at = 0;
-        for (key, index) in store.index.range::<[u8], _>((start, Bound::Unbounded)) {
+        for (key, index) in store.index.range((start, Bound::Unbounded)) {
             let written = after.as_ref().filter(|(last, _)| last == key).map(|(_, version)| *version);
             let mut begun = written.is_some();
             let chunks = self.chunks;
@@ -192,11 +195,11 @@ impl ImageWalk {
                     before if before < compacted => 0,
                     made => store.changes.sub_revision(made, key),
                 };
-                let live = version.value.as_ref().map(|value| ImageLive {
+                let live = version.is_live().then(|| ImageLive {
                     create_revision: version.create_revision,
                     version: version.version,
                     lease: version.lease,
-                    value: Raw(value),
+                    value: Raw(version.value.as_slice()),
                 });
                 let record = ImageVersion { mod_revision: version.mod_revision, sub, live };
                 self.record(&Record::Version(record), out);
