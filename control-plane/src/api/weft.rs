@@ -9,6 +9,7 @@
 pub mod election;
 pub mod mesh;
 pub mod observe;
+mod quota;
 pub mod semaphore;
 pub mod wait;
 mod write;

@@ -94,6 +94,7 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
     let past = r.gauge("weft_store_history_bytes", "Bytes of values that were replaced or deleted");
     let backlog =
         r.gauge("weft_store_scrub_backlog_changes", "Compacted changes whose memory is not given back yet");
+    let quotas = r.gauges("weft_store_quotas", "Quotas by how full they are", &["state"]);
     let leases = r.gauge("weft_leases", "Leases that are alive");
     telemetry.on_scrape(move || {
         coordinator.read(|m| {
@@ -105,6 +106,17 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
             set(&changes, held.changes);
             set(&past, held.bytes);
             set(&backlog, held.backlog);
+            let (mut over_soft, mut full, mut other) = (0, 0, 0);
+            for view in m.quotas() {
+                match view.used_bytes {
+                    used if used >= view.quota.hard_bytes => full += 1,
+                    used if used > view.quota.soft_bytes => over_soft += 1,
+                    _ => other += 1,
+                }
+            }
+            set(&quotas.with(&["full"]), full);
+            set(&quotas.with(&["over_soft"]), over_soft);
+            set(&quotas.with(&["ok"]), other);
             set(&leases, m.all_lease_terms().len() as u64);
         });
     });

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 use weft_state::{command::Range, machine::Machine};
-use weft_xds_proto::weft as pb;
+use weft_xds_proto::{etcdserverpb as etcd, weft as pb};
 
 use crate::harness::{PATIENCE, TestServer};
 
@@ -151,4 +151,34 @@ async fn writes_that_come_again_under_their_numbers_are_answered_and_not_done_ag
     let late = write(1, writes()).await;
     assert!(late.iter().all(|result| result.code == i32::from(Code::Aborted)), "{late:?}");
     assert_eq!(server.server().coordinator().read(changed), revision + 1);
+}
+
+/// P01, over the wire: the etcd API says it in etcd's words, and deleting is all that it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_quota_refuses_growth_in_each_api_and_is_free_again_after_a_delete() {
+    let server = TestServer::start().await;
+    let mut kv = pb::kv_client::KvClient::new(server.channel().await);
+    let quota = Some(pb::Quota { soft_bytes: 10, hard_bytes: 20 });
+    kv.set_quota(pb::SetQuotaRequest { prefix: "q/".into(), quota }).await.expect("sets");
+    let wrong = Some(pb::Quota { soft_bytes: 2, hard_bytes: 1 });
+    let refused = kv.set_quota(pb::SetQuotaRequest { prefix: "q/".into(), quota: wrong }).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut stream = Stream::open(&server).await;
+    stream.send(1, vec![put("q/a", "0123456789"), put("q/b", "0123456789"), put("r", "0123456789")]).await;
+    let results = stream.next().await.expect("no refusal").expect("goes on").results;
+    let full: Vec<_> = results.iter().filter(|r| r.code != 0).collect();
+    assert_eq!(full.len(), 1, "one of the two fits: {results:?}");
+    assert_eq!(full[0].code, Code::ResourceExhausted as i32);
+
+    let mut etcd = etcd::kv_client::KvClient::new(server.channel().await);
+    let request = etcd::PutRequest { key: "q/c".into(), value: "0123456789".into(), ..Default::default() };
+    let refused = etcd.put(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
+    let used = kv.quotas(pb::QuotasRequest {}).await.expect("lists").into_inner().quotas;
+    assert_eq!((used.len(), used[0].used_bytes), (1, 13));
+    let all = etcd::DeleteRangeRequest { key: "q/".into(), range_end: "q0".into(), ..Default::default() };
+    etcd.delete_range(all).await.expect("deletes");
+    etcd.put(request).await.expect("there is room again");
 }

@@ -37,6 +37,7 @@ mod link;
 pub mod lock;
 pub mod login;
 pub mod mesh;
+mod quota;
 pub mod semaphore;
 pub mod session;
 pub mod snapshot;

@@ -183,6 +183,38 @@ pub fn format_duration(d: Duration) -> String {
     }
 }
 
+/// Why a text is not a number of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{seen:?} is not a size; write a whole number with a unit, such as 512B, 64KiB, 256MiB or 2GiB")]
+pub struct BytesError {
+    /// What was given.
+    pub seen: String,
+}
+
+/// Units of sizes, largest first.
+const SIZES: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// Parses `512B`, `64KiB`, `256MiB`, `2GiB`. A unit is required, so that nobody has to guess it.
+///
+/// # Errors
+/// For anything else, and for numbers that are too large.
+pub fn parse_bytes(text: &str) -> Result<u64, BytesError> {
+    let error = || BytesError { seen: text.to_owned() };
+    let (unit, bytes) = SIZES.into_iter().find(|(unit, _)| text.ends_with(unit)).ok_or_else(error)?;
+    let number: u64 = text[..text.len() - unit.len()].parse().map_err(|_| error())?;
+    number.checked_mul(bytes).ok_or_else(error)
+}
+
+/// Writes a size for people, with one decimal in the unit in which it is at least 1.
+pub fn format_bytes(bytes: u64) -> String {
+    match SIZES.into_iter().find(|(_, size)| bytes >= *size) {
+        Some((unit, 1)) => format!("{bytes} {unit}"),
+        Some((unit, size)) => format!("{:.1} {unit}", bytes as f64 / size as f64),
+        None => "0 B".to_owned(),
+    }
+}
+
 /// For `#[serde(with = "weft_core::config::duration")]` on a [`Duration`].
 pub mod duration {
     use std::time::Duration;
@@ -259,6 +291,19 @@ mod tests {
 
     fn error(text: &str) -> ConfigError {
         parse_yaml::<Sample>(Path::new("weft.yaml"), text).unwrap_err()
+    }
+
+    #[test]
+    fn sizes_need_a_unit_and_are_written_for_people() {
+        let parsed = ["0B", "512B", "64KiB", "3GiB"].map(|text| super::parse_bytes(text).unwrap());
+        assert_eq!(parsed, [0, 512, 65_536, 3 << 30]);
+        for bad in ["", "5", "KiB", "1.5MiB", "-1B", "99999999TiB", "5 MB"] {
+            assert!(super::parse_bytes(bad).unwrap_err().to_string().contains(&format!("{bad:?}")), "{bad}");
+        }
+        assert_eq!(
+            [0, 1_023, 1_536, 5 << 20].map(super::format_bytes),
+            ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]
+        );
     }
 
     #[test]

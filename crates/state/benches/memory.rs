@@ -52,7 +52,7 @@ fn main() {
     let begun = Instant::now();
     let mut cursor = machine.range_cursor(&all).expect("is readable");
     let mut read = 0;
-    while let Some(chunk) = machine.range_chunk(&mut cursor, 1 << 20).expect("is readable") {
+    while let Some(chunk) = machine.range_chunk(&mut cursor, usize::MAX, 1 << 20).expect("is readable") {
         read += chunk.len();
     }
     assert_eq!(read as u64, keys);

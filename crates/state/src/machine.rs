@@ -306,8 +306,8 @@ impl Machine {
         self.store.range_cursor(r)
     }
 
-    /// The next key-values of a cursor, of about `bytes_max` bytes in all and at least one if there is one
-    /// near; none when that was all. A chunk may be empty where few of many keys match.
+    /// The next key-values of a cursor, at most `keys_max` and of about `bytes_max` bytes in all, and at least
+    /// one if there is one near; none when that was all. A chunk may be empty where few of many keys match.
     ///
     /// # Errors
     /// `Compacted` if the cursor's revision was compacted meanwhile: part of an answer never passes for the
@@ -315,9 +315,10 @@ impl Machine {
     pub fn range_chunk(
         &self,
         cursor: &mut RangeCursor,
+        keys_max: usize,
         bytes_max: usize,
     ) -> Result<Option<Vec<KeyValue>>, StoreError> {
-        self.store.range_chunk(cursor, bytes_max.max(1))
+        self.store.range_chunk(cursor, keys_max.max(1), bytes_max.max(1))
     }
 
     /// What changed in a range of keys (etcd's conventions) from revision `from` to `to_inclusive`, in

@@ -11,6 +11,7 @@ mod lb;
 mod lock;
 mod members;
 mod proxy;
+mod quota;
 mod semaphore;
 mod server;
 mod services;
@@ -48,6 +49,7 @@ Look:
 Change:
   lb            Show or set how proxies balance over a service
   kv            Get, put, delete, watch and transact keys
+  quota         Show or set how many bytes may be stored under a prefix
 
 Coordinate:
   lock          Run a command while holding a lock
@@ -100,6 +102,7 @@ enum Command {
     Token(token::Token),
     Lb(lb::Lb),
     Kv(kv::Kv),
+    Quota(quota::Quota),
     Lock(lock::Lock),
     Semaphore(semaphore::Semaphore),
     Elect(elect::Elect),
@@ -121,6 +124,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Token(command) => client(command.run()),
         Command::Lb(command) => client(command.run()),
         Command::Kv(command) => client(command.run()),
+        Command::Quota(command) => client(command.run()),
         Command::Lock(command) => client(command.run()),
         Command::Semaphore(command) => client(command.run()),
         Command::Elect(command) => client(command.run()),

@@ -17,7 +17,7 @@ use weft_state::command::{Command, DeleteRange, Put, Response as Outcome};
 use weft_state::requests::RequestId;
 use weft_xds_proto::weft as pb;
 
-use super::{WeftApi, unexpected};
+use super::{WeftApi, quota, unexpected};
 use crate::{
     api::{
         caller::{Asking, CallerError, permitted},
@@ -65,6 +65,20 @@ impl pb::kv_server::Kv for WeftApi {
         });
         let stop = self.stop.clone();
         Ok(Response::new(answers.take_until(stop.cancelled_owned()).boxed()))
+    }
+
+    async fn set_quota(
+        &self,
+        request: Request<pb::SetQuotaRequest>,
+    ) -> Result<Response<pb::SetQuotaResponse>, Status> {
+        quota::set(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn quotas(
+        &self,
+        _request: Request<pb::QuotasRequest>,
+    ) -> Result<Response<pb::QuotasResponse>, Status> {
+        quota::all(self).await.map(Response::new)
     }
 }
 

@@ -154,11 +154,12 @@ impl Store {
         })
     }
 
-    /// The next key-values in key order, of about `bytes_max` in all; none when that was all. A chunk may be
-    /// empty.
+    /// The next key-values in key order, at most `keys_max` and of about `bytes_max` in all; none when that was
+    /// all. A chunk may be empty.
     pub(crate) fn range_chunk(
         &self,
         cursor: &mut RangeCursor,
+        keys_max: usize,
         bytes_max: usize,
     ) -> Result<Option<Vec<KeyValue>>, StoreError> {
         if cursor.done {
@@ -170,7 +171,7 @@ impl Store {
         let mut last = None;
         let bounds = (cursor.start.as_ref().map(|b| &b[..]), cursor.end.as_ref().map(|b| &b[..]));
         for (key, index) in self.index.range(bounds) {
-            if bytes >= bytes_max || looked_at == KEYS_PER_CHUNK {
+            if bytes >= bytes_max || kvs.len() >= keys_max || looked_at == KEYS_PER_CHUNK {
                 break;
             }
             looked_at += 1;

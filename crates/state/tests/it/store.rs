@@ -331,7 +331,7 @@ fn chunks_of_a_cursor_are_of_one_revision() {
     let mut cursor = r.machine.range_cursor(&range("k", "l")).unwrap();
     assert_eq!((cursor.count(), cursor.revision()), (2_500, r.machine.revision()));
     let (mut seen, mut chunks) = (0, 0);
-    while let Some(chunk) = r.machine.range_chunk(&mut cursor, 4_000).unwrap() {
+    while let Some(chunk) = r.machine.range_chunk(&mut cursor, usize::MAX, 4_000).unwrap() {
         assert!(chunk.iter().all(|kv| kv.value == "before"));
         assert!(chunk.len() <= 100);
         seen += chunk.len();
@@ -343,10 +343,10 @@ fn chunks_of_a_cursor_are_of_one_revision() {
     assert_eq!(seen, 2_500);
 
     let mut cursor = r.machine.range_cursor(&range("k", "l")).unwrap();
-    r.machine.range_chunk(&mut cursor, 100).unwrap().unwrap();
+    r.machine.range_chunk(&mut cursor, usize::MAX, 100).unwrap().unwrap();
     r.put("k", "1");
     r.compact(r.machine.revision());
-    let refused = r.machine.range_chunk(&mut cursor, 100).unwrap_err();
+    let refused = r.machine.range_chunk(&mut cursor, usize::MAX, 100).unwrap_err();
     assert!(matches!(refused, StoreError::Compacted { .. }), "{refused}");
 }
 

@@ -192,11 +192,12 @@ fn assert_equal_chunks(machine: &Machine, model: &Model, read: &Range) -> Result
         prop_assert!(machine.range_cursor(&read).is_err());
         return Ok(());
     };
-    for bytes_max in [1, 60, 10_000] {
+    for (keys_max, bytes_max) in [(9, 1), (9, 60), (2, 10_000), (9, 10_000)] {
         let mut cursor = machine.range_cursor(&read).unwrap();
         let mut kvs = Vec::new();
-        while let Some(chunk) = machine.range_chunk(&mut cursor, bytes_max).unwrap() {
-            prop_assert!(bytes_max > 1 || chunk.len() <= 1);
+        while let Some(chunk) = machine.range_chunk(&mut cursor, keys_max, bytes_max).unwrap() {
+            let most = if bytes_max == 1 { 1 } else { keys_max };
+            prop_assert!(chunk.len() <= most);
             kvs.extend(chunk);
         }
         prop_assert_eq!(&kvs, &expected.kvs, "{:?}", read);
