@@ -3,22 +3,28 @@
 
 use weft_state::command::{KeyValue, Range, Revision};
 use weft_state::error::StoreError;
-use weft_state::machine::Machine;
+use weft_state::machine::{Machine, RangeCursor};
 
-use bytes::Bytes;
+/// Bytes of one page, about. A page is held by the reader of a stream; values may be 1.5 MiB each, so that a
+/// number of keys alone does not bound it.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a paged range stands. All pages together are what one [`Machine::range`] would have answered at
 /// the first page's revision. If that revision is compacted in between, the next page is refused: part of
 /// an answer never passes for the whole.
 pub struct Pager {
-    /// What is left to read; its revision is set from the first page on.
-    rest: Range,
-    page_keys: i64,
-    /// Only a range in key order can be cut; another one is read whole.
-    in_key_order: bool,
-    limited: bool,
+    range: Range,
+    page_keys: usize,
+    state: State,
     summary: Option<Summary>,
-    done: bool,
+}
+
+enum State {
+    /// Nothing was read.
+    New,
+    /// Only a range in key order can be cut; another one is read whole.
+    Cut(Box<RangeCursor>),
+    Done,
 }
 
 /// What holds for the whole range.
@@ -37,48 +43,36 @@ pub struct Summary {
 impl Pager {
     /// `page_keys` is at least 1.
     pub fn new(range: Range, page_keys: i64) -> Self {
-        Pager {
-            in_key_order: range.sort.is_none() && !range.count_only,
-            limited: range.limit > 0,
-            rest: range,
-            page_keys: page_keys.max(1),
-            summary: None,
-            done: false,
-        }
+        let page_keys = usize::try_from(page_keys).unwrap_or(1).max(1);
+        Pager { range, page_keys, state: State::New, summary: None }
     }
 
-    /// The next keys; none when all have been read.
+    /// The next keys, of which there may be none where few of many match; none when all have been read.
     pub fn page(&mut self, machine: &Machine) -> Result<Option<Vec<KeyValue>>, StoreError> {
-        if self.done {
-            return Ok(None);
-        }
-        let current = machine.revision();
-        if self.rest.revision <= 0 {
-            self.rest.revision = current;
-        }
-        let mut page = self.rest.clone();
-        if self.in_key_order {
-            page.limit = if self.limited { self.rest.limit.min(self.page_keys) } else { self.page_keys };
-        }
-        let response = machine.range(&page)?;
-        let summary = self.summary.get_or_insert(Summary {
-            current,
-            revision: self.rest.revision,
-            count: response.count,
-            more: false,
-        });
-        self.rest.limit -= if self.limited { response.kvs.len() as i64 } else { 0 };
-        let limit_reached = self.limited && self.rest.limit <= 0;
-        match response.kvs.last() {
-            Some(last) if self.in_key_order && response.more && !limit_reached => {
-                self.rest.key = Bytes::from([last.key.as_ref(), b"\0"].concat());
+        if matches!(self.state, State::New) {
+            let current = machine.revision();
+            let revision = if self.range.revision <= 0 { current } else { self.range.revision };
+            self.range.revision = revision;
+            if self.range.sort.is_some() || self.range.count_only {
+                let response = machine.range(&self.range)?;
+                let (count, more) = (response.count, response.more);
+                self.summary = Some(Summary { current, revision, count, more });
+                self.state = State::Done;
+                return Ok(Some(response.kvs));
             }
-            _ => {
-                summary.more = response.more;
-                self.done = true;
-            }
+            let cursor = machine.range_cursor(&self.range)?;
+            self.summary = Some(Summary { current, revision, count: cursor.count(), more: false });
+            self.state = State::Cut(Box::new(cursor));
         }
-        Ok(Some(response.kvs))
+        let State::Cut(cursor) = &mut self.state else { return Ok(None) };
+        let page = machine.range_chunk(cursor, self.page_keys, PAGE_BYTES)?;
+        if let Some(summary) = &mut self.summary {
+            summary.more = cursor.more();
+        }
+        if page.is_none() {
+            self.state = State::Done;
+        }
+        Ok(page)
     }
 
     /// What is left to read.

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use weft_state::command::{Command, DeleteRange, Put, SortOrder, SortTarget};
 
 use super::*;
@@ -79,4 +80,16 @@ fn writes_between_pages_do_not_show_and_compaction_between_pages_is_an_error() {
     let revision = machine.revision();
     machine.apply(101, 1, &Command::Compact { revision });
     assert!(matches!(pager.page(&machine), Err(StoreError::Compacted { .. })));
+}
+
+/// P11: large values make pages of fewer keys.
+#[test]
+fn a_page_is_bounded_in_bytes() {
+    let mut machine = Machine::new();
+    for n in 0..20 {
+        let (key, value) = (format!("k{n:04}").into(), vec![7; 1 << 20].into());
+        machine.apply(n + 1, 1, &Command::Put(Put { key, value, ..Put::default() }));
+    }
+    let (whole, pages) = paged(&machine, everything(), 10_000);
+    assert_eq!((whole.kvs.len(), pages), (20, 5));
 }
