@@ -8,9 +8,13 @@ use weft_state::{command::Command, lease::Tick, retention::Retention};
 
 use super::{driver::Node, types::encode_command};
 
-/// Bytes of log entries in memory above which a snapshot is taken and the log purged, whatever their
+/// Least bytes of log entries in memory at which a snapshot is taken and the log purged, whatever their
 /// number. The log on disk is about as large.
-const LOG_BYTES_MAX: u64 = 128 * 1024 * 1024;
+const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Most of them. Between the two it is a quarter of what the state holds: a smaller log would have the state
+/// written more than four times for each byte of new log.
+const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Between two looks at the log and at the history.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,7 +41,9 @@ impl Node {
             looks = (looks + 1) % LOOKS_WHEN_FULL;
             // A log that is purged makes space on a full disk; writing a snapshot for that now and then is worth it.
             let full = looks == 0 && self.wal.stats().is_full();
-            if self.log.bytes_in_memory() < LOG_BYTES_MAX && !full {
+            let state_bytes = self.replica.read(|machine| machine.data_bytes());
+            let log_bytes_max = (state_bytes / 4).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX);
+            if self.log.bytes_in_memory() < log_bytes_max && !full {
                 continue;
             }
             let (applied, snapshot) = {
