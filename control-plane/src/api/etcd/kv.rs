@@ -159,7 +159,7 @@ impl Chunks {
     /// False when there is nothing more to read.
     fn read_page(&mut self) -> Result<bool, Status> {
         let page = self.api.coordinator.read(|machine| {
-            let Range { key, range_end, .. } = self.pager.rest();
+            let Range { key, range_end, .. } = self.pager.range();
             machine.auth().check_range(&self.caller, Access::Read, key, range_end)?;
             self.pager.page(machine)
         });

@@ -75,9 +75,9 @@ impl Pager {
         Ok(page)
     }
 
-    /// What is left to read.
-    pub fn rest(&self) -> &Range {
-        &self.rest
+    /// What is read.
+    pub fn range(&self) -> &Range {
+        &self.range
     }
 
     /// None before the first page.

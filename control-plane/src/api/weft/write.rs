@@ -71,14 +71,14 @@ impl pb::kv_server::Kv for WeftApi {
         &self,
         request: Request<pb::SetQuotaRequest>,
     ) -> Result<Response<pb::SetQuotaResponse>, Status> {
-        quota::set(self, request.into_inner()).await.map(Response::new)
+        quota::set(self, request).await.map(Response::new)
     }
 
     async fn quotas(
         &self,
-        _request: Request<pb::QuotasRequest>,
+        request: Request<pb::QuotasRequest>,
     ) -> Result<Response<pb::QuotasResponse>, Status> {
-        quota::all(self).await.map(Response::new)
+        quota::all(self, request).await.map(Response::new)
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn check(
         Command::Put(put) => guard.put(put),
         Command::DeleteRange(delete) => guard.delete(delete),
         Command::Txn(txn) => guard.txn(txn),
-        Command::Compact { .. } | Command::Auth(_) => auth.check_admin(caller),
+        Command::Compact { .. } | Command::Auth(_) | Command::SetQuota { .. } => auth.check_admin(caller),
         Command::LeaseGrant { .. } => auth.check_user(caller),
         Command::LeaseRevoke { id } => {
             auth.check_user(caller)?;
