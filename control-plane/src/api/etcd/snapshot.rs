@@ -15,27 +15,24 @@ pub fn stream(
     header: pb::ResponseHeader,
 ) -> BoxStream<'static, Result<pb::SnapshotResponse, Status>> {
     let begun = Some((image, Context::new(&SHA256)));
-    stream::try_unfold(begun, move |state| {
-        let header = header.clone();
-        async move {
-            let Some((mut image, mut hasher)) = state else { return Ok(None) };
-            let answer = |blob| pb::SnapshotResponse {
-                header: Some(header),
-                remaining_bytes: 0,
-                blob,
-                version: API_VERSION.to_owned(),
-            };
-            match image.next_piece() {
-                Ok(Some(piece)) => {
-                    hasher.update(&piece);
-                    Ok(Some((answer(piece), Some((image, hasher)))))
-                }
-                Ok(None) => {
-                    let digest = hasher.finish();
-                    Ok(Some((answer(bytes::Bytes::copy_from_slice(digest.as_ref())), None)))
-                }
-                Err(lost) => Err(Status::aborted(format!("etcdserver: {lost}: begin anew"))),
+    stream::try_unfold(begun, move |state| async move {
+        let Some((mut image, mut hasher)) = state else { return Ok(None) };
+        let answer = |blob| pb::SnapshotResponse {
+            header: Some(header),
+            remaining_bytes: 0,
+            blob,
+            version: API_VERSION.to_owned(),
+        };
+        match image.next_piece() {
+            Ok(Some(piece)) => {
+                hasher.update(&piece);
+                Ok(Some((answer(piece), Some((image, hasher)))))
             }
+            Ok(None) => {
+                let digest = hasher.finish();
+                Ok(Some((answer(bytes::Bytes::copy_from_slice(digest.as_ref())), None)))
+            }
+            Err(lost) => Err(Status::aborted(format!("etcdserver: {lost}: begin anew"))),
         }
     })
     .boxed()
