@@ -21,7 +21,7 @@ use weft_xds_proto::resource::labels;
 use crate::admin::{self, AdminState};
 use crate::cluster::{expiry, health_check};
 use crate::config::static_config::static_endpoint;
-use crate::config::{LocalService, ProxyConfig, RouteEntry};
+use crate::config::{ConfigProblems, LocalService, ProxyConfig};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
@@ -31,7 +31,7 @@ use crate::limits::CONNECTIONS_MAX;
 use crate::listener::connection::Timeouts;
 use crate::listener::socket;
 use crate::mesh_view::MeshState;
-use crate::route::table::RouteTable;
+use crate::static_routes::StaticRoutes;
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 
@@ -75,6 +75,8 @@ pub struct RunningProxy {
 /// If the configuration, a port, the data folder or a certificate is unusable; then nothing is left running.
 pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     config.validate()?;
+    let routes = config.static_config.as_ref().map(StaticRoutes::new).transpose();
+    let routes = routes.map_err(|why| ConfigProblems(vec![why]))?.unwrap_or_default();
     let identity = Identity::of(config.data_dir.as_deref())?;
     let sockets = Sockets::bind(&config)?;
     let tls = match &config.inbound_tls {
@@ -98,9 +100,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         cache_dir: config.data_dir.clone(),
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
     });
-    let routes: &[RouteEntry] = config.static_config.as_ref().map_or(&[], |s| &s.routes);
-    let outbound = Arc::new(MeshState::new(Direction::Outbound, RouteTable::new(routes), metrics.clone()));
-    let inbound = Arc::new(MeshState::new(Direction::Inbound, RouteTable::default(), metrics.clone()));
+    let outbound = Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()));
+    let inbound = Arc::new(MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone()));
     inbound.apply(&local_clusters(&config.services));
     let mut snapshots = discovery.snapshots();
     outbound.apply(&snapshots.borrow_and_update().clone());

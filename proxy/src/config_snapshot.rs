@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::Endpoint;
+use weft_xds_proto::resource::route::RouteConfiguration;
 
 /// Everything that discovery knows, at one moment.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +17,12 @@ pub struct ConfigSnapshot {
     pub clusters: HashMap<String, Arc<ClusterConfig>>,
     /// Wanted services that the control plane says do not exist, with the text for the 404.
     pub absent: HashMap<String, String>,
+    /// Routes of services that have some, by service.
+    pub routes: HashMap<String, Arc<RouteConfiguration>>,
+    /// Routes of hosts that are no services; none if the mesh has none, or nobody has said yet.
+    pub hosts: Option<Arc<RouteConfiguration>>,
+    /// Whether somebody has said what `hosts` is.
+    pub hosts_known: bool,
     /// Whom this comes from.
     pub control_plane: ControlPlaneState,
     /// Grows with each snapshot of this process.

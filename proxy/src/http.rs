@@ -1,15 +1,19 @@
 //! The HTTP request path.
 //!
-//! *Request:* accept → detect → guard → `server`: host → route → cluster → pick → pool checkout or connect →
-//! `forward` → one outcome goes back to outlier detection and metrics. Errors leave through `rescue` only.
+//! *Request:* accept → detect → guard → `server`: host → route (`resolve`; what it says: `routed`) → cluster → pick →
+//! pool checkout or connect → `forward` → one outcome goes back to outlier detection and metrics. Errors leave through `rescue` only.
 
 pub(crate) mod body;
+pub(crate) mod cached;
+pub(crate) mod compress;
 pub(crate) mod context;
 pub(crate) mod downgrade;
 pub(crate) mod error;
 pub(crate) mod forward;
 pub(crate) mod headers;
+pub(crate) mod mirror;
 pub(crate) mod rescue;
 pub(crate) mod resolve;
+pub(crate) mod routed;
 pub(crate) mod server;
 pub(crate) mod target;

@@ -3,8 +3,9 @@
 //! - [`app`]: starts and drains a proxy from a [`config::ProxyConfig`]; knows everyone, nobody knows it.
 //! - [`config_snapshot`], [`discovery`], [`xds`]: what the mesh says. They only *produce* snapshots.
 //! - [`cluster`]: endpoints with their health, and the choice among them; [`mesh_view`] is what a request reads.
-//! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: host
-//!   and path to cluster; [`upstream`]: connections to endpoints, one pool a worker.
+//! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: which
+//!   route a request takes, [`policy`]: what happens to it beside; [`upstream`]: connections to endpoints, one pool a
+//!   worker.
 //! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`drain`]: operation.
 //!
 //! The request path never waits for the control plane, except for the first request to a service that it has not
@@ -23,7 +24,9 @@ pub mod http;
 pub mod limits;
 pub mod listener;
 pub mod mesh_view;
+pub mod policy;
 pub mod route;
+pub mod static_routes;
 pub mod telemetry;
 pub mod upstream;
 mod worker;

@@ -59,6 +59,21 @@ pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Idle upstream connections kept per worker and endpoint; further ones are closed when their answer is done.
 pub const UPSTREAM_IDLE_MAX: usize = 256;
 
+/// Pieces of a body that wait for a mirror; one that is further behind gets no more of it.
+pub const MIRROR_FRAMES_MAX: usize = 32;
+
+/// Copies of requests that one worker has under way; further ones are not made.
+pub const MIRRORS_MAX: usize = 256;
+
+/// Answers that one worker collects for its cache at once; further ones are not stored.
+pub const STORING_MAX: usize = 64;
+
+/// Longest wait between two tries of a request.
+pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// First wait between two tries, for routes that do not say.
+pub const RETRY_BACKOFF_DEFAULT: Duration = Duration::from_millis(25);
+
 /// Endpoints tried after a connect failure, beside the first.
 pub const CONNECT_RETRIES_MAX: usize = 2;
 

@@ -6,20 +6,65 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use weft_xds_proto::resource::route::RouteConfiguration;
 
 use crate::cluster::outlier::Cause;
 use crate::cluster::state::{Cluster, ClusterShared};
 use crate::config_snapshot::{ConfigSnapshot, ControlPlaneState};
 use crate::route::table::RouteTable;
+use crate::static_routes::StaticRoutes;
 use crate::telemetry::metrics::{Direction, Metrics};
 
 /// Clusters by name.
 pub type Clusters = HashMap<String, Arc<Cluster>, foldhash::fast::RandomState>;
+
+/// Routes by service name.
+pub type ServiceRouteMap = HashMap<String, Arc<ServiceRoutes>, foldhash::fast::RandomState>;
+
+/// A route table with what it was made from.
+#[derive(Debug, Default)]
+pub struct HostTable {
+    /// None: empty.
+    pub config: Option<Arc<RouteConfiguration>>,
+    /// The same for requests.
+    pub table: RouteTable,
+}
+
+/// Routes of one service.
+#[derive(Debug)]
+pub struct ServiceRoutes {
+    /// As the mesh or the file says.
+    pub config: Arc<RouteConfiguration>,
+    /// The same for requests.
+    pub table: RouteTable,
+    touched: AtomicU64,
+}
+
+impl ServiceRoutes {
+    /// From a checked configuration.
+    ///
+    /// # Errors
+    /// If a route is not usable after all.
+    pub fn new(config: Arc<RouteConfiguration>) -> Result<Self, String> {
+        Ok(Self { table: RouteTable::new(&config)?, config, touched: AtomicU64::new(0) })
+    }
+
+    /// As [`ClusterShared::touch`].
+    pub fn touch(&self, now_millis: u64) -> bool {
+        let last = self.touched.load(Ordering::Relaxed);
+        (last == 0 || now_millis >= last + 1000)
+            && self
+                .touched
+                .compare_exchange(last, now_millis.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -28,8 +73,14 @@ pub struct MeshView {
     pub clusters: Clusters,
     /// Services that the control plane says do not exist, with the text for the 404.
     pub absent: HashMap<String, String>,
-    /// Static routes; they come before service names.
+    /// Routes of hosts from the file; they come before all others.
     pub routes: Arc<RouteTable>,
+    /// Routes of hosts from the mesh; they come before service names.
+    pub hosts: Arc<HostTable>,
+    /// Whether the mesh has said which hosts have routes.
+    pub hosts_known: bool,
+    /// Routes of services that have some. The others are found in `clusters` at once.
+    pub services: ServiceRouteMap,
     /// State of the connection to the control plane.
     pub control_plane: ControlPlaneState,
     /// Version of the config snapshot.
@@ -46,16 +97,21 @@ pub struct MeshState {
     /// Wakes whoever waits for [`MeshState::next_expiry`].
     pub(crate) ejected: Notify,
     direction: Direction,
+    /// Routes of services from the file.
+    own: ServiceRouteMap,
     metrics: Metrics,
 }
 
 impl MeshState {
     /// Without clusters.
-    pub fn new(direction: Direction, routes: RouteTable, metrics: Metrics) -> Self {
+    pub fn new(direction: Direction, routes: StaticRoutes, metrics: Metrics) -> Self {
         let view = MeshView {
             clusters: Clusters::default(),
             absent: HashMap::new(),
-            routes: Arc::new(routes),
+            routes: Arc::new(routes.hosts),
+            hosts: Arc::default(),
+            hosts_known: false,
+            services: routes.services.clone(),
             control_plane: ControlPlaneState::default(),
             version: 0,
         };
@@ -65,6 +121,7 @@ impl MeshState {
             changed: watch::channel(0).0,
             ejected: Notify::new(),
             direction,
+            own: routes.services,
             metrics,
         }
     }
@@ -109,6 +166,9 @@ impl MeshState {
             clusters,
             absent: snapshot.absent.clone(),
             routes: old.routes.clone(),
+            hosts: hosts(&old.hosts, snapshot.hosts.as_ref()),
+            hosts_known: snapshot.hosts_known,
+            services: self.services(&old.services, &snapshot.routes),
             control_plane: snapshot.control_plane.clone(),
             version: snapshot.version,
         });
@@ -169,15 +229,61 @@ impl MeshState {
             clusters,
             absent: old.absent.clone(),
             routes: old.routes.clone(),
+            hosts: old.hosts.clone(),
+            hosts_known: old.hosts_known,
+            services: old.services.clone(),
             control_plane: old.control_plane.clone(),
             version: old.version,
         });
         true
     }
 
+    /// Routes of services: those of the file win. What did not change is not made anew.
+    fn services(
+        &self,
+        old: &ServiceRouteMap,
+        routes: &HashMap<String, Arc<RouteConfiguration>>,
+    ) -> ServiceRouteMap {
+        let mut all = ServiceRouteMap::default();
+        for (name, config) in routes {
+            let made = match old.get(name) {
+                Some(same) if Arc::ptr_eq(&same.config, config) => Ok(same.clone()),
+                _ => ServiceRoutes::new(config.clone()).map(Arc::new),
+            };
+            match (made, old.get(name)) {
+                (Ok(routes), _) => {
+                    all.insert(name.clone(), routes);
+                }
+                // Cannot be: what comes over xDS was tried before it was accepted.
+                (Err(why), last) => {
+                    tracing::error!(service = %name, why, "routes cannot be used; the last good ones stay");
+                    all.extend(last.map(|last| (name.clone(), last.clone())));
+                }
+            }
+        }
+        all.extend(self.own.iter().map(|(name, routes)| (name.clone(), routes.clone())));
+        all
+    }
+
     fn publish(&self, view: MeshView) {
         self.view.store(Arc::new(view));
         self.changed.send_modify(|n| *n += 1);
+    }
+}
+
+fn hosts(old: &Arc<HostTable>, config: Option<&Arc<RouteConfiguration>>) -> Arc<HostTable> {
+    match (&old.config, config) {
+        (None, None) => old.clone(),
+        (Some(same), Some(config)) if Arc::ptr_eq(same, config) => old.clone(),
+        (_, None) => Arc::default(),
+        (_, Some(config)) => match RouteTable::new(config) {
+            Ok(table) => Arc::new(HostTable { config: Some(config.clone()), table }),
+            Err(why) => {
+                // Cannot be: what comes over xDS was tried before it was accepted.
+                tracing::error!(why, "routes of hosts cannot be used; the last good ones stay");
+                old.clone()
+            }
+        },
     }
 }
 
@@ -214,7 +320,7 @@ mod tests {
     }
 
     fn state() -> MeshState {
-        MeshState::new(Direction::Outbound, RouteTable::default(), Metrics::new(Registry::new()))
+        MeshState::new(Direction::Outbound, StaticRoutes::default(), Metrics::new(Registry::new()))
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Worker {
 
 async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Result<()>>) -> usize {
     let parts = WorkerParts {
+        cache: Rc::default(),
         pool: Rc::new(Pool::default()),
         metrics: config.metrics,
         epoch: config.epoch,

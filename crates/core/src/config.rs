@@ -54,20 +54,27 @@ fn at_key(key: &str) -> String {
 /// With file, line, column and key.
 pub fn load_yaml<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T, ConfigError> {
     let path = path.as_ref();
+    parse_yaml(path, &read_text(path)?)
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// If it cannot be read, is too large or is no text.
+pub fn read_text(path: &Path) -> Result<String, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
     let mut bytes = Vec::new();
     File::open(path).map_err(read)?.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
     if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
         return Err(ConfigError::TooLarge { path: path.to_path_buf(), limit: CONFIG_FILE_BYTES_MAX });
     }
-    let text = String::from_utf8(bytes).map_err(|e| ConfigError::Invalid {
+    String::from_utf8(bytes).map_err(|e| ConfigError::Invalid {
         path: path.to_path_buf(),
         line: 0,
         column: 0,
         key: String::new(),
         message: format!("is not UTF-8 text (first bad byte at offset {})", e.utf8_error().valid_up_to()),
-    })?;
-    parse_yaml(path, &text)
+    })
 }
 
 /// As [`load_yaml`], from a text; `path` is only for errors.

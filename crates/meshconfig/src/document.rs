@@ -213,6 +213,29 @@ impl File {
     }
 }
 
+/// A text with documents beside something else: that other text, with its lines where they were, and the documents.
+pub fn divide(text: &str) -> (String, File) {
+    let is_ours = |node: &yaml::Node| {
+        let json = node.to_json();
+        json.get("kind").is_some() || json.get("apiVersion").is_some()
+    };
+    let mut rest = String::with_capacity(text.len());
+    for (_, part) in yaml::parts(text) {
+        let ours = yaml::documents(part).iter().any(|p| p.node.as_ref().is_ok_and(is_ours));
+        // The line with the marker went as well.
+        let lines = part.matches('\n').count() + usize::from(!rest.is_empty());
+        if ours || part.trim().is_empty() {
+            rest.extend(std::iter::repeat_n('\n', lines));
+        } else {
+            if !rest.is_empty() {
+                rest.push('\n');
+            }
+            rest.push_str(part);
+        }
+    }
+    (rest, File::read(text, |node| !is_ours(node)))
+}
+
 impl Document {
     /// `HTTPRoute orders`.
     pub fn title(&self) -> String {
@@ -402,6 +425,16 @@ spec!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn documents_beside_another_text_are_taken_apart_with_their_lines() {
+        let text = "name: edge\n---\nkind: HTTPRoute\n---\nworkers: x\n";
+        let (rest, file) = divide(text);
+        assert_eq!(rest.lines().position(|l| l == "workers: x"), Some(4));
+        assert!(rest.starts_with("name: edge\n") && !rest.contains("HTTPRoute"));
+        assert_eq!(file.documents.len(), 1);
+        assert_eq!(file.problems[0].place.line, 3);
+    }
 
     #[test]
     fn durations_are_those_of_the_gateway_api() {

@@ -58,7 +58,7 @@ pub fn documents(text: &str) -> Vec<Parsed> {
         let node = match serde_saphyr::from_str::<Node>(part) {
             Ok(mut node) => {
                 node.move_down(first_line - 1);
-                node.check_depth(0).map(|()| node).map_err(|(place, why)| (place, why))
+                node.check_depth(0).map(|()| node)
             }
             Err(error) => {
                 let error = error.without_snippet();
@@ -73,7 +73,7 @@ pub fn documents(text: &str) -> Vec<Parsed> {
 }
 
 /// The texts between document markers, each with the number of its first line.
-fn parts(text: &str) -> Vec<(u64, &str)> {
+pub(crate) fn parts(text: &str) -> Vec<(u64, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut first_line, mut offset) = (0, 1, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {

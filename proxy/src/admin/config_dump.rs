@@ -25,6 +25,8 @@ pub(super) fn json(state: &AdminState) -> Value {
         .iter()
         .map(|s| json!({ "name": s.name, "address": s.addr.to_string(), "health_path": s.health_path }))
         .collect();
+    let mut routes: Vec<_> = view.services.values().map(|r| &r.config).collect();
+    routes.sort_by(|a, b| a.name.cmp(&b.name));
     json!({
         "proxy": {
             "name": config.name,
@@ -50,7 +52,13 @@ pub(super) fn json(state: &AdminState) -> Value {
             "last_error": plane.last_error,
             "servers_known": plane.servers_known,
         },
-        "snapshot": { "version": view.version, "clusters": clusters, "absent": view.absent },
+        "snapshot": {
+            "version": view.version,
+            "clusters": clusters,
+            "absent": view.absent,
+            "routes": routes,
+            "hosts": view.hosts.config,
+        },
     })
 }
 

@@ -15,6 +15,14 @@
 //!       - 127.0.0.1:9001
 //!       - address: 127.0.0.1:9002
 //!         weight: 3
+//! ---
+//! apiVersion: gateway.networking.k8s.io/v1     # any number of these, as `weft check` takes them
+//! kind: HTTPRoute
+//! metadata: {name: canary}
+//! spec:
+//!   parentRefs: [{kind: Service, group: "", name: orders}]
+//!   rules:
+//!     - backendRefs: [{name: orders, weight: 9}, {name: orders-next, weight: 1}]
 //! ```
 //! Texts stay texts here and are read by [`StaticConfig::problems`], so that one run names every mistake.
 
@@ -23,6 +31,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use weft_meshconfig::{Document, MeshConfig};
 use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy, OutlierDetection, Protocol};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
@@ -39,6 +48,9 @@ pub struct StaticConfig {
     pub routes: Vec<RouteEntry>,
     /// Named sets of endpoints. Each also answers to its own name as host.
     pub clusters: Vec<StaticCluster>,
+    /// `HTTPRoute`s and the like, each a document of its own behind a line of `---`.
+    #[serde(skip)]
+    pub documents: Vec<Document>,
 }
 
 /// One port.
@@ -185,12 +197,25 @@ impl StaticConfig {
                 problems.push(format!("{at}: the same host and path-prefix are given twice"));
             }
         }
+        for (key, problem) in self.mesh_config().problems() {
+            let at = key.map(|(kind, name)| format!("{kind} {name}: ")).unwrap_or_default();
+            problems.push(format!("{at}{problem}"));
+        }
         for cluster in &self.clusters {
             let mut bad = Vec::new();
             cluster.check(&mut bad);
             problems.extend(bad.into_iter().map(|why| format!("cluster {:?}: {why}", cluster.name)));
         }
         problems
+    }
+
+    /// The documents together.
+    pub fn mesh_config(&self) -> MeshConfig {
+        let mut config = MeshConfig::default();
+        for document in &self.documents {
+            config.insert(document.clone(), 0);
+        }
+        config
     }
 
     /// Listeners with their parsed addresses. Call it on a configuration without [`Self::problems`].

@@ -6,7 +6,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
+use super::cached::Storing;
+use super::compress::Compressing;
 use super::forward::Exchange;
 use super::headers;
 use crate::listener::connection::InFlight;
@@ -14,7 +17,23 @@ use crate::listener::connection::InFlight;
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
     Own(Option<Bytes>),
-    Upstream { incoming: Incoming, exchange: Option<Box<Exchange>> },
+    Upstream {
+        incoming: Incoming,
+        exchange: Option<Box<Exchange>>,
+        /// When it is cut off.
+        until: Option<Pin<Box<Sleep>>>,
+    },
+    Compressed(Box<Compressing>),
+    Storing(Box<Storing>),
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    #[error("the answer was not complete within the time of its route")]
+    Late,
 }
 
 impl ResponseBody {
@@ -24,8 +43,11 @@ impl ResponseBody {
 
     /// The request is in flight until the answer ends.
     pub fn hold(&mut self, in_flight: InFlight) {
-        if let Self::Upstream { exchange: Some(exchange), .. } = self {
-            exchange.hold(in_flight);
+        match self {
+            Self::Upstream { exchange: Some(exchange), .. } => exchange.hold(in_flight),
+            Self::Compressed(compressing) => compressing.inner().hold(in_flight),
+            Self::Storing(storing) => storing.inner().hold(in_flight),
+            Self::Own(_) | Self::Upstream { .. } => {}
         }
     }
 
@@ -33,24 +55,41 @@ impl ResponseBody {
     pub fn upstream(incoming: Incoming, exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             exchange.complete();
-            return Self::Upstream { incoming, exchange: None };
+            return Self::Upstream { incoming, exchange: None, until: None };
         }
-        Self::Upstream { incoming, exchange: Some(exchange) }
+        Self::Upstream { incoming, exchange: Some(exchange), until: None }
+    }
+
+    /// Cuts an endpoint's answer off if it takes longer.
+    pub fn limit(&mut self, at: Instant) {
+        if let Self::Upstream { exchange: Some(_), until, .. } = self {
+            *until = Some(Box::pin(tokio::time::sleep_until(at)));
+        }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Upstream { incoming, exchange, .. } => {
-                let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+            Self::Compressed(compressing) => compressing.poll_frame(cx),
+            Self::Storing(storing) => storing.poll_frame(cx),
+            Self::Upstream { incoming, exchange, until } => {
+                let Poll::Ready(mut frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+                    let Some(at) = until else { return Poll::Pending };
+                    ready!(at.as_mut().poll(cx));
+                    *until = None;
+                    if let Some(exchange) = exchange.take() {
+                        exchange.broke_off();
+                    }
+                    return Poll::Ready(Some(Err(BodyError::Late)));
+                };
                 if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
                     headers::strip_trailers(trailers);
                 }
@@ -67,7 +106,7 @@ impl Body for ResponseBody {
                         }
                     }
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|f| f.map_err(BodyError::Upstream)))
             }
         }
     }
@@ -76,6 +115,8 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Upstream { incoming, .. } => incoming.is_end_stream(),
+            Self::Compressed(compressing) => compressing.is_end_stream(),
+            Self::Storing(storing) => storing.body().is_end_stream(),
         }
     }
 
@@ -83,6 +124,8 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Upstream { incoming, .. } => incoming.size_hint(),
+            Self::Compressed(_) => SizeHint::default(),
+            Self::Storing(storing) => storing.body().size_hint(),
         }
     }
 }

@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use crate::listener::connection::Timeouts;
 use crate::mesh_view::{MeshState, MeshView};
+use crate::policy::cache::Cache as AnswerCache;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::Pool;
 
@@ -38,6 +39,12 @@ pub(crate) struct Context {
     /// Answers say `Connection: close`.
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,
+    /// Copies of requests under way.
+    pub mirrors: Cell<usize>,
+    /// Answers of routes that want it.
+    pub cache: Rc<RefCell<AnswerCache>>,
+    /// Answers that are collected for it.
+    pub storing: Cell<usize>,
 }
 
 /// Lets a [`Cache`] look into the mesh state that it shares.
@@ -63,6 +70,9 @@ impl Context {
             epoch: worker.epoch,
             closing: worker.closing.clone(),
             timeouts: worker.timeouts,
+            mirrors: Cell::new(0),
+            cache: worker.cache.clone(),
+            storing: Cell::new(0),
         }
     }
 
@@ -74,6 +84,7 @@ impl Context {
 
 /// What both sides of a worker share.
 pub(crate) struct WorkerParts {
+    pub cache: Rc<RefCell<AnswerCache>>,
     pub pool: Rc<Pool>,
     pub metrics: Metrics,
     pub epoch: Instant,

@@ -34,6 +34,12 @@ pub(crate) enum RequestError {
     NoControlPlane { service: String, waited: Duration, reason: String },
     #[error("service {service:?} is not resolved: no answer from {server} within {waited:?}")]
     NotResolved { service: String, server: SocketAddr, waited: Duration },
+    #[error("no route for {method} {path} of host {host:?}, which has routes for others")]
+    NoRoute { host: String, method: String, path: String },
+    #[error("the path is not valid: {0}")]
+    BadPath(crate::route::path::PathError),
+    #[error("route {route} makes a target that is none out of this request")]
+    BadRewrite { route: String },
     #[error("the route for host {host:?} leads to cluster {cluster:?}, which is not known")]
     NoCluster { host: String, cluster: String },
     #[error("no ready endpoint in cluster {cluster} ({counts})")]

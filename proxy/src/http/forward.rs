@@ -6,6 +6,8 @@
 //! - a *reused* connection closed before any byte of an answer (P42): once more on a fresh one, if the method is
 //!   idempotent and there is no body; the server closed it as idle while the request was on its way.
 //! - a sidecar says that its app is down: another endpoint, under the same conditions.
+//! - what the route says: an answer of some status, a broken exchange or a try that takes too long, under the same
+//!   conditions.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,8 +30,9 @@ use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::picker::Tried;
 use crate::cluster::state::Cluster;
-use crate::limits::CONNECT_RETRIES_MAX;
-use crate::listener::connection::{InFlight, Timeouts};
+use crate::limits::{CONNECT_RETRIES_MAX, RETRY_BACKOFF_DEFAULT, RETRY_BACKOFF_MAX};
+use crate::listener::connection::InFlight;
+use crate::route::compiled;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
@@ -82,6 +85,82 @@ impl Drop for Exchange {
     }
 }
 
+/// A request that is ready to go on.
+pub(crate) struct Outgoing {
+    pub head: request::Parts,
+    pub target: Target,
+    pub takes_trailers: bool,
+    pub body: RequestBody,
+    pub progress: Option<Rc<Progress>>,
+}
+
+impl Outgoing {
+    pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: Incoming) -> Self {
+        let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
+        Self { head, target, takes_trailers, body, progress }
+    }
+}
+
+/// What a route says of times and tries.
+pub(crate) struct Plan {
+    /// For the head of the answer, unless the times below say something.
+    head: Duration,
+    /// When the request as a whole is over.
+    pub until: Option<(tokio::time::Instant, Duration)>,
+    one_try: Option<Duration>,
+    tries_left: u32,
+    codes: Vec<u16>,
+    backoff: Duration,
+}
+
+/// Instead of no limit.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Plan {
+    /// For a request that came at `started`.
+    pub fn new(route: &compiled::Forward, started: Instant, default: Duration) -> Self {
+        let limit = |t: Option<Duration>| t.filter(|t| !t.is_zero());
+        let until = limit(route.timeout).map(|t| (tokio::time::Instant::from_std(started + t), t));
+        let one_try = limit(route.try_timeout);
+        let says = route.timeout.is_some() || route.try_timeout.is_some();
+        let retry = route.retry.as_ref();
+        Self {
+            head: if says { FOR_EVER } else { default },
+            until,
+            one_try,
+            tries_left: retry.map_or(0, |r| r.attempts),
+            codes: retry.map(|r| r.codes.clone()).unwrap_or_default(),
+            backoff: retry.and_then(|r| r.backoff).unwrap_or(RETRY_BACKOFF_DEFAULT),
+        }
+    }
+
+    /// Until when a try that begins now may take, and the time that says so.
+    fn try_until(&self) -> Option<(tokio::time::Instant, Duration)> {
+        let one = self.one_try.map(|t| (tokio::time::Instant::now() + t, t));
+        one.into_iter().chain(self.until).min_by_key(|(at, _)| *at)
+    }
+
+    fn may_retry(&self) -> bool {
+        self.tries_left > 0
+    }
+
+    /// Waits before the next try. False if there is none: all are used up, or the time is.
+    async fn next_try(&mut self, rng: f64) -> bool {
+        if self.tries_left == 0 {
+            return false;
+        }
+        // Between half and all of it, so that those that failed together do not come back together.
+        let wait = self.backoff.min(RETRY_BACKOFF_MAX).mul_f64(0.5 + rng / 2.0);
+        if self.until.is_some_and(|(at, _)| tokio::time::Instant::now() + wait >= at) {
+            return false;
+        }
+        self.tries_left -= 1;
+        self.backoff *= 2;
+        tokio::time::sleep(wait).await;
+        true
+    }
+}
+
 /// Sends the request on and answers the head of the answer, with its body streaming behind.
 ///
 /// # Errors
@@ -89,15 +168,14 @@ impl Drop for Exchange {
 pub(crate) async fn forward(
     ctx: &Rc<Context>,
     cluster: Arc<Cluster>,
-    head: request::Parts,
-    target: Target,
-    takes_trailers: bool,
-    incoming: Incoming,
+    outgoing: Outgoing,
+    mut plan: Option<&mut Plan>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     // HTTP/2 is also used for streams in which the client waits for its turn.
-    let stall = if head.version == Version::HTTP_2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
-    let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
-    let mut request = outgoing(&cluster, head, target, takes_trailers, body)?;
+    let http2 = outgoing.head.version == Version::HTTP_2;
+    let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
+    let progress = outgoing.progress.clone();
+    let mut request = request_to(&cluster, outgoing)?;
     let mut course = Course { ctx, cluster: &cluster, tried: Tried::new(), replayed: false };
     // An endpoint whose reused connection turned out to be closed gets the request on a fresh one.
     let mut again: Option<Arc<EndpointState>> = None;
@@ -117,9 +195,23 @@ pub(crate) async fn forward(
             }
         };
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
-        let spare = (reused || behind_sidecar).then(|| copy(&request)).flatten();
+        let planned = plan.as_ref().is_some_and(|p| p.may_retry());
+        let spare = (reused || behind_sidecar || planned).then(|| copy(&request)).flatten();
         let sent = link.send(request);
-        let answer = match with_limit(sent, progress.as_deref(), stall, &ctx.timeouts).await {
+        let waited = match plan.as_ref() {
+            None => with_limit(sent, progress.as_deref(), stall, ctx.timeouts.request).await,
+            Some(plan) => {
+                let waited = with_limit(sent, progress.as_deref(), stall, plan.head);
+                match plan.try_until() {
+                    None => waited.await,
+                    Some((at, limit)) => match tokio::time::timeout_at(at, waited).await {
+                        Ok(waited) => waited,
+                        Err(_) => Err(Late::Endpoint(limit)),
+                    },
+                }
+            }
+        };
+        let answer = match waited {
             Err(Late::Client) => return Err(RequestError::SlowBody(stall)),
             Err(Late::Endpoint(limit)) => {
                 report(ctx, &cluster, &endpoint, Outcome::Failure);
@@ -127,12 +219,29 @@ pub(crate) async fn forward(
                     // It may be dead without a word; others should not find out one after the other.
                     ctx.pool.discard(endpoint.addr());
                 }
+                if let Some(spare) = spare
+                    && course.again(&mut plan, &endpoint).await
+                {
+                    request = spare;
+                    continue;
+                }
                 let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
                 return Err(RequestError::Timeout { cluster, addr, limit });
             }
             Ok(Ok(answer)) => answer,
             Ok(Err((error, unsent))) => {
-                match course.failed(&endpoint, reused, error, unsent, spare, progress.as_deref())? {
+                let kept = planned.then(|| spare.as_ref().and_then(copy)).flatten();
+                let failed = course.failed(&endpoint, reused, error, unsent, spare, progress.as_deref());
+                let retry = match (failed, kept) {
+                    (Err(error @ RequestError::Broken { .. }), Some(kept)) => {
+                        if !course.again(&mut plan, &endpoint).await {
+                            return Err(error);
+                        }
+                        Retry::OtherEndpoint(kept)
+                    }
+                    (failed, _) => failed?,
+                };
+                match retry {
                     Retry::SameEndpoint(same) => {
                         request = same;
                         again = Some(endpoint);
@@ -142,10 +251,24 @@ pub(crate) async fn forward(
                 continue;
             }
         };
-        if let Some(spare) = spare.filter(|_| behind_sidecar && says_app_is_down(&answer))
+        let mut spare = spare;
+        if behind_sidecar
+            && says_app_is_down(&answer)
+            && spare.is_some()
             && course.not_connected(&endpoint, "its sidecar says that the app is down".to_owned()).is_ok()
+            && let Some(same) = spare.take()
         {
-            request = spare;
+            request = same;
+            continue;
+        }
+        if plan.as_ref().is_some_and(|p| p.codes.contains(&answer.status().as_u16()))
+            && let Some(same) = spare.take()
+            && course.again(&mut plan, &endpoint).await
+        {
+            if answer.status().is_server_error() {
+                report(ctx, &cluster, &endpoint, Outcome::Failure);
+            }
+            request = same;
             continue;
         }
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -189,6 +312,20 @@ enum Retry {
 }
 
 impl Course<'_> {
+    /// Whether the route gives the request another try; at another endpoint, if there is one.
+    async fn again(&mut self, plan: &mut Option<&mut Plan>, endpoint: &EndpointState) -> bool {
+        let Some(plan) = plan else { return false };
+        let rng = self.ctx.rng.borrow_mut().f64();
+        if !plan.next_try(rng).await {
+            return false;
+        }
+        if self.cluster.endpoints.counts().usable > self.tried.len() + 1 {
+            self.tried.push(endpoint.addr());
+        }
+        self.cluster.shared.metrics.retries.inc();
+        true
+    }
+
     fn pick(&self) -> Result<Arc<EndpointState>, RequestError> {
         let picker = self.cluster.endpoints.picker();
         let picked = picker.pick(&self.tried, &mut self.ctx.rng.borrow_mut()).cloned();
@@ -332,12 +469,12 @@ async fn with_limit<T>(
     sent: impl Future<Output = T>,
     progress: Option<&Progress>,
     stall: Duration,
-    limits: &Timeouts,
+    request: Duration,
 ) -> Result<T, Late> {
     tokio::pin!(sent);
     loop {
         let upload = progress.filter(|p| !p.is_finished()).map(|p| (p, p.frames()));
-        let limit = if upload.is_some() { stall } else { limits.request };
+        let limit = if upload.is_some() { stall } else { request };
         if let Ok(done) = tokio::time::timeout(limit, &mut sent).await {
             return Ok(done);
         }
@@ -351,13 +488,8 @@ async fn with_limit<T>(
 }
 
 /// What goes to the endpoint: target and `Host` by the protocol spoken there.
-fn outgoing(
-    cluster: &Cluster,
-    head: request::Parts,
-    target: Target,
-    takes_trailers: bool,
-    body: RequestBody,
-) -> Result<Request<RequestBody>, RequestError> {
+fn request_to(cluster: &Cluster, outgoing: Outgoing) -> Result<Request<RequestBody>, RequestError> {
+    let Outgoing { head, target, takes_trailers, body, .. } = outgoing;
     let http1 = cluster.config.cluster.protocol == Protocol::Http1;
     let bad_host = |_| RequestError::BadHost {
         host: target.authority.clone(),
@@ -383,7 +515,7 @@ fn outgoing(
     if takes_trailers {
         headers::announce_trailers(headers, http1);
     }
-    let streams = matches!(request.body(), RequestBody::Streaming(..));
+    let streams = request.body().streams();
     let headers = request.headers_mut();
     if http1 && streams && !headers.contains_key(CONTENT_LENGTH) {
         // Said aloud, because without it the client side sends no body with GET.

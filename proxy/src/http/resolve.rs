@@ -1,80 +1,183 @@
-//! From host and path to a cluster: static routes first, then the service of that name. A service that nobody asked
-//! for yet is asked for now, and the request waits, for [`RESOLVE_TIMEOUT`] at most.
+//! From host and path to where a request goes: routes for its host first, then the routes of the service of that name,
+//! then that service itself. A service that nobody asked for yet is asked for now, and the request waits, for
+//! [`RESOLVE_TIMEOUT`] at most.
 
 use std::sync::Arc;
 
+use http::request;
 use tokio::time::{Instant, timeout_at};
 
-use super::context::{Context, Side};
+use super::context::{Context, Side, Want};
 use super::error::RequestError;
 use super::target::Target;
 use crate::cluster::state::Cluster;
 use crate::limits::RESOLVE_TIMEOUT;
 use crate::mesh_view::MeshView;
+use crate::route::compiled::Route;
 use crate::route::host::service;
+use crate::route::matcher::Seen;
+use crate::route::path;
+use crate::route::table::HostRoutes;
 
 /// Names in an error text; more are counted.
 const NAMES_MAX: usize = 20;
 
+/// Where a request goes.
+pub(crate) enum Resolved {
+    /// To a service, and nothing else happens to it.
+    Cluster(Arc<Cluster>),
+    /// Where its route says.
+    Route(Routed),
+}
+
+/// A request's route.
+pub(crate) struct Routed {
+    pub route: Arc<Route>,
+    /// Its path in normal form, if it was in another.
+    pub path: Option<String>,
+}
+
 /// See the module.
 ///
 /// # Errors
-/// If there is no such cluster, or nobody to ask.
+/// If there is no such service or route, or nobody to ask.
 pub(crate) async fn resolve(
     ctx: &Context,
     target: &Target,
-    path: &str,
-) -> Result<Arc<Cluster>, RequestError> {
+    head: &request::Parts,
+) -> Result<Resolved, RequestError> {
     let want = match &ctx.side {
-        Side::Inbound { only } => return ctx.with_view(|view| local(view, only.as_deref(), target)),
+        Side::Inbound { only } => {
+            let cluster = ctx.with_view(|view| local(view, only.as_deref(), target));
+            return cluster.map(Resolved::Cluster);
+        }
         Side::Outbound { want } => want.as_ref(),
     };
-    let name = match ctx.with_view(|view| lookup(view, target, path))? {
-        Lookup::Found(cluster) => {
-            if let Some(want) = want
-                && cluster.shared.touch(millis(ctx.epoch.elapsed()))
-            {
-                want(cluster.name());
-            }
-            return Ok(cluster);
-        }
+    let name = match ctx.with_view(|view| lookup(ctx, view, target, head))? {
+        Lookup::Found(found) => return Ok(noted(ctx, want, found)),
         Lookup::Unknown(name) => name,
     };
-    let (Some(want), Some(name)) = (want, name) else {
-        return Err(ctx.with_view(|view| unknown(view, target)));
+    let Some(want) = want else { return Err(ctx.with_view(|view| unknown(view, target))) };
+    // Hosts that are no services may have routes that have not come yet.
+    match &name {
+        Some(name) => {
+            want(name);
+            wait(ctx, name).await?;
+        }
+        None => wait_for_hosts(ctx).await,
+    }
+    match ctx.with_view(|view| lookup(ctx, view, target, head))? {
+        Lookup::Found(found) => Ok(noted(ctx, Some(want), found)),
+        Lookup::Unknown(_) => Err(ctx.with_view(|view| unknown(view, target))),
+    }
+}
+
+/// The cluster that a route leads to.
+///
+/// # Errors
+/// If it is not known, or nobody is there to ask.
+pub(crate) async fn cluster(
+    ctx: &Context,
+    target: &Target,
+    name: &str,
+) -> Result<Arc<Cluster>, RequestError> {
+    let want = match &ctx.side {
+        Side::Outbound { want } => want.as_ref(),
+        Side::Inbound { .. } => None,
     };
-    want(&name);
-    wait(ctx, &name).await
+    let find = || ctx.with_view(|view| view.clusters.get(name).cloned());
+    let none = || RequestError::NoCluster { host: target.host.clone(), cluster: name.to_owned() };
+    if let Some(cluster) = find() {
+        touch(ctx, want, &cluster);
+        return Ok(cluster);
+    }
+    let want = want.ok_or_else(none)?;
+    want(name);
+    wait(ctx, name).await?;
+    find().ok_or_else(none)
+}
+
+fn noted(ctx: &Context, want: Option<&Want>, found: Resolved) -> Resolved {
+    if let Resolved::Cluster(cluster) = &found {
+        touch(ctx, want, cluster);
+    }
+    found
+}
+
+fn touch(ctx: &Context, want: Option<&Want>, cluster: &Cluster) {
+    if let Some(want) = want
+        && cluster.shared.touch(millis(ctx.epoch.elapsed()))
+    {
+        want(cluster.name());
+    }
 }
 
 enum Lookup {
-    Found(Arc<Cluster>),
+    Found(Resolved),
     /// With the service name, if the host can be one.
     Unknown(Option<String>),
 }
 
-fn lookup(view: &MeshView, target: &Target, path: &str) -> Result<Lookup, RequestError> {
-    if !view.routes.is_empty()
-        && let Some(name) = view.routes.select(&target.host, path)
-    {
-        let no_cluster = || RequestError::NoCluster { host: target.host.clone(), cluster: name.to_owned() };
-        return view.clusters.get(name).cloned().map(Lookup::Found).ok_or_else(no_cluster);
+fn lookup(
+    ctx: &Context,
+    view: &MeshView,
+    target: &Target,
+    head: &request::Parts,
+) -> Result<Lookup, RequestError> {
+    for table in [&*view.routes, &view.hosts.table] {
+        if !table.is_empty()
+            && let Some(host) = table.host(&target.host)
+            && let Some(routed) = select(host, head)?
+        {
+            return Ok(Lookup::Found(Resolved::Route(routed)));
+        }
     }
     let Some(name) = service(&target.host) else { return Ok(Lookup::Unknown(None)) };
+    if !view.services.is_empty()
+        && let Some(routes) = view.services.get(name)
+    {
+        if let Side::Outbound { want: Some(want) } = &ctx.side
+            && routes.touch(millis(ctx.epoch.elapsed()))
+        {
+            want(name);
+        }
+        let routed = match routes.table.host(&target.host) {
+            Some(host) => select(host, head)?,
+            None => None,
+        };
+        let no_route = || RequestError::NoRoute {
+            host: target.host.clone(),
+            method: head.method.to_string(),
+            path: head.uri.path().chars().take(200).collect(),
+        };
+        return Ok(Lookup::Found(Resolved::Route(routed.ok_or_else(no_route)?)));
+    }
     Ok(match view.clusters.get(name) {
-        Some(cluster) => Lookup::Found(cluster.clone()),
+        Some(cluster) => Lookup::Found(Resolved::Cluster(cluster.clone())),
         None => Lookup::Unknown(Some(name.to_owned())),
     })
 }
 
-async fn wait(ctx: &Context, name: &str) -> Result<Arc<Cluster>, RequestError> {
+fn select(host: &HostRoutes, head: &request::Parts) -> Result<Option<Routed>, RequestError> {
+    let path = path::normalise(head.uri.path()).map_err(RequestError::BadPath)?;
+    let found = host.select(&Seen::of(head, &path)).cloned();
+    let changed = |path: std::borrow::Cow<'_, str>| match path {
+        std::borrow::Cow::Borrowed(_) => None,
+        std::borrow::Cow::Owned(path) => Some(path),
+    };
+    Ok(found.map(|route| Routed { route, path: changed(path) }))
+}
+
+/// Waits until a service can be called, or has routes.
+async fn wait(ctx: &Context, name: &str) -> Result<(), RequestError> {
     let deadline = Instant::now() + RESOLVE_TIMEOUT;
     let mut changes = ctx.mesh.changes();
     loop {
         changes.mark_unchanged();
         let found = ctx.with_view(|view| match (view.clusters.get(name), view.absent.get(name)) {
+            _ if view.services.contains_key(name) => Some(Ok(())),
             // A cluster comes before its endpoints; they are on their way.
-            (Some(cluster), _) if cluster.endpoints.counts().total > 0 => Some(Ok(cluster.clone())),
+            (Some(cluster), _) if cluster.endpoints.counts().total > 0 => Some(Ok(())),
             (None, Some(message)) => Some(Err(absent(name, message))),
             _ => None,
         });
@@ -83,9 +186,23 @@ async fn wait(ctx: &Context, name: &str) -> Result<Arc<Cluster>, RequestError> {
         }
         if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
             return ctx.with_view(|view| match view.clusters.get(name) {
-                Some(cluster) => Ok(cluster.clone()),
+                Some(_) => Ok(()),
                 None => Err(nobody_answered(view, name)),
             });
+        }
+    }
+}
+
+/// Waits until it is known which hosts have routes.
+async fn wait_for_hosts(ctx: &Context) {
+    let deadline = Instant::now() + RESOLVE_TIMEOUT;
+    let mut changes = ctx.mesh.changes();
+    loop {
+        changes.mark_unchanged();
+        if ctx.with_view(|view| view.hosts_known)
+            || !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(())))
+        {
+            return;
         }
     }
 }
@@ -116,6 +233,8 @@ fn absent(name: &str, message: &str) -> RequestError {
 fn unknown(view: &MeshView, target: &Target) -> RequestError {
     let mut names: Vec<&str> = view.clusters.keys().map(String::as_str).collect();
     names.extend(view.routes.hosts());
+    names.extend(view.hosts.table.hosts());
+    names.extend(view.services.keys().map(String::as_str));
     RequestError::UnknownHost { host: target.host.clone(), known: known(names) }
 }
 

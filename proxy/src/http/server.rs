@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
-use super::{downgrade, forward, headers, rescue, resolve, target};
+use super::forward::{Outgoing, forward};
+use super::resolve::Resolved;
+use super::{downgrade, headers, rescue, resolve, routed, target};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -55,8 +57,47 @@ async fn respond(
         downgrade::check(&head)?;
     }
     let target = target::of(&head)?;
-    let cluster = resolve::resolve(ctx, &target, head.uri.path()).await?;
-    expectation(&mut head)?;
+    let cluster = match resolve::resolve(ctx, &target, &head).await? {
+        Resolved::Cluster(cluster) => cluster,
+        // On the heap: requests without a route do not pay for its size.
+        Resolved::Route(found) => {
+            let routed = routed::respond(ctx, connection, head, target, body, found, started);
+            return Box::pin(routed).await;
+        }
+    };
+    let takes_trailers = prepare(ctx, connection, &mut head)?;
+    let metrics = cluster.clone();
+    let outgoing = Outgoing::new(head, target, takes_trailers, body);
+    let forwarded = explained(connection, forward(ctx, cluster, outgoing, None).await);
+    let status = match &forwarded {
+        Ok(response) => response.status(),
+        Err(error) => rescue::status(error).0,
+    };
+    metrics.shared.metrics.answered(status, started.elapsed());
+    forwarded
+}
+
+/// The guard knows better what was wrong with the body.
+pub(super) fn explained<T>(
+    connection: &Connection,
+    forwarded: Result<T, RequestError>,
+) -> Result<T, RequestError> {
+    forwarded.map_err(|error| match (error, connection.refusal()) {
+        (RequestError::ClientBody(_), Some(refusal)) => RequestError::Refused(refusal),
+        (error, _) => error,
+    })
+}
+
+/// Makes a head ready for the next hop. Answers whether the client takes trailers.
+///
+/// # Errors
+/// If it expects what there is not, or goes in a circle.
+pub(super) fn prepare(
+    ctx: &Context,
+    connection: &Connection,
+    head: &mut http::request::Parts,
+) -> Result<bool, RequestError> {
+    expectation(head)?;
     let takes_trailers = headers::strip_hop_by_hop(&mut head.headers);
     let hops = headers::append_via(&mut head.headers, head.version);
     if hops >= HOPS_MAX {
@@ -66,19 +107,7 @@ async fn respond(
     if matches!(ctx.side, Side::Inbound { .. }) || !connection.peer.ip().is_loopback() {
         headers::append_forwarded(&mut head.headers, connection.peer.ip(), connection.tls);
     }
-    let metrics = cluster.clone();
-    let forwarded = forward::forward(ctx, cluster, head, target, takes_trailers, body).await;
-    let forwarded = forwarded.map_err(|error| match (error, connection.refusal()) {
-        // The guard knows better what was wrong with the body.
-        (RequestError::ClientBody(_), Some(refusal)) => RequestError::Refused(refusal),
-        (error, _) => error,
-    });
-    let status = match &forwarded {
-        Ok(response) => response.status(),
-        Err(error) => rescue::status(error).0,
-    };
-    metrics.shared.metrics.answered(status, started.elapsed());
-    forwarded
+    Ok(takes_trailers)
 }
 
 /// The one expectation there is was met by reading on: the server side answers 100 when the body is first read. The

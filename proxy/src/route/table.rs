@@ -1,108 +1,136 @@
-//! Static routes: exact host and path prefix to cluster. The most specific one wins: a named host before any host,
-//! then the longest path.
+//! Routes by host. Read by requests, never changed.
+//!
+//! A host finds its virtual host (an exact domain, then the longest `*.x`, then the longest `x.*`, then `*`), and in it
+//! the first route whose conditions hold. The order within a virtual host is that of precedence; see
+//! `weft_meshconfig::lower`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::config::RouteEntry;
+use weft_xds_proto::resource::route as ir;
 
-/// Read by requests, never changed.
+use super::compiled::Route;
+use super::matcher::Seen;
+
+type Map<T> = HashMap<Box<str>, T, foldhash::fast::RandomState>;
+
+/// See the module.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    by_host: HashMap<String, Vec<Route>, foldhash::fast::RandomState>,
-    any_host: Vec<Route>,
+    exact: Map<Arc<HostRoutes>>,
+    suffixes: Affixes,
+    prefixes: Affixes,
+    any: Option<Arc<HostRoutes>>,
 }
 
-/// Paths of one host.
-#[derive(Debug, Clone)]
-struct Route {
-    /// Without a trailing slash; empty for any path.
-    prefix: String,
-    cluster: String,
+/// Wildcards of one side, by their length, the longest first.
+#[derive(Debug, Default)]
+struct Affixes {
+    lengths: Vec<usize>,
+    by_text: Map<Arc<HostRoutes>>,
+}
+
+/// Routes of one virtual host.
+#[derive(Debug)]
+pub struct HostRoutes {
+    /// Its domains, for people.
+    pub name: String,
+    routes: Box<[Arc<Route>]>,
+    /// Routes for one path only, by that path; positions in `routes`, in order.
+    exact: Map<Vec<u32>>,
+    /// The others; positions in `routes`, in order.
+    scanned: Box<[u32]>,
 }
 
 impl RouteTable {
-    /// From entries without problems (`StaticConfig::problems`).
-    pub fn new(entries: &[RouteEntry]) -> Self {
+    /// From a checked configuration.
+    ///
+    /// # Errors
+    /// If a route is not usable after all; the text names it.
+    pub fn new(config: &ir::RouteConfiguration) -> Result<Self, String> {
         let mut table = Self::default();
-        for entry in entries {
-            let prefix = entry.path_prefix.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
-            let route = Route { prefix, cluster: entry.cluster.clone() };
-            match &entry.host {
-                Some(host) => {
-                    let host = host.trim_end_matches('.').to_ascii_lowercase();
-                    table.by_host.entry(host).or_default().push(route);
+        for host in &config.virtual_hosts {
+            let routes = Arc::new(HostRoutes::new(host)?);
+            for domain in &host.domains {
+                if domain == "*" {
+                    table.any = Some(routes.clone());
+                } else if let Some(suffix) = domain.strip_prefix('*') {
+                    table.suffixes.insert(suffix, &routes);
+                } else if let Some(prefix) = domain.strip_suffix('*') {
+                    table.prefixes.insert(prefix, &routes);
+                } else {
+                    table.exact.insert(domain.as_str().into(), routes.clone());
                 }
-                None => table.any_host.push(route),
             }
         }
-        // Longest first, so that the first match is the best.
-        for routes in table.by_host.values_mut().chain([&mut table.any_host]) {
-            routes.sort_by_key(|r| std::cmp::Reverse(r.prefix.len()));
-        }
-        table
+        Ok(table)
     }
 
     /// No routes at all: requests go by service name alone.
     pub fn is_empty(&self) -> bool {
-        self.by_host.is_empty() && self.any_host.is_empty()
+        self.any.is_none()
+            && self.exact.is_empty()
+            && self.suffixes.by_text.is_empty()
+            && self.prefixes.by_text.is_empty()
     }
 
-    /// The cluster for a normalised host and a path.
-    pub fn select(&self, host: &str, path: &str) -> Option<&str> {
-        let named = self.by_host.get(host).into_iter().flatten();
-        named.chain(&self.any_host).find(|r| r.matches(path)).map(|r| r.cluster.as_str())
+    /// The routes for a normalised host.
+    pub fn host(&self, host: &str) -> Option<&HostRoutes> {
+        let by_suffix = || self.suffixes.longest(host, |host, n| &host[host.len() - n..]);
+        let by_prefix = || self.prefixes.longest(host, |host, n| &host[..n]);
+        let found = self.exact.get(host).or_else(by_suffix).or_else(by_prefix).or(self.any.as_ref())?;
+        Some(found)
     }
 
-    /// Hosts that have routes, sorted.
+    /// Hosts that have routes of their own, sorted.
     pub fn hosts(&self) -> Vec<&str> {
-        let mut hosts: Vec<_> = self.by_host.keys().map(String::as_str).collect();
+        let mut hosts: Vec<_> = self.exact.keys().map(|h| &**h).collect();
         hosts.sort_unstable();
         hosts
     }
 }
 
-impl Route {
-    fn matches(&self, path: &str) -> bool {
-        path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            || self.prefix.is_empty()
+impl Affixes {
+    fn insert(&mut self, text: &str, routes: &Arc<HostRoutes>) {
+        self.by_text.insert(text.into(), routes.clone());
+        if !self.lengths.contains(&text.len()) {
+            self.lengths.push(text.len());
+            self.lengths.sort_unstable_by_key(|n| std::cmp::Reverse(*n));
+        }
+    }
+
+    /// A wildcard stands for at least one character. Hosts are ASCII.
+    fn longest(&self, host: &str, part: fn(&str, usize) -> &str) -> Option<&Arc<HostRoutes>> {
+        let fitting = self.lengths.iter().filter(|n| **n < host.len());
+        fitting.map(|n| part(host, *n)).find_map(|text| self.by_text.get(text))
+    }
+}
+
+impl HostRoutes {
+    fn new(host: &ir::VirtualHost) -> Result<Self, String> {
+        let (mut routes, mut exact, mut scanned) = (Vec::new(), Map::<Vec<u32>>::default(), Vec::new());
+        for (i, route) in host.routes.iter().enumerate() {
+            let compiled = Route::new(route).map_err(|why| format!("route {:?}: {why}", route.name))?;
+            let position = u32::try_from(i).map_err(|_| "too many routes".to_owned())?;
+            match compiled.matcher.exact_path() {
+                Some(path) => exact.entry(path.into()).or_default().push(position),
+                None => scanned.push(position),
+            }
+            routes.push(Arc::new(compiled));
+        }
+        Ok(Self { name: host.name.clone(), routes: routes.into(), exact, scanned: scanned.into() })
+    }
+
+    /// The route for a request. Those for its very path are found at once; the others are tried in order, up to the
+    /// best of those.
+    pub fn select(&self, seen: &Seen<'_>) -> Option<&Arc<Route>> {
+        let holds = |i: &u32| self.routes[*i as usize].matcher.matches(seen);
+        let exact = self.exact.get(seen.path).and_then(|all| all.iter().find(|i| holds(i)));
+        let before = exact.copied().unwrap_or(u32::MAX);
+        let scanned = self.scanned.iter().take_while(|i| **i < before).find(|i| holds(i));
+        scanned.or(exact).map(|i| &self.routes[*i as usize])
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(host: Option<&str>, path: Option<&str>, cluster: &str) -> RouteEntry {
-        RouteEntry { host: host.map(Into::into), path_prefix: path.map(Into::into), cluster: cluster.into() }
-    }
-
-    #[test]
-    fn most_specific_route_wins_in_any_order() {
-        let table = RouteTable::new(&[
-            entry(None, None, "rest"),
-            entry(None, Some("/api"), "api"),
-            entry(Some("Shop.Example."), None, "shop"),
-            entry(Some("shop.example"), Some("/orders/"), "orders"),
-        ]);
-        for (host, path, cluster) in [
-            ("shop.example", "/orders", "orders"),
-            ("shop.example", "/orders/1", "orders"),
-            ("shop.example", "/ordersX", "shop"),
-            ("shop.example", "/api", "shop"),
-            ("other", "/api/x", "api"),
-            ("other", "/", "rest"),
-            ("other", "*", "rest"),
-        ] {
-            assert_eq!(table.select(host, path), Some(cluster), "{host}{path}");
-        }
-    }
-
-    #[test]
-    fn without_a_match_there_is_no_cluster() {
-        let table = RouteTable::new(&[entry(Some("a"), Some("/x"), "c")]);
-        assert_eq!(table.select("a", "/y"), None);
-        assert_eq!(table.select("b", "/x"), None);
-        assert_eq!(table.hosts(), ["a"]);
-        assert!(RouteTable::default().is_empty());
-    }
-}
+mod tests;

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Downstream connections since start.
     pub connections_total: Counter,
+    /// Copies for mirrors that were not made.
+    pub mirrors_dropped: Counter,
     /// Active checks done.
     pub checks: Counter,
     /// Active checks failed.
@@ -97,6 +99,10 @@ impl Metrics {
             ),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
+            mirrors_dropped: r.counter(
+                "weft_proxy_mirrors_dropped_total",
+                "Copies of requests that were not made, because too many are under way",
+            ),
             checks: r.counter("weft_proxy_health_checks_total", "Active checks of endpoints"),
             checks_failed: r
                 .counter("weft_proxy_health_check_failures_total", "Active checks of endpoints that failed"),

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+use crate::limits::MIRROR_FRAMES_MAX;
 
 /// What the forwarding side wants to know of a body that it gave away.
 #[derive(Debug, Default)]
@@ -57,6 +60,28 @@ pub(crate) enum RequestBody {
     Empty,
     /// Streams; memory holds no more than what one read gave.
     Streaming(Incoming, Rc<Progress>, CleanTrailers),
+    /// The same, with copies of its data for others.
+    Copying(Box<Copying>),
+    /// A copy of another.
+    Copied(mpsc::Receiver<Bytes>),
+}
+
+/// A body of which others get copies. One that does not keep up gets no more of it.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    incoming: Incoming,
+    progress: Rc<Progress>,
+    clean: CleanTrailers,
+    copies: Vec<mpsc::Sender<Bytes>>,
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestBodyError {
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    #[error("the mirror did not keep up, or the request broke off")]
+    Behind,
 }
 
 impl RequestBody {
@@ -67,17 +92,52 @@ impl RequestBody {
         let progress = Rc::new(Progress::default());
         (Self::Streaming(incoming, progress.clone(), clean), Some(progress))
     }
+
+    /// A body with the data of this one, for another endpoint.
+    pub fn copied(&mut self) -> Self {
+        match std::mem::replace(self, Self::Empty) {
+            Self::Streaming(incoming, progress, clean) => {
+                let (copy, receiver) = mpsc::channel(MIRROR_FRAMES_MAX);
+                *self = Self::Copying(Box::new(Copying { incoming, progress, clean, copies: vec![copy] }));
+                Self::Copied(receiver)
+            }
+            Self::Copying(mut copying) => {
+                let (copy, receiver) = mpsc::channel(MIRROR_FRAMES_MAX);
+                copying.copies.push(copy);
+                *self = Self::Copying(copying);
+                Self::Copied(receiver)
+            }
+            Self::Empty | Self::Copied(_) => Self::Empty,
+        }
+    }
+
+    /// Whether it comes piece by piece.
+    pub fn streams(&self) -> bool {
+        !matches!(self, Self::Empty)
+    }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Streaming(incoming, progress, clean) = self.get_mut() else { return Poll::Ready(None) };
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let (incoming, progress, clean, copies) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Streaming(incoming, progress, clean) => (incoming, progress, clean, None),
+            Self::Copying(c) => (&mut c.incoming, &mut c.progress, &mut c.clean, Some(&mut c.copies)),
+            Self::Copied(receiver) => {
+                // The end is said by an empty piece; without it, the copy is not whole.
+                return Poll::Ready(match ready!(receiver.poll_recv(cx)) {
+                    Some(data) if data.is_empty() => None,
+                    Some(data) => Some(Ok(Frame::data(data))),
+                    None => Some(Err(RequestBodyError::Behind)),
+                });
+            }
+        };
         progress.touched.set(true);
         progress.waiting.set(true);
         let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
@@ -92,13 +152,27 @@ impl Body for RequestBody {
             Some(Ok(_)) if incoming.is_end_stream() => progress.finished.set(true),
             Some(Ok(_)) => {}
         }
-        Poll::Ready(frame)
+        if let Some(copies) = copies {
+            let data = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref()).filter(|d| !d.is_empty());
+            copies.retain(|copy| data.is_none_or(|data| copy.try_send(data.clone()).is_ok()));
+            if progress.is_finished() {
+                for copy in copies.drain(..) {
+                    // One whose queue is full has not kept up.
+                    let _ = copy.try_send(Bytes::new());
+                }
+            } else if progress.has_failed() {
+                copies.clear();
+            }
+        }
+        Poll::Ready(frame.map(|f| f.map_err(RequestBodyError::Client)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Streaming(incoming, ..) => incoming.is_end_stream(),
+            Self::Copying(copying) => copying.incoming.is_end_stream(),
+            Self::Copied(_) => false,
         }
     }
 
@@ -106,6 +180,8 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streaming(incoming, ..) => incoming.size_hint(),
+            Self::Copying(copying) => copying.incoming.size_hint(),
+            Self::Copied(_) => SizeHint::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::static_config::static_endpoint;
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::listener::socket;
-use crate::route::table::RouteTable;
+use crate::static_routes::StaticRoutes;
 use crate::telemetry::metrics::Direction;
 
 mod slow;
@@ -54,7 +54,7 @@ struct Served {
 
 fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
     let metrics = Metrics::new(Registry::new());
-    let mesh = Arc::new(MeshState::new(Direction::Outbound, RouteTable::default(), metrics.clone()));
+    let mesh = Arc::new(MeshState::new(Direction::Outbound, StaticRoutes::default(), metrics.clone()));
     mesh.apply(&snapshot(1, LbPolicy::RoundRobin, endpoints));
     let (addr, mut listeners) = socket::bind("test", "127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);

@@ -9,5 +9,6 @@ mod http2_abuse;
 mod inbound;
 mod mesh;
 mod names;
+mod routes;
 mod shortage;
 mod support;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use weft_proxy::app::{self, RunningProxy};
-use weft_proxy::config::ProxyConfig;
+use weft_proxy::config::{ProxyConfig, StaticConfig};
 
 pub type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -109,6 +109,9 @@ async fn respond(name: String, request: Request<Incoming>) -> Answer {
             response = response.header("trailer", names);
         }
         request.into_body().map_err(Into::into).boxed()
+    } else if path == "/text" {
+        response = response.header("content-type", "text/plain");
+        request.into_body().map_err(Into::into).boxed()
     } else if path == "/request" {
         let mut text = format!("{} {}\n", request.method(), request.uri());
         for (field, value) in request.headers() {
@@ -175,7 +178,11 @@ pub fn orders(endpoints: &[SocketAddr], more: &str) -> String {
 
 pub fn config(yaml: &str) -> ProxyConfig {
     let mut config = ProxyConfig::new("test");
-    config.static_config = Some(weft_core::config::parse_yaml(Path::new("test.yaml"), yaml).unwrap());
+    let (rest, file) = weft_meshconfig::document::divide(yaml);
+    assert_eq!(file.problems, []);
+    let mut parsed: StaticConfig = weft_core::config::parse_yaml(Path::new("test.yaml"), &rest).unwrap();
+    parsed.documents = file.documents.into_iter().map(|(document, _)| document).collect();
+    config.static_config = Some(parsed);
     config.drain_timeout = Duration::from_secs(5);
     config
 }

@@ -1,17 +1,19 @@
 //! Flags of `weft proxy`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use weft_core::config::parse_duration;
+use weft_core::config::{parse_duration, parse_yaml};
+use weft_meshconfig::Document;
+use weft_meshconfig::document::divide;
 use weft_proxy::config::{
     self, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster, StaticConfig, TlsFiles,
 };
 
-use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer, load};
+use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
 use crate::failure::Failure;
 
 /// Where the local app sends its calls.
@@ -26,7 +28,7 @@ pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 /// Every flag can also be given as the WEFT_… variable shown with it, or in the --config file under its
 /// own name; the flag wins over the variable, the variable over the file. Port 0 means any free port,
 /// printed at start. With `listeners`, `routes` and `clusters` in the file, a proxy needs no server and
-/// no gossip.
+/// no gossip; HTTPRoutes and GRPCRoutes may follow, each behind a line of ---.
 ///
 /// Example: weft proxy --name orders --join 10.0.0.1:7946 --service orders=127.0.0.1:8080,check=/health
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -104,12 +106,19 @@ pub(crate) struct ProxyFlags {
     /// File only.
     #[arg(skip)]
     pub(crate) clusters: Option<Vec<StaticCluster>>,
+    /// File only, each a document of its own.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) documents: Option<Vec<Document>>,
 }
 
 impl ProxyFlags {
     /// Puts the file, if one is named, under flags and variables.
     pub(crate) fn layered(self) -> Result<Self, Failure> {
-        let file = load(self.config.as_deref())?;
+        let file = match self.config.as_deref() {
+            Some(path) => read(path)?,
+            None => Self::default(),
+        };
         Ok(self.over(file))
     }
 
@@ -117,6 +126,7 @@ impl ProxyFlags {
         layer!(self, file;
             name, data_dir, join, server, outbound, inbound, inbound_cert, inbound_key, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, listeners, routes, clusters,
+            documents,
         );
         self
     }
@@ -125,12 +135,13 @@ impl ProxyFlags {
     pub(crate) fn into_config(self, servers: Vec<SocketAddr>) -> Result<ProxyConfig, Failure> {
         let name = self.name.unwrap_or_else(host_name);
         let join = self.join.unwrap_or_default();
-        let static_config = match (self.listeners, self.routes, self.clusters) {
-            (None, None, None) => None,
-            (listeners, routes, clusters) => Some(StaticConfig {
+        let static_config = match (self.listeners, self.routes, self.clusters, self.documents) {
+            (None, None, None, None) => None,
+            (listeners, routes, clusters, documents) => Some(StaticConfig {
                 listeners: listeners.unwrap_or_default(),
                 routes: routes.unwrap_or_default(),
                 clusters: clusters.unwrap_or_default(),
+                documents: documents.unwrap_or_default(),
             }),
         };
         let has_listeners = static_config.as_ref().is_some_and(|config| !config.listeners.is_empty());
@@ -170,6 +181,21 @@ impl ProxyFlags {
             drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
         })
     }
+}
+
+/// The file's flags, and its routes in the words of the Gateway API.
+fn read(path: &Path) -> Result<ProxyFlags, Failure> {
+    let text = weft_core::config::read_text(path)?;
+    let (rest, file) = divide(&text);
+    if !file.problems.is_empty() {
+        let lines: Vec<_> = file.problems.iter().map(|p| format!("{}:{p}", path.display())).collect();
+        return Err(Failure::new(lines.join("\n")));
+    }
+    let mut flags: ProxyFlags =
+        if rest.trim().is_empty() { ProxyFlags::default() } else { parse_yaml(path, &rest)? };
+    let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
+    flags.documents = (!documents.is_empty()).then_some(documents);
+    Ok(flags)
 }
 
 /// Gossip listens where others can reach it: beside the inbound listener, else everywhere if an address

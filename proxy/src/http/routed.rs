@@ -1,0 +1,195 @@
+//! A request that has a route: what the route says happens to it, in this order.
+//!
+//! faults → questions of browsers (CORS) → redirect or own answer, or: the cache, or: backend by weight → header edits, path, host →
+//! copies for mirrors → [`super::forward`] → header edits of the answer, CORS, compression.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::uri::PathAndQuery;
+use http::{Response, StatusCode, Uri, request};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::body::ResponseBody;
+use super::cached::{self, Lookup};
+use super::compress::Compressing;
+use super::context::Context;
+use super::error::RequestError;
+use super::forward::{Outgoing, Plan, forward};
+use super::resolve::{self, Routed};
+use super::target::Target;
+use super::{mirror, rescue, server};
+use crate::listener::connection::Connection;
+use crate::policy::compression::{self, Wish};
+use crate::policy::cors::Asked;
+use crate::policy::fault::{Aborted, Drawn};
+use crate::route::compiled::{Action, Forward, Route};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Of an answer that a fault made.
+const FAULT: HeaderValue = HeaderValue::from_static("fault");
+
+/// See the module.
+///
+/// # Errors
+/// Those of forwarding, and if the route makes nothing usable of the request.
+pub(crate) async fn respond(
+    ctx: &Rc<Context>,
+    connection: &Connection,
+    head: request::Parts,
+    target: Target,
+    incoming: Incoming,
+    routed: Routed,
+    started: Instant,
+) -> Result<Response<ResponseBody>, RequestError> {
+    let Routed { route, path } = routed;
+    if let Some(fault) = &route.fault {
+        let Drawn { delay, abort } = fault.draw(&mut ctx.rng.borrow_mut());
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        if let Some(abort) = abort {
+            return Ok(aborted(abort));
+        }
+    }
+    let wish = Wish::of(&head);
+    let asked = route.cors.as_ref().map_or(Asked::Nothing, |cors| cors.ask(&head));
+    let mut response = match (&asked, &route.action) {
+        (Asked::Preflight(headers), _) => {
+            let mut response = own(StatusCode::NO_CONTENT, bytes::Bytes::new());
+            response.headers_mut().extend(headers.clone());
+            return Ok(response);
+        }
+        (_, Action::Redirect(redirect)) => {
+            let path = path.as_deref().unwrap_or_else(|| head.uri.path());
+            let scheme = if connection.tls { "https" } else { "http" };
+            let matched = route.matcher.matched_len(path);
+            let location = redirect.location(scheme, &target.authority, path, matched, head.uri.query());
+            let mut response = own(redirect.status, bytes::Bytes::new());
+            let bad = || RequestError::BadRewrite { route: route.name.clone() };
+            response.headers_mut().insert(LOCATION, location.ok_or_else(bad)?);
+            response
+        }
+        (_, Action::Respond { status, body }) => own(*status, body.clone()),
+        (_, Action::Forward(to)) => {
+            let stored = route
+                .cache
+                .as_ref()
+                .map(|policy| (policy, cached::lookup(ctx, &route.name, &target, &head, path.as_deref())));
+            match stored {
+                Some((_, Lookup::Answer(response))) => response,
+                stored => {
+                    let parts = (head, target, incoming);
+                    let response = send(ctx, connection, (&route, to), path, parts, started).await?;
+                    match stored {
+                        Some((policy, lookup)) => cached::keep(ctx, policy, lookup, response),
+                        None => response,
+                    }
+                }
+            }
+        }
+    };
+    route.response_headers.apply(response.headers_mut());
+    if let (Asked::Actual(origin), Some(cors)) = (&asked, &route.cors) {
+        cors.answer(origin, response.headers_mut());
+    }
+    if let Some(policy) = &route.compression {
+        let (mut head, mut body) = response.into_parts();
+        if !body.is_end_stream() && compression::prepare(policy, wish, &mut head) {
+            body = ResponseBody::Compressed(Box::new(Compressing::new(body)));
+        }
+        response = Response::from_parts(head, body);
+    }
+    Ok(response)
+}
+
+async fn send(
+    ctx: &Rc<Context>,
+    connection: &Connection,
+    (route, to): (&Route, &Forward),
+    path: Option<String>,
+    (mut head, mut target, incoming): (request::Parts, Target, Incoming),
+    started: Instant,
+) -> Result<Response<ResponseBody>, RequestError> {
+    let backend = to.draw(&mut ctx.rng.borrow_mut());
+    let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
+    let takes_trailers = server::prepare(ctx, connection, &mut head)?;
+    let path = match &to.path {
+        Some(rewrite) => {
+            let path = path.as_deref().unwrap_or_else(|| head.uri.path());
+            Some(rewrite.path(path, route.matcher.matched_len(path)))
+        }
+        None => path,
+    };
+    if let Some(path) = path {
+        replace_path(&mut head, &path)
+            .ok_or_else(|| RequestError::BadRewrite { route: route.name.clone() })?;
+    }
+    if let Some(host) = &to.host {
+        target.authority.clone_from(host);
+    }
+    route.request_headers.apply(&mut head.headers);
+    backend.request_headers.apply(&mut head.headers);
+    let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
+    mirror::copies(ctx, to, &mut outgoing);
+    let mut plan = Plan::new(to, started, ctx.timeouts.request);
+    let metrics = cluster.clone();
+    let forwarded = server::explained(connection, forward(ctx, cluster, outgoing, Some(&mut plan)).await);
+    let status = match &forwarded {
+        Ok(response) => response.status(),
+        Err(error) => rescue::status(error).0,
+    };
+    metrics.shared.metrics.answered(status, started.elapsed());
+    let mut response = forwarded?;
+    if let Some((at, _)) = plan.until {
+        response.body_mut().limit(at);
+    }
+    backend.response_headers.apply(response.headers_mut());
+    Ok(response)
+}
+
+/// Keeps the query. None if the path makes no target, such as one that has become too long.
+fn replace_path(head: &mut request::Parts, path: &str) -> Option<()> {
+    let target = match head.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    if target.len() > crate::limits::URI_BYTES_MAX {
+        return None;
+    }
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
+    head.uri = Uri::from_parts(parts).ok()?;
+    Some(())
+}
+
+fn own(status: StatusCode, body: bytes::Bytes) -> Response<ResponseBody> {
+    let empty = body.is_empty();
+    let mut response = Response::new(ResponseBody::Own((!empty).then_some(body)));
+    *response.status_mut() = status;
+    if !empty {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text);
+    }
+    response
+}
+
+fn aborted(abort: Aborted) -> Response<ResponseBody> {
+    let mut response = match abort {
+        Aborted::Http(status) => own(status, bytes::Bytes::from_static(b"fault injected by the route\n")),
+        Aborted::Grpc(status) => {
+            let mut response = own(StatusCode::OK, bytes::Bytes::new());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(GRPC_STATUS, HeaderValue::from(status));
+            headers.insert(GRPC_MESSAGE, HeaderValue::from_static("fault injected by the route"));
+            response
+        }
+    };
+    response.headers_mut().insert(rescue::X_WEFT_ERROR, FAULT);
+    response
+}

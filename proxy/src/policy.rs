@@ -1,0 +1,8 @@
+//! What happens to a request beside its being forwarded: one file a policy, each a value of a route. Pure: time and
+//! randomness are arguments.
+
+pub mod cache;
+pub mod compression;
+pub mod cors;
+pub mod edits;
+pub mod fault;
