@@ -14,6 +14,7 @@ use weft_proxy::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use weft_proxy::discovery::{Discovery, DiscoveryConfig};
 use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -25,6 +26,7 @@ use weft_xds_proto::envoy_types::util::pack_any;
 use weft_xds_proto::nack;
 use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::{ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource};
+use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
 use weft_xds_proto::type_url::ResourceType;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,6 +130,12 @@ impl FakeStream {
     async fn send_service(&mut self, name: &str, version: &str, ports: &[u16]) {
         self.send(ResourceType::Cluster, vec![cluster(name, version)], &[]).await;
         self.send(ResourceType::Endpoint, vec![endpoints(name, version, ports)], &[]).await;
+        self.send_routes(&RouteConfiguration::plain(name), version).await;
+    }
+
+    async fn send_routes(&mut self, routes: &RouteConfiguration, version: &str) -> String {
+        let body = pack_any(RoutesProto::from(routes));
+        self.send(ResourceType::Route, vec![resource(&routes.name, version, body)], &[]).await
     }
 
     /// The answer to the response with this nonce.
@@ -215,6 +223,9 @@ async fn a_bad_resource_beside_a_good_one_is_rejected_by_name_and_the_good_one_i
     let mut stream = server.stream().await;
     assert_eq!(stream.request().await.node.unwrap().id, NodeId(7).to_string());
 
+    for name in ["good", "bad"] {
+        stream.send_routes(&RouteConfiguration::plain(name), "1").await;
+    }
     let eds = vec![endpoints("good", "1", &[1001]), endpoints("bad", "1", &[1002])];
     stream.send(ResourceType::Endpoint, eds, &[]).await;
     let cds = vec![unusable_cluster("bad", "1"), cluster("good", "1")];
@@ -359,4 +370,61 @@ async fn without_a_server_a_name_is_neither_there_nor_absent() {
     assert!(snapshot.clusters.is_empty() && snapshot.absent.is_empty());
     assert!(!snapshot.control_plane.servers_known && !snapshot.control_plane.is_connected());
     discovery.shutdown().await;
+}
+
+/// All to `to`.
+fn routes(name: &str, to: &str) -> RouteConfiguration {
+    RouteConfiguration { name: name.to_owned(), ..RouteConfiguration::plain(to) }
+}
+
+/// D01, make before break: no moment in which a service is used without its routes, or routes without their services.
+#[tokio::test]
+async fn a_service_comes_into_use_with_its_routes_and_routes_with_their_services() {
+    let mut server = FakeServer::start(any_port()).await;
+    let discovery = Discovery::start(config(&[server.addr], None));
+    let mut snapshots = discovery.snapshots();
+    discovery.want("a");
+    let mut stream = server.stream().await;
+    stream.send(ResourceType::Cluster, vec![cluster("a", "1")], &[]).await;
+    let nonce = stream.send(ResourceType::Endpoint, vec![endpoints("a", "1", &[1001])], &[]).await;
+    stream.answer(&nonce).await;
+    assert_eq!(ports(&snapshots.borrow(), "a"), None, "its routes are not known yet");
+
+    let nonce = stream.send_routes(&routes("a", "b"), "1").await;
+    let asked = stream.request_of(ResourceType::Cluster).await;
+    assert_eq!(asked.resource_names_subscribe, ["b"], "what the routes lead to is asked for");
+    stream.answer(&nonce).await;
+    assert!(!snapshots.borrow().routes.contains_key("a"), "b is not known yet");
+    stream.send_service("b", "1", &[1002]).await;
+    let snapshot = until(&mut snapshots, |s| s.routes.contains_key("a")).await;
+    assert_eq!(ports(&snapshot, "b"), Some(vec![1002]));
+    until(&mut snapshots, |s| ports(s, "a").is_some()).await;
+
+    // Routes that go leave the service as it is.
+    stream.send_routes(&RouteConfiguration::plain("a"), "2").await;
+    let snapshot = until(&mut snapshots, |s| s.routes.is_empty()).await;
+    assert_eq!(ports(&snapshot, "a"), Some(vec![1001]));
+    discovery.shutdown().await;
+}
+
+#[tokio::test]
+async fn routes_of_hosts_are_asked_for_at_once_and_survive_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = FakeServer::start(any_port()).await;
+    let discovery = Discovery::start(config(&[server.addr], Some(dir.path())));
+    let mut snapshots = discovery.snapshots();
+    let mut stream = server.stream().await;
+    assert_eq!(stream.request_of(ResourceType::Route).await.resource_names_subscribe, [OUTBOUND]);
+    assert!(!snapshots.borrow_and_update().hosts_known);
+    stream.send_routes(&routes(OUTBOUND, "b"), "1").await;
+    assert_eq!(stream.request_of(ResourceType::Cluster).await.resource_names_subscribe, ["b"]);
+    stream.send_service("b", "1", &[1002]).await;
+    let snapshot = until(&mut snapshots, |s| s.hosts.is_some()).await;
+    assert!(snapshot.hosts_known);
+    discovery.shutdown().await;
+
+    let restarted = Discovery::start(config(&[], Some(dir.path())));
+    let snapshot = restarted.snapshots().borrow().clone();
+    assert!(snapshot.hosts.is_some() && snapshot.hosts_known);
+    restarted.shutdown().await;
 }

@@ -16,6 +16,8 @@ use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
+use weft_xds_proto::resource::route::OUTBOUND;
+use weft_xds_proto::type_url::ResourceType;
 
 use super::merge::{GossipInput, Owners, merge};
 use super::servers::{candidates, choose};
@@ -23,7 +25,8 @@ use super::wanted::{Standing, Wanted};
 use super::{DiscoveryConfig, Shared};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::xds::apply::Pairs;
-use crate::xds::cache::{self, Saved};
+use crate::xds::cache;
+use crate::xds::routes::RoutesInUse;
 use crate::xds::stream::{Link, LinkEvent};
 use crate::xds::subscription::Client;
 
@@ -61,6 +64,7 @@ pub(super) struct Driver {
     pool_changes: Option<watch::Receiver<u64>>,
     client: Client,
     pairs: Pairs,
+    routes: RoutesInUse,
     wanted: Wanted,
     link: Link,
     backoff: Backoff,
@@ -104,6 +108,7 @@ impl Driver {
             pool_changes,
             client: Client::new(node),
             pairs: Pairs::default(),
+            routes: RoutesInUse::default(),
             wanted: Wanted::default(),
             link: Link::new(),
             backoff: Backoff::new(RECONNECT_WAIT_BASE, RECONNECT_WAIT_MAX),
@@ -213,11 +218,43 @@ impl Driver {
         if !handled.changes.is_empty() {
             self.cache.dirty = true;
         }
-        let mut touched = self.pairs.update(&handled.changes, &self.client, std::time::Instant::now());
-        touched.extend(handled.changes.into_iter().map(|(_, name, _)| name));
+        let now = std::time::Instant::now();
+        let mut touched = self.pairs.update(&handled.changes, &self.client, now);
+        let mut requests = Vec::new();
+        for (t, name, _) in handled.changes {
+            if t == ResourceType::Route {
+                let backends = self.want_backends(&name);
+                if !backends.is_empty() {
+                    requests.extend(self.client.want(&backends));
+                    self.share_calls();
+                    touched.extend(backends);
+                }
+                self.routes.changed(&name, now);
+            }
+            touched.insert(name);
+        }
         self.publish(&Touched::Only(touched));
         // The ACK says that it is in use, so it comes after.
-        self.send(vec![handled.answer]);
+        requests.push(handled.answer);
+        self.send(requests);
+    }
+
+    /// The clusters that routes lead to and nobody asked for yet, so that they are there when the routes are used.
+    fn want_backends(&mut self, name: &str) -> Vec<String> {
+        let held = self.client.routes(name).filter(|held| !held.value.is_plain());
+        let Some(routes) = held.map(|held| held.value.clone()) else { return Vec::new() };
+        let now = self.shared.now_ms();
+        let mut new = Vec::new();
+        for cluster in routes.clusters() {
+            // A table that is full of services in use leaves it to the first request.
+            if !self.wanted.contains(cluster)
+                && !self.preset.contains_key(cluster)
+                && matches!(self.wanted.insert(cluster, now), Ok(None))
+            {
+                new.push(cluster.to_owned());
+            }
+        }
+        new
     }
 
     fn on_asked(&mut self, names: &mut Vec<String>) {
@@ -269,7 +306,8 @@ impl Driver {
 
     fn on_tick(&mut self) {
         let late = self.pairs.expire(&self.client, std::time::Instant::now());
-        if !late.is_empty() {
+        let waiting = self.routes.waiting();
+        if !late.is_empty() || waiting {
             self.publish(&Touched::Only(late));
         }
         let connected = self.connected_since.is_some();
@@ -288,6 +326,7 @@ impl Driver {
         }
         let requests = self.client.unwant(names);
         self.pairs.forget(names);
+        self.routes.forget(names);
         self.cache.dirty = true;
         self.send(requests);
     }
@@ -320,7 +359,7 @@ impl Driver {
         next.control_plane.servers_known = !self.servers().is_empty();
 
         let pool = self.pool.take();
-        let names: Vec<String> = match touched {
+        let mut names: Vec<String> = match touched {
             Touched::All => {
                 let known: HashSet<&str> = self
                     .wanted
@@ -332,18 +371,35 @@ impl Driver {
             }
             Touched::Only(names) => names.iter().cloned().collect(),
         };
+        names.extend(self.routes.held_back().cloned());
+        names.sort_unstable();
+        names.dedup();
+        // A server will say which routes there are.
+        let expected = connected || next.control_plane.servers_known && self.last_error.is_none();
+        names.retain(|name| !self.preset.contains_key(name));
         for name in &names {
-            if !self.preset.contains_key(name) {
-                self.refresh(name, pool.as_ref(), connected, &mut next);
-            }
+            self.refresh(name, pool.as_ref(), (connected, expected), &mut next);
         }
         self.pool = pool;
         for (name, preset) in &self.preset {
             next.clusters.entry(name.clone()).or_insert_with(|| preset.clone());
         }
+        let freed = self.routes.update(&self.client, &mut next, expected, std::time::Instant::now());
+        let pool = self.pool.take();
+        for name in freed {
+            self.refresh(&name, pool.as_ref(), (connected, expected), &mut next);
+        }
+        self.pool = pool;
 
         let same = next.control_plane == current.control_plane
             && next.absent == current.absent
+            && next.hosts_known == current.hosts_known
+            && next.hosts.as_ref().map(Arc::as_ptr) == current.hosts.as_ref().map(Arc::as_ptr)
+            && next.routes.len() == current.routes.len()
+            && next
+                .routes
+                .iter()
+                .all(|(name, r)| current.routes.get(name).is_some_and(|o| Arc::ptr_eq(r, o)))
             && next.clusters.len() == current.clusters.len()
             && next
                 .clusters
@@ -359,31 +415,45 @@ impl Driver {
         &mut self,
         name: &str,
         pool: Option<&(Arc<CatalogView>, Owners)>,
-        connected: bool,
+        (connected, expected): (bool, bool),
         next: &mut ConfigSnapshot,
     ) {
+        if name == OUTBOUND {
+            return;
+        }
         if !self.wanted.contains(name) {
             next.clusters.remove(name);
             next.absent.remove(name);
+            next.routes.remove(name);
             return;
         }
         let gossip = pool.map(|(catalog, owners)| GossipInput { instances: catalog.instances(name), owners });
-        let standing = if let Some(merged) = merge(name, self.pairs.get(name), gossip, connected) {
-            next.absent.remove(name);
-            if next.clusters.get(name).is_none_or(|old| **old != merged) {
-                next.clusters.insert(name.to_owned(), Arc::new(merged));
-            }
-            Standing::Present
-        } else {
-            next.clusters.remove(name);
-            if let Some(message) = self.client.absent(name) {
-                next.absent.insert(name.to_owned(), message.to_owned());
-                Standing::Absent
-            } else {
-                next.absent.remove(name);
+        let merged = merge(name, self.pairs.get(name), gossip, connected);
+        // Not used before its routes are: a request must not slip past them.
+        let in_use = next.clusters.contains_key(name);
+        let now = std::time::Instant::now();
+        let standing =
+            if merged.is_some() && !in_use && self.routes.holds_back(name, &self.client, expected, now) {
                 Standing::Pending
-            }
-        };
+            } else if let Some(merged) = merged {
+                next.absent.remove(name);
+                if next.clusters.get(name).is_none_or(|old| **old != merged) {
+                    next.clusters.insert(name.to_owned(), Arc::new(merged));
+                }
+                Standing::Present
+            } else {
+                next.clusters.remove(name);
+                if next.routes.contains_key(name) {
+                    next.absent.remove(name);
+                    Standing::Present
+                } else if let Some(message) = self.client.absent(name) {
+                    next.absent.insert(name.to_owned(), message.to_owned());
+                    Standing::Absent
+                } else {
+                    next.absent.remove(name);
+                    Standing::Pending
+                }
+            };
         self.wanted.set_standing(name, standing);
     }
 
@@ -400,7 +470,7 @@ impl Driver {
         };
         let now = self.shared.now_ms();
         let mut dropped = Vec::new();
-        for (name, reason) in self.client.import(saved.clusters, saved.endpoints) {
+        for (name, reason) in self.client.import(saved) {
             tracing::warn!(resource = %name, %reason, "not taken over from the cache");
             dropped.push(name);
         }
@@ -412,6 +482,7 @@ impl Driver {
         self.client.unwant(&dropped);
         let names = self.client.held_names();
         self.pairs.restore(names.iter().map(String::as_str), &self.client);
+        self.routes.restore(&names);
         tracing::info!(services = names.len(), "the last good state is in use until a server answers");
     }
 }
@@ -432,9 +503,9 @@ impl CacheWriter {
             return;
         }
         self.dirty = false;
-        let (clusters, endpoints) = client.export();
+        let saved = client.export();
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = cache::store(&folder, Saved { clusters, endpoints }) {
+            if let Err(error) = cache::store(&folder, saved) {
                 let path = folder.join(cache::FILE_NAME);
                 tracing::warn!(path = %path.display(), %error, "the last good state cannot be written");
             }

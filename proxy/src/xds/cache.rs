@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "weftxds\0" · format version u32 · payload length u64 · CRC-32 of the payload u32 · payload      (little endian)
-//! payload: clusters, then endpoints, each a length-delimited DeltaDiscoveryResponse
+//! payload: clusters, endpoints, routes, each a length-delimited DeltaDiscoveryResponse
 //! ```
 //!
 //! Written whole and atomically. A file that is damaged or of another format is reported and not used: the proxy
@@ -13,9 +13,9 @@ use std::path::Path;
 
 use prost::Message;
 use weft_core::fsio::write_atomic;
-use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryResponse, Resource as WireResource,
-};
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+
+use super::subscription::Exported;
 
 /// Name of the file in the data folder.
 pub const FILE_NAME: &str = "xds-cache";
@@ -26,15 +26,6 @@ const HEADER_BYTES: usize = 24;
 
 /// Largest file that is read, in bytes: a thousand services of a thousand endpoints.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-
-/// What a cache holds, as it came over the wire.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Saved {
-    /// CDS.
-    pub clusters: Vec<WireResource>,
-    /// EDS.
-    pub endpoints: Vec<WireResource>,
-}
 
 /// Why a cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +45,11 @@ pub enum CacheError {
 }
 
 /// The file's bytes.
-pub fn encode(saved: Saved) -> Vec<u8> {
+pub fn encode(saved: Exported) -> Vec<u8> {
     let part = |resources| DeltaDiscoveryResponse { resources, ..DeltaDiscoveryResponse::default() };
     let mut payload = part(saved.clusters).encode_length_delimited_to_vec();
     payload.extend(part(saved.endpoints).encode_length_delimited_to_vec());
+    payload.extend(part(saved.routes).encode_length_delimited_to_vec());
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend(MAGIC);
     bytes.extend(FORMAT_VERSION.to_le_bytes());
@@ -71,7 +63,7 @@ pub fn encode(saved: Saved) -> Vec<u8> {
 ///
 /// # Errors
 /// If they are not what [`encode`] made.
-pub fn decode(bytes: &[u8]) -> Result<Saved, CacheError> {
+pub fn decode(bytes: &[u8]) -> Result<Exported, CacheError> {
     let damaged = |what: String| CacheError::Damaged(what);
     let Some((header, payload)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(damaged(format!("{} bytes, at least {HEADER_BYTES} expected", bytes.len())));
@@ -97,14 +89,14 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, CacheError> {
             .map(|r| r.resources)
             .map_err(|e| CacheError::Damaged(e.to_string()))
     };
-    Ok(Saved { clusters: part()?, endpoints: part()? })
+    Ok(Exported { clusters: part()?, endpoints: part()?, routes: part()? })
 }
 
 /// Reads the cache in a folder; none if there is none.
 ///
 /// # Errors
 /// If it cannot be read or used.
-pub fn load(folder: &Path) -> Result<Option<Saved>, CacheError> {
+pub fn load(folder: &Path) -> Result<Option<Exported>, CacheError> {
     let file = match std::fs::File::open(folder.join(FILE_NAME)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -122,24 +114,29 @@ pub fn load(folder: &Path) -> Result<Option<Saved>, CacheError> {
 ///
 /// # Errors
 /// Those of the file system; the earlier cache is then still there.
-pub fn store(folder: &Path, saved: Saved) -> io::Result<()> {
+pub fn store(folder: &Path, saved: Exported) -> io::Result<()> {
     write_atomic(&folder.join(FILE_NAME), &encode(saved))
 }
 
 #[cfg(test)]
 mod tests {
+    use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::Resource as WireResource;
     use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 
     use super::*;
 
-    fn saved() -> Saved {
+    fn saved() -> Exported {
         let resource = |name: &str, bytes: usize| WireResource {
             name: name.to_owned(),
             version: "1".to_owned(),
             resource: Some(Any { type_url: "t".to_owned(), value: vec![7; bytes] }),
             ..WireResource::default()
         };
-        Saved { clusters: vec![resource("a", 10), resource("b", 20)], endpoints: vec![resource("a", 30)] }
+        Exported {
+            clusters: vec![resource("a", 10), resource("b", 20)],
+            endpoints: vec![resource("a", 30)],
+            routes: vec![resource("a", 40)],
+        }
     }
 
     #[test]
@@ -147,7 +144,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(load(dir.path()).unwrap(), None);
         store(dir.path(), saved()).unwrap();
-        store(dir.path(), Saved::default()).unwrap();
+        store(dir.path(), Exported::default()).unwrap();
         store(dir.path(), saved()).unwrap();
         assert_eq!(load(dir.path()).unwrap(), Some(saved()));
     }

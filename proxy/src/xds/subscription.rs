@@ -15,6 +15,7 @@ use prost::Message;
 use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
 use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
@@ -22,7 +23,10 @@ use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::nack;
 use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::ClusterLoadAssignment;
+use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
 use weft_xds_proto::type_url::ResourceType;
+
+use crate::route::table::RouteTable;
 
 /// A resource in use: decoded, and as it came, for the cache.
 #[derive(Debug, Clone)]
@@ -68,6 +72,7 @@ pub struct Client {
     node_sent: bool,
     clusters: TypeState<Cluster>,
     endpoints: TypeState<ClusterLoadAssignment>,
+    routes: TypeState<RouteConfiguration>,
 }
 
 #[derive(Debug)]
@@ -116,16 +121,54 @@ impl Decode for ClusterLoadAssignment {
     }
 }
 
+impl Decode for RouteConfiguration {
+    const TYPE: ResourceType = ResourceType::Route;
+    fn decode(body: &[u8]) -> Result<Self, String> {
+        let proto = RoutesProto::decode(body).map_err(|e| e.to_string())?;
+        let config = Self::try_from(proto).map_err(|e| e.to_string())?;
+        // What is accepted is used, so it is tried here.
+        RouteTable::new(&config)?;
+        Ok(config)
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// All that is held of each type, as it came: for the cache.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exported {
+    /// CDS.
+    pub clusters: Vec<WireResource>,
+    /// EDS.
+    pub endpoints: Vec<WireResource>,
+    /// RDS.
+    pub routes: Vec<WireResource>,
+}
+
 impl Client {
-    /// Nothing wanted, nothing held.
+    /// Nothing held, and only the routes of hosts wanted.
     pub fn new(node: Node) -> Self {
+        let mut routes = TypeState::default();
+        routes.wanted.insert(OUTBOUND.to_owned());
         Self {
             node,
             streaming: false,
             node_sent: false,
             clusters: TypeState::default(),
             endpoints: TypeState::default(),
+            routes,
         }
+    }
+
+    /// The routes held under a name.
+    pub fn routes(&self, name: &str) -> Option<&Held<RouteConfiguration>> {
+        self.routes.held.get(name)
+    }
+
+    /// Whether a server has said which routes a name has, or that it has none.
+    pub fn knows_routes(&self, name: &str) -> bool {
+        self.routes.held.contains_key(name) || self.routes.absent.contains_key(name)
     }
 
     /// The cluster and the endpoints held under a name.
@@ -133,10 +176,12 @@ impl Client {
         (self.clusters.held.get(name), self.endpoints.held.get(name))
     }
 
-    /// Names of all clusters held, sorted.
+    /// Names of all services of which something is held, sorted.
     pub fn held_names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.clusters.held.keys().cloned().collect();
+        let routes = self.routes.held.keys().filter(|name| *name != OUTBOUND);
+        let mut names: Vec<_> = self.clusters.held.keys().chain(routes).cloned().collect();
         names.sort();
+        names.dedup();
         names
     }
 
@@ -145,7 +190,7 @@ impl Client {
         self.clusters.absent.get(name).or_else(|| self.endpoints.absent.get(name)).map(String::as_str)
     }
 
-    /// Whether the server has yet to say something about a wanted name.
+    /// Whether the server has yet to say something about a wanted name. Not about its routes: some servers have none.
     pub fn is_waiting(&self) -> bool {
         self.clusters.is_waiting() || self.endpoints.is_waiting()
     }
@@ -157,7 +202,9 @@ impl Client {
         self.node_sent = false;
         self.clusters.started = false;
         self.endpoints.started = false;
-        let requests = [self.clusters.first_request(), self.endpoints.first_request()];
+        self.routes.started = false;
+        let requests =
+            [self.clusters.first_request(), self.endpoints.first_request(), self.routes.first_request()];
         self.with_node(requests)
     }
 
@@ -168,16 +215,22 @@ impl Client {
 
     /// Subscribes to clusters and endpoints of these names.
     pub fn want(&mut self, names: &[String]) -> Vec<DeltaDiscoveryRequest> {
-        let requests =
-            [self.clusters.want(names, self.streaming), self.endpoints.want(names, self.streaming)];
+        let requests = [
+            self.clusters.want(names, self.streaming),
+            self.endpoints.want(names, self.streaming),
+            self.routes.want(names, self.streaming),
+        ];
         self.with_node(requests)
     }
 
     /// Gives these names up, with all that is held of them.
     pub fn unwant(&mut self, names: &[String]) -> Vec<DeltaDiscoveryRequest> {
-        // Endpoints first, as a server removes them: nobody waits for the endpoints of a cluster given up.
-        let requests =
-            [self.endpoints.unwant(names, self.streaming), self.clusters.unwant(names, self.streaming)];
+        // Routes and endpoints first, as a server removes them: nobody waits for the endpoints of a cluster given up.
+        let requests = [
+            self.routes.unwant(names, self.streaming),
+            self.endpoints.unwant(names, self.streaming),
+            self.clusters.unwant(names, self.streaming),
+        ];
         self.with_node(requests)
     }
 
@@ -186,7 +239,8 @@ impl Client {
         match ResourceType::from_url(&response.type_url) {
             Some(ResourceType::Cluster) => self.clusters.handle(response),
             Some(ResourceType::Endpoint) => self.endpoints.handle(response),
-            _ => {
+            Some(ResourceType::Route) => self.routes.handle(response),
+            Some(ResourceType::Listener) | None => {
                 let reason = format!("type {:?} was not asked for", nack::shortened(&response.type_url));
                 let rejected: Vec<_> =
                     response.resources.into_iter().map(|r| (r.name, reason.clone())).collect();
@@ -202,22 +256,24 @@ impl Client {
     }
 
     /// All that is held, as it came, sorted by name: for the cache.
-    pub fn export(&self) -> (Vec<WireResource>, Vec<WireResource>) {
-        (self.clusters.export(), self.endpoints.export())
+    pub fn export(&self) -> Exported {
+        Exported {
+            clusters: self.clusters.export(),
+            endpoints: self.endpoints.export(),
+            routes: self.routes.export(),
+        }
     }
 
     /// Takes back what [`Self::export`] gave, and wants it. Answers what could not be used: a later release may
     /// refuse what an earlier one accepted.
-    pub fn import(
-        &mut self,
-        clusters: Vec<WireResource>,
-        endpoints: Vec<WireResource>,
-    ) -> Vec<(String, String)> {
-        let names: Vec<String> = clusters.iter().map(|r| r.name.clone()).collect();
+    pub fn import(&mut self, saved: Exported) -> Vec<(String, String)> {
+        let routes = saved.routes.iter().filter(|r| r.name != OUTBOUND);
+        let names: Vec<String> = saved.clusters.iter().chain(routes).map(|r| r.name.clone()).collect();
         self.want(&names);
         let response = |resources| DeltaDiscoveryResponse { resources, ..DeltaDiscoveryResponse::default() };
-        let mut rejected = self.clusters.handle(response(clusters)).rejected;
-        rejected.extend(self.endpoints.handle(response(endpoints)).rejected);
+        let mut rejected = self.clusters.handle(response(saved.clusters)).rejected;
+        rejected.extend(self.endpoints.handle(response(saved.endpoints)).rejected);
+        rejected.extend(self.routes.handle(response(saved.routes)).rejected);
         rejected
     }
 

@@ -6,6 +6,7 @@ use super::*;
 
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoint;
+const RDS: ResourceType = ResourceType::Route;
 
 fn client() -> Client {
     Client::new(Node { id: "n1".to_owned(), ..Node::default() })
@@ -43,6 +44,13 @@ fn bad_cluster(name: &str, version: &str) -> WireResource {
     wire(name, version, pack_any(proto))
 }
 
+/// Routes of a name, all to one cluster, with something that the plain ones have not.
+pub(crate) fn routes(name: &str, version: &str, to: &str) -> WireResource {
+    let mut config = RouteConfiguration::plain(to);
+    config.name = name.to_owned();
+    wire(name, version, pack_any(RoutesProto::from(&config)))
+}
+
 fn wire(name: &str, version: &str, body: Any) -> WireResource {
     WireResource {
         name: name.to_owned(),
@@ -75,12 +83,17 @@ fn version(c: &Client, name: &str) -> Option<String> {
 }
 
 #[test]
-fn nothing_is_asked_for_until_something_is_wanted() {
+fn only_routes_of_hosts_are_asked_for_until_something_is_wanted() {
     let mut c = client();
-    assert_eq!(c.connected(), []);
+    let first = c.connected();
+    assert_eq!(first.len(), 1);
+    assert_eq!(
+        (first[0].type_url.as_str(), &first[0].resource_names_subscribe[..]),
+        (RDS.url(), &[OUTBOUND.to_owned()][..])
+    );
     let requests = c.want(&names(&["a"]));
     let types: Vec<_> = requests.iter().map(|r| r.type_url.as_str()).collect();
-    assert_eq!(types, [CDS.url(), EDS.url()]);
+    assert_eq!(types, [CDS.url(), EDS.url(), RDS.url()]);
     assert!(requests.iter().all(|r| r.resource_names_subscribe == ["a"]));
 }
 
@@ -220,16 +233,17 @@ fn a_type_that_was_not_asked_for_is_rejected() {
 }
 
 #[test]
-fn unwanting_forgets_and_unsubscribes_endpoints_first() {
+fn unwanting_forgets_and_unsubscribes_routes_and_endpoints_first() {
     let mut c = client();
     c.connected();
     c.want(&names(&["a"]));
     c.handle(response(CDS, vec![cluster("a", "1")], &[]));
+    c.handle(response(RDS, vec![routes("a", "1", "b")], &[]));
     let requests = c.unwant(&names(&["a"]));
     let types: Vec<_> = requests.iter().map(|r| r.type_url.as_str()).collect();
-    assert_eq!(types, [EDS.url(), CDS.url()]);
+    assert_eq!(types, [RDS.url(), EDS.url(), CDS.url()]);
     assert!(requests.iter().all(|r| r.resource_names_unsubscribe == ["a"]));
-    assert!(c.held("a").0.is_none());
+    assert!(c.held("a").0.is_none() && !c.knows_routes("a"));
     assert_eq!(c.unwant(&names(&["a"])), []);
 }
 
@@ -250,18 +264,37 @@ fn what_was_exported_can_be_imported() {
     c.want(&names(&["a", "b"]));
     c.handle(response(CDS, vec![cluster("b", "1"), cluster("a", "1")], &[]));
     c.handle(response(EDS, vec![endpoints("a", "2", &[80, 81])], &[]));
-    let (clusters, eds) = c.export();
+    c.handle(response(RDS, vec![routes("a", "3", "b"), routes(OUTBOUND, "4", "b")], &[]));
+    let exported = c.export();
     let mut restarted = client();
-    assert_eq!(restarted.import(clusters, eds), []);
+    assert_eq!(restarted.import(exported), []);
     assert_eq!(restarted.held_names(), ["a", "b"]);
     assert_eq!(restarted.held("a").1.unwrap().value.endpoints.len(), 2);
     assert_eq!(restarted.connected()[0].initial_resource_versions.len(), 2);
+    assert_eq!(restarted.routes("a").unwrap().value.clusters(), ["b"]);
+    assert!(restarted.knows_routes(OUTBOUND) && !restarted.knows_routes("b"));
 }
 
 #[test]
 fn what_this_release_refuses_is_not_imported() {
     let mut c = client();
-    let rejected = c.import(vec![bad_cluster("a", "1"), cluster("b", "1")], vec![]);
+    let rejected = c
+        .import(Exported { clusters: vec![bad_cluster("a", "1"), cluster("b", "1")], ..Exported::default() });
     assert_eq!(rejected.len(), 1);
     assert_eq!(c.held_names(), ["b"]);
+}
+
+/// D02: bad routes are rejected by name, and the last good ones stay.
+#[test]
+fn bad_routes_are_rejected_by_name_and_the_last_good_ones_stay() {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    c.handle(response(RDS, vec![routes("a", "1", "b")], &[]));
+    let mut proto = RoutesProto::from(&RouteConfiguration::plain("a"));
+    proto.virtual_hosts[0].routes[0].action = None;
+    let h = c.handle(response(RDS, vec![wire("a", "2", pack_any(proto)), routes(OUTBOUND, "1", "b")], &[]));
+    assert_eq!(changes(&h), [("a", Change::Rejected), (OUTBOUND, Change::Added)]);
+    let rejected = nack::rejected(&h.answer.error_detail.unwrap());
+    assert!(rejected[0].1.contains("virtual_hosts[0].routes[0].action"), "{rejected:?}");
+    assert_eq!(c.routes("a").unwrap().version, "1");
 }
