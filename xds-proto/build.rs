@@ -4,7 +4,14 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(
-        ["etcd/rpc.proto", "weft/coordination.proto", "weft/kv.proto", "weft/mesh.proto", "weft/peer.proto"],
+        [
+            "etcd/rpc.proto",
+            "weft/config.proto",
+            "weft/coordination.proto",
+            "weft/kv.proto",
+            "weft/mesh.proto",
+            "weft/peer.proto",
+        ],
         ["proto"],
     )?;
     tonic_prost_build::configure()

@@ -41,10 +41,11 @@ use crate::config::ServerConfig;
 use crate::dns;
 pub use crate::error::StartError;
 use crate::listener::{self, Speaks, Stop};
-use crate::raft::{Coordinator, RaftConfig};
+use crate::meshconfig::{MeshConfigChanges, Routes};
+use crate::raft::{ApplyObserver, Coordinator, RaftConfig};
 use crate::telemetry::Telemetry;
 use crate::watch_driver::Watches;
-use crate::xds::XdsServer;
+use crate::xds::{MeshSource, XdsServer};
 use ports::Ports;
 pub use ports::ServerAddrs;
 
@@ -107,6 +108,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
 
     let watches = Watches::new();
     let registry_changes = Arc::new(RegistryChanges::default());
+    let config_changes = Arc::new(MeshConfigChanges::default());
     let raft = RaftConfig {
         id,
         name: config.name.clone(),
@@ -118,7 +120,9 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         snapshot_every: config.snapshot_every,
         history: config.history,
     };
-    let coordinator = match Coordinator::start(raft, vec![watches.clone(), registry_changes.clone()]).await {
+    let observers: Vec<Arc<dyn ApplyObserver>> =
+        vec![watches.clone(), registry_changes.clone(), config_changes.clone()];
+    let coordinator = match Coordinator::start(raft, observers).await {
         Ok(coordinator) => coordinator,
         Err(error) => {
             gossip.leave().await;
@@ -127,7 +131,8 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     };
 
     let catalog = Catalog::new(coordinator.clone(), Some(gossip.clone()), registry_changes);
-    let xds = XdsServer::new(catalog.clone());
+    let routes = Routes::new(coordinator.clone(), config_changes);
+    let xds = XdsServer::new(MeshSource::new(catalog.clone(), routes));
     let telemetry = Telemetry::new();
     let stop = Stop { drain: CancellationToken::new(), kill: CancellationToken::new() };
     let (serving, upkeep) = (TaskTracker::new(), TaskTracker::new());

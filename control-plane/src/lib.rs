@@ -13,6 +13,7 @@
 //! - [`catalog`]: registry and gossip merged with provenance.
 //! - [`auth`]: passwords and tokens.
 //! - [`api`]: etcd v3 and `weft.v1` over gRPC; registry, probes and metrics over HTTP.
+//! - [`meshconfig`]: routes as documents: checked, stored, and made into what proxies are told.
 //! - [`dns`]: A, AAAA and SRV answers from the catalogue.
 //! - [`listener`]: accepting connections on the HTTP and gRPC ports, with limits.
 //! - [`xds`]: what proxies subscribe to.
@@ -32,6 +33,7 @@ pub mod dns;
 pub mod error;
 pub mod lease_driver;
 pub mod listener;
+pub mod meshconfig;
 pub mod raft;
 pub mod telemetry;
 pub mod wal;

@@ -1,6 +1,6 @@
 //! xDS: what proxies, Envoy and proxyless gRPC subscribe to.
 //!
-//! *Config push*: catalogue changes → [`builder`] (pure) makes one immutable [`config_snapshot::ConfigSnapshot`] with
+//! *Config push*: the catalogue or the routes change → [`builder`] (pure) makes one immutable [`config_snapshot::ConfigSnapshot`] with
 //! content-hashed versions → each stream's [`subscription`] state (pure) tells what its client lacks → CDS, EDS, LDS,
 //! RDS, then removals → the proxy applies it and ACKs, or rejects single resources by name.
 //!
@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
+use weft_meshconfig::lower::Lowered;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -32,6 +33,7 @@ pub mod subscription;
 
 use builder::ServiceView;
 use config_snapshot::ConfigSnapshot;
+pub use source::MeshSource;
 use stream::{Delta, Dialect, RESPONSES_WAITING_MAX, Responses, Sotw, StreamState};
 use subscription::{ResourceStatus, Subscriptions};
 
@@ -47,6 +49,15 @@ const CATCH_UP_WAIT: Duration = Duration::from_secs(1);
 
 /// Where services come from.
 pub trait ServiceSource: Send + Sync + 'static {
+    /// Routes, at this moment.
+    fn routes(&self) -> Arc<Lowered> {
+        Arc::default()
+    }
+    /// Bumped after [`Self::routes`] changed.
+    fn route_changes(&self) -> watch::Receiver<u64> {
+        // Never: its sender is gone.
+        watch::channel(0).1
+    }
     /// All services with their instances, at this moment.
     fn services(&self) -> Vec<ServiceView>;
     /// Bumped after [`Self::services`] changed.
@@ -181,12 +192,27 @@ impl Drop for Registered {
 async fn follow(source: impl ServiceSource, publish: watch::Sender<Option<Arc<ConfigSnapshot>>>) {
     source.caught_up().await;
     // Before the first read, so that no change falls between the two.
-    let mut changes = source.changes();
-    let mut current = Arc::new(builder::build(&source.services(), &ConfigSnapshot::default()));
+    let (mut changes, mut route_changes) = (source.changes(), source.route_changes());
+    let mut routes_change = true;
+    let first = builder::build(&source.services(), &source.routes(), &ConfigSnapshot::default());
+    let mut current = Arc::new(first);
     publish.send_replace(Some(current.clone()));
-    // When the source is gone, its last word stays.
-    while changes.changed().await.is_ok() {
-        let next = builder::build(&source.services(), &current);
+    loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                // When the source is gone, its last word stays.
+                if changed.is_err() {
+                    break;
+                }
+            }
+            changed = route_changes.changed(), if routes_change => {
+                routes_change = changed.is_ok();
+                if !routes_change {
+                    continue;
+                }
+            }
+        }
+        let next = builder::build(&source.services(), &source.routes(), &current);
         let changed = |t: &ResourceType| next.of(*t).version() != current.of(*t).version();
         if ResourceType::PUSH_ORDER.iter().any(changed) {
             current = Arc::new(next);

@@ -16,7 +16,7 @@ pub mod generated {
     pub mod etcdserverpb {
         tonic::include_proto!("etcdserverpb");
     }
-    /// Weft's own `weft.v1` package: Kv, Semaphore, Election, Mesh.
+    /// Weft's own `weft.v1` package: Kv, Semaphore, Election, Mesh, MeshConfig.
     pub mod weft {
         /// Version 1.
         pub mod v1 {

@@ -43,6 +43,7 @@ pub fn store(error: &StoreError) -> Status {
         }
         StoreError::KeyNotFound => Status::not_found(error.to_string()),
         StoreError::LeaseExists { .. } => Status::already_exists(error.to_string()),
+        StoreError::MeshConfigChanged { .. } => Status::aborted(error.to_string()),
         StoreError::StaleToken { .. } => Status::failed_precondition(error.to_string()),
         StoreError::Full { .. } | StoreError::SpaceExceeded { .. } => {
             Status::resource_exhausted(error.to_string())

@@ -1,11 +1,12 @@
 //! `weft.v1` over gRPC: semaphores and locks, elections, and the operator's view of the mesh.
 //!
-//! - [`semaphore`], [`election`], [`mesh`]: one service each; validation and wording.
+//! - [`semaphore`], [`election`], [`mesh`], [`config`]: one service each; validation and wording.
 //! - [`wait`]: what acquire and campaign share: one command, then waiting for the turn, and giving it back
 //!   when nobody waits for it any more.
 //! - [`observe`]: the leader of an election, change by change.
 //! - [`write`](mod@write): pipelined writes of keys.
 
+pub mod config;
 pub mod election;
 pub mod mesh;
 pub mod observe;
@@ -37,6 +38,9 @@ use crate::xds::XdsServer;
 
 /// Largest request: names and values are small.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Largest request that applies configuration.
+const CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Longest name of a semaphore or election, in bytes; as the state machine has it.
 const NAME_BYTES_MAX: usize = weft_state::recipes::name::NAME_BYTES_MAX;
@@ -110,6 +114,11 @@ impl WeftApi {
         routes.add_service(
             pb::election_server::ElectionServer::from_arc(self.clone())
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
+        );
+        // As large as a command may be.
+        routes.add_service(
+            pb::mesh_config_server::MeshConfigServer::from_arc(self.clone())
+                .max_decoding_message_size(CONFIG_BYTES_MAX),
         );
         routes.add_service(
             pb::mesh_server::MeshServer::from_arc(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),

@@ -1,19 +1,22 @@
 //! Catalogue to snapshot. Pure: the same services give the same resources and versions on every server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 use weft_gossip::InstanceHealth;
+use weft_meshconfig::lower::Lowered;
 use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
 use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::envoy_types::util::pack_any;
 use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy};
 use weft_xds_proto::resource::endpoint::{
     ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource, unique_by_address,
 };
+use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
 use weft_xds_proto::resource::{content_version, grpc_target, labels};
 use weft_xds_proto::type_url::ResourceType;
 
@@ -50,24 +53,55 @@ pub struct InstanceView {
 }
 
 /// Builds a snapshot. What equals its predecessor is taken over from it, not encoded again.
-pub fn build(services: &[ServiceView], previous: &ConfigSnapshot) -> ConfigSnapshot {
-    ConfigSnapshot::new(services.iter().flat_map(|service| {
+///
+/// Beside the services there are those that routes are for or lead to, though they may have no instance now: a cluster
+/// without endpoints is an answer (503), a missing one would leave clients waiting for it.
+pub fn build(services: &[ServiceView], routes: &Lowered, previous: &ConfigSnapshot) -> ConfigSnapshot {
+    let mut resources: Vec<(ResourceType, Arc<Resource>)> = Vec::with_capacity(4 * services.len() + 1);
+    let known: BTreeSet<&str> = services.iter().map(|s| s.name.as_str()).collect();
+    let led_to: BTreeSet<&str> = routes.all().flat_map(RouteConfiguration::clusters).collect();
+    let empty = led_to.difference(&known).map(|name| ServiceView {
+        name: (*name).to_owned(),
+        lb_policy: LbPolicy::default(),
+        instances: Vec::new(),
+    });
+    let empty: Vec<ServiceView> = empty.collect();
+    for service in services.iter().chain(&empty) {
         let name = service.name.as_str();
-        let cluster = cluster(service);
-        let assignment = load_assignment(service);
-        [
-            resource(previous, ResourceType::Cluster, name, &cluster, |c| pack_any(ClusterProto::from(c))),
-            resource(previous, ResourceType::Endpoint, name, &assignment, |a| {
-                pack_any(AssignmentProto::from(a))
-            }),
-            resource(previous, ResourceType::Listener, name, &TARGET_FORM, |_| {
-                pack_any(grpc_target::listener(name))
-            }),
-            resource(previous, ResourceType::Route, name, &TARGET_FORM, |_| {
+        let (cluster, assignment) = (cluster(service), load_assignment(service));
+        resources.push(resource(previous, ResourceType::Cluster, name, &cluster, |c| {
+            pack_any(ClusterProto::from(c))
+        }));
+        resources.push(resource(previous, ResourceType::Endpoint, name, &assignment, |a| {
+            pack_any(AssignmentProto::from(a))
+        }));
+    }
+    let with_routes = routes.services.keys().map(String::as_str);
+    let targets: BTreeSet<&str> = known.into_iter().chain(led_to).chain(with_routes).collect();
+    for name in targets {
+        let own = routes.services.get(name);
+        let faults = own.is_some_and(has_faults);
+        resources.push(resource(previous, ResourceType::Listener, name, &(TARGET_FORM, faults), |_| {
+            pack_any(grpc_target::listener(name, faults))
+        }));
+        resources.push(match own {
+            Some(config) => {
+                resource(previous, ResourceType::Route, name, config, |c| pack_any(RoutesProto::from(c)))
+            }
+            None => resource(previous, ResourceType::Route, name, &TARGET_FORM, |_| {
                 pack_any(grpc_target::route_configuration(name))
             }),
-        ]
-    }))
+        });
+    }
+    let outbound = routes.outbound();
+    resources.push(resource(previous, ResourceType::Route, OUTBOUND, &outbound, |c| {
+        pack_any(RoutesProto::from(c))
+    }));
+    ConfigSnapshot::new(resources)
+}
+
+fn has_faults(config: &RouteConfiguration) -> bool {
+    config.virtual_hosts.iter().flat_map(|h| &h.routes).any(|r| r.policy.fault.is_some())
 }
 
 /// Stands for the content of listeners and routes, which depends on the name alone. To be changed with their form.
@@ -136,6 +170,10 @@ mod tests {
     use weft_xds_proto::resource::cluster::Protocol;
 
     use super::*;
+
+    fn build(services: &[ServiceView], previous: &ConfigSnapshot) -> ConfigSnapshot {
+        super::build(services, &Lowered::default(), previous)
+    }
 
     fn instance(id: &str, address: &str) -> InstanceView {
         InstanceView {
@@ -269,5 +307,38 @@ mod tests {
             .filter(|t| before.of(*t).version() != after.of(*t).version())
             .collect();
         assert_eq!(changed, [ResourceType::Cluster]);
+    }
+
+    fn routes(name: &str, to: &str) -> Lowered {
+        let config = RouteConfiguration { name: name.to_owned(), ..RouteConfiguration::plain(to) };
+        Lowered { services: [(name.to_owned(), config)].into(), hosts: None }
+    }
+
+    #[test]
+    fn routes_of_a_service_replace_its_plain_ones_and_what_they_lead_to_is_there() {
+        let services = [service("s", vec![instance("a", "10.0.0.1:80")])];
+        let before = build(&services, &ConfigSnapshot::default());
+        let after = super::build(&services, &routes("s", "next"), &before);
+        let route = |snapshot: &ConfigSnapshot, name: &str| {
+            let body = snapshot.of(ResourceType::Route).get(name).unwrap().body.clone();
+            RouteConfiguration::try_from(RoutesProto::decode(body.value.as_slice()).unwrap()).unwrap()
+        };
+        assert!(route(&before, "s").is_plain());
+        assert_eq!(route(&after, "s").clusters(), ["next"]);
+        assert_eq!(endpoints(&after, "next"), [], "it has no instances yet");
+        assert!(route(&after, OUTBOUND).virtual_hosts.is_empty(), "it is there, so that nobody waits for it");
+        let again = build(&services, &after);
+        assert_eq!(
+            again.of(ResourceType::Route).get("s").unwrap().version,
+            before.of(ResourceType::Route).get("s").unwrap().version
+        );
+    }
+
+    #[test]
+    fn a_name_with_routes_and_no_instances_is_a_target_and_no_cluster() {
+        let snapshot = super::build(&[], &routes("split", "a"), &ConfigSnapshot::default());
+        let has = |t: ResourceType, name: &str| snapshot.of(t).get(name).is_some();
+        assert!(has(ResourceType::Route, "split") && has(ResourceType::Listener, "split"));
+        assert!(!has(ResourceType::Cluster, "split") && has(ResourceType::Cluster, "a"));
     }
 }

@@ -18,8 +18,8 @@ pub struct Resource {
     pub body: Any,
 }
 
-/// All resources of all types. Invariant: each cluster has its load assignment, and the cluster that each route
-/// names is there.
+/// All resources of all types. Invariant: each cluster has its load assignment, and each listener the routes that it
+/// names. The builder sees to it that the clusters that routes lead to are there.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigSnapshot {
     types: [TypeSnapshot; 4],
@@ -49,8 +49,13 @@ impl ConfigSnapshot {
         let snapshot = Self { types };
         let names = |t: ResourceType| snapshot.of(t).resources.keys();
         assert!(
-            ResourceType::PUSH_ORDER.iter().all(|t| names(*t).eq(names(ResourceType::Cluster))),
-            "each service has a resource of each type"
+            names(ResourceType::Cluster).eq(names(ResourceType::Endpoint)),
+            "each cluster has its load assignment"
+        );
+        let routes = &snapshot.of(ResourceType::Route).resources;
+        assert!(
+            names(ResourceType::Listener).all(|name| routes.contains_key(name)),
+            "each listener has its routes"
         );
         snapshot
     }

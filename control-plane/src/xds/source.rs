@@ -1,14 +1,18 @@
-//! The catalogue as xDS sees it.
+//! The catalogue and the routes as xDS sees them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use weft_xds_proto::resource::endpoint::EndpointSource;
 
+use weft_meshconfig::lower::Lowered;
+
 use super::ServiceSource;
 use super::builder::{InstanceView, ServiceView};
 use crate::catalog::{Catalog, CatalogEndpoint, Source};
+use crate::meshconfig::Routes;
 
 /// Between two tries to reach a majority, each of which waits itself.
 const BARRIER_RETRY: Duration = Duration::from_millis(50);
@@ -16,12 +20,34 @@ const BARRIER_RETRY: Duration = Duration::from_millis(50);
 /// Longest wait for the catalogue's view of what the registry holds.
 const VIEW_WAIT: Duration = Duration::from_secs(1);
 
-impl ServiceSource for Catalog {
+/// What a server knows of its mesh.
+pub struct MeshSource {
+    catalog: Catalog,
+    routes: Routes,
+}
+
+impl MeshSource {
+    /// Of these two.
+    pub fn new(catalog: Catalog, routes: Routes) -> Self {
+        Self { catalog, routes }
+    }
+}
+
+impl ServiceSource for MeshSource {
+    fn routes(&self) -> Arc<Lowered> {
+        self.routes.lowered()
+    }
+
+    fn route_changes(&self) -> watch::Receiver<u64> {
+        self.routes.changes()
+    }
+
     fn services(&self) -> Vec<ServiceView> {
-        Catalog::services(self)
+        self.catalog
+            .services()
             .into_iter()
             .map(|summary| ServiceView {
-                instances: self.endpoints(&summary.name).into_iter().filter_map(instance).collect(),
+                instances: self.catalog.endpoints(&summary.name).into_iter().filter_map(instance).collect(),
                 lb_policy: summary.load_balancing,
                 name: summary.name,
             })
@@ -29,11 +55,11 @@ impl ServiceSource for Catalog {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        Catalog::changes(self)
+        self.catalog.changes()
     }
 
     async fn caught_up(&self) {
-        let Some(coordinator) = self.registry() else { return };
+        let Some(coordinator) = self.catalog.registry() else { return };
         while let Err(error) = coordinator.read_barrier().await {
             tracing::debug!(%error, "xDS waits for the group");
             tokio::time::sleep(BARRIER_RETRY).await;
@@ -41,9 +67,9 @@ impl ServiceSource for Catalog {
         // The view follows the registry within moments; services that are gone again by then do not hold us up.
         let registered: BTreeSet<String> = coordinator
             .read(|m| m.registered(None).into_iter().map(|r| r.instance.service.clone()).collect());
-        let mut changes = Catalog::changes(self);
+        let mut changes = self.catalog.changes();
         let seen = async {
-            while !registered.iter().all(|name| self.service(name).is_some()) {
+            while !registered.iter().all(|name| self.catalog.service(name).is_some()) {
                 if changes.changed().await.is_err() {
                     return;
                 }

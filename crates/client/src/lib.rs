@@ -24,8 +24,10 @@
 //!   without any network.
 //! - [`semaphore`], [`lock`], [`election`]: coordination. Each grant carries a fencing token.
 //! - [`mesh`]: services, endpoints, members, status. [`snapshot`]: the whole state, for backups.
+//!   [`config`]: routes.
 
 pub mod client;
+pub mod config;
 mod deadline;
 pub mod election;
 pub mod endpoint;

@@ -99,6 +99,8 @@ pub enum Command {
         /// None takes the quota away.
         quota: Option<Quota>,
     },
+    /// Change documents of the mesh's configuration.
+    SetMeshConfig(SetMeshConfig),
 }
 
 /// What is known about a command beside what it does.
@@ -119,6 +121,27 @@ pub struct Quota {
     pub soft_bytes: u64,
     /// Above it, writes that need more are refused with `SpaceExceeded`; at least 1.
     pub hard_bytes: u64,
+}
+
+/// Changes of the mesh's configuration, all or none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetMeshConfig {
+    /// The generation that the changes were checked against; refused with `MeshConfigChanged` if it is not the
+    /// present one.
+    pub base: Revision,
+    /// Each document at most once.
+    pub changes: Vec<MeshConfigChange>,
+}
+
+/// A change of one document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeshConfigChange {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// What it says now; none: it goes.
+    pub document: Option<Bytes>,
 }
 
 impl Command {
@@ -512,6 +535,8 @@ pub enum Response {
     Auth,
     /// To `SetQuota`.
     SetQuota,
+    /// To `SetMeshConfig`.
+    SetMeshConfig,
 }
 
 /// Where an acquire or a campaign stands right after it was applied.

@@ -173,4 +173,14 @@ pub enum StoreError {
         "a command came in two envelopes; this is a fault of the server that proposed it, please report it"
     )]
     NestedEnvelope,
+    /// The mesh's configuration is not what a change was checked against.
+    #[error(
+        "the mesh configuration is at revision {current}, the change was checked against {base}; try again"
+    )]
+    MeshConfigChanged {
+        /// Checked against.
+        base: Revision,
+        /// Present one.
+        current: Revision,
+    },
 }

@@ -14,7 +14,7 @@ use crate::{
     defect::{Defect, planted},
     error::StoreError,
     lease::{self, LeaseTerms},
-    recipes::{Recipes, registry},
+    recipes::{Recipes, mesh_config, registry},
     requests::{Requests, Seen},
     store::{
         HistoryChunk, HistoryQuery, KeyRange, Store,
@@ -28,6 +28,7 @@ use crate::{
 pub use crate::{
     recipes::{
         election::{ElectionCandidate, ElectionView},
+        mesh_config::MeshDocument,
         registry::Registered,
         semaphore::{SemaphoreHolder, SemaphoreView, SemaphoreWaiter},
     },
@@ -230,6 +231,10 @@ impl Machine {
             Command::SetLoadBalancing { service, policy } => {
                 registry::set_load_balancing(store, events, service, policy)?;
                 Ok(Response::SetLoadBalancing)
+            }
+            Command::SetMeshConfig(set) => {
+                mesh_config::set(store, events, set)?;
+                Ok(Response::SetMeshConfig)
             }
             Command::Noop => Ok(Response::Noop),
             Command::Auth(change) => auth.change(change).map(|()| Response::Auth),
@@ -436,6 +441,11 @@ impl Machine {
     /// The load-balancing policy set for a service.
     pub fn load_balancing(&self, service: &str) -> Option<String> {
         registry::load_balancing(&self.store, service)
+    }
+
+    /// The revision of the last change of the mesh's configuration (0: none yet), and all its documents.
+    pub fn mesh_config(&self) -> (Revision, Vec<MeshDocument>) {
+        (mesh_config::generation(&self.store), mesh_config::documents(&self.store))
     }
 
     /// A hash of what a read at the current revision can find, of leases, of the two revisions, of users and roles and

@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub mod election;
+pub mod mesh_config;
 pub mod name;
 mod queue;
 pub mod registry;
@@ -53,7 +54,7 @@ impl Recipes {
                 Some(ReservedKey::Registry { service, instance_id }) => {
                     recipes.registry.load(service, instance_id, &kv)
                 }
-                Some(ReservedKey::LoadBalancing) => Some(()),
+                Some(ReservedKey::LoadBalancing | ReservedKey::MeshConfig) => Some(()),
                 None => None,
             };
             known.ok_or_else(|| format!("key {:?} is not one that weft writes", kv.key))?;
@@ -81,7 +82,7 @@ impl Recipes {
                 Some(ReservedKey::Registry { service, instance_id }) => {
                     self.registry.key_gone(&service, &instance_id);
                 }
-                Some(ReservedKey::LoadBalancing) | None => {}
+                Some(ReservedKey::LoadBalancing | ReservedKey::MeshConfig) | None => {}
             }
         }
         for name in semaphores {
@@ -100,6 +101,7 @@ enum ReservedKey {
     Election { name: String, part: election::KeyPart },
     Registry { service: String, instance_id: String },
     LoadBalancing,
+    MeshConfig,
 }
 
 impl ReservedKey {
@@ -119,6 +121,7 @@ impl ReservedKey {
                 Some(Self::Registry { service: name::decode(name)?, instance_id: name::decode(part)? })
             }
             "mesh" if name == "load-balancing" => Some(Self::LoadBalancing),
+            "mesh" if name == "config" || name == "config-generation" => Some(Self::MeshConfig),
             _ => None,
         }
     }

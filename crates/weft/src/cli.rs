@@ -2,6 +2,7 @@
 
 mod child;
 mod completions;
+mod config;
 mod dev;
 mod elect;
 mod endpoints;
@@ -40,6 +41,7 @@ Run:
   proxy         A sidecar beside your service
 
 Look:
+  get           Routes that are stored
   services      All services with their healthy and total instances
   endpoints     Where a service is: address, health, source, owner, age
   members       Who is in the gossip pool
@@ -47,6 +49,8 @@ Look:
   token         Log in and print a token, for programs that register over HTTP
 
 Change:
+  apply         Create or replace routes from files
+  delete        Take a route out
   lb            Show or set how proxies balance over a service
   kv            Get, put, delete, watch and transact keys
   quota         Show or set how many bytes may be stored under a prefix
@@ -61,6 +65,8 @@ Data:
   wal           Check or print the log of a server that does not run
 
 More:
+  check         Find every mistake in files with routes, without a server
+  schema        The JSON Schema of routes, for editors
   completions   Print a completion script for your shell
   help          This text, or `weft help COMMAND` for one command
 
@@ -101,6 +107,11 @@ enum Command {
     Status(status::Status),
     Token(token::Token),
     Lb(lb::Lb),
+    Apply(config::Apply),
+    Get(config::Get),
+    Delete(config::Delete),
+    Check(config::Check),
+    Schema(config::Schema),
     Kv(kv::Kv),
     Quota(quota::Quota),
     Lock(lock::Lock),
@@ -123,6 +134,11 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status(command) => client(command.run()),
         Command::Token(command) => client(command.run()),
         Command::Lb(command) => client(command.run()),
+        Command::Apply(command) => client(command.run()),
+        Command::Get(command) => client(command.run()),
+        Command::Delete(command) => client(command.run()),
+        Command::Check(command) => command.run(),
+        Command::Schema(command) => Ok(command.run()),
         Command::Kv(command) => client(command.run()),
         Command::Quota(command) => client(command.run()),
         Command::Lock(command) => client(command.run()),

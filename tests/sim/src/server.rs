@@ -13,9 +13,10 @@ use weft_control_plane::api::read::Reader;
 use weft_control_plane::api::weft::{WeftApi, WeftParts};
 use weft_control_plane::catalog::{Catalog, RegistryChanges};
 use weft_control_plane::listener::{self, ListenerMetrics, Speaks, Stop};
+use weft_control_plane::meshconfig::{MeshConfigChanges, Routes};
 use weft_control_plane::raft::{ApplyObserver, Coordinator, Outside, RaftConfig, RaftTiming};
 use weft_control_plane::watch_driver::Watches;
-use weft_control_plane::xds::XdsServer;
+use weft_control_plane::xds::{MeshSource, XdsServer};
 use weft_core::id::NodeId;
 use weft_state::retention::HistoryLimits;
 
@@ -66,6 +67,7 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
     let number = spec.number;
     let watches = Watches::new();
     let changes = Arc::new(RegistryChanges::default());
+    let config_changes = Arc::new(MeshConfigChanges::default());
     let config = RaftConfig {
         id: NodeId(u64::from(number)),
         name: format!("s{number}"),
@@ -78,7 +80,8 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
         history: HistoryLimits::default(),
     };
     let outside = Outside { log: Some(spec.disk.for_log()), dialer: Some(spec.net.dialer(ip(number))) };
-    let observers: Vec<Arc<dyn ApplyObserver>> = vec![spec.observer, watches.clone(), changes.clone()];
+    let observers: Vec<Arc<dyn ApplyObserver>> =
+        vec![spec.observer, watches.clone(), changes.clone(), config_changes.clone()];
     let coordinator = match Coordinator::start_on(config, observers, outside).await {
         Ok(coordinator) => coordinator,
         // The power was gone again before it had recovered.
@@ -89,7 +92,7 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
         }
     };
     *slot.lock() = Some(coordinator.clone());
-    serve(&coordinator, watches, changes, &spec.net, number);
+    serve(&coordinator, watches, (changes, config_changes), &spec.net, number);
     let others: Vec<SocketAddr> =
         spec.group.iter().filter(|n| **n != number).map(|n| peer_addr(*n)).collect();
     while number != 1 && !is_voter(&coordinator) {
@@ -108,12 +111,13 @@ fn is_voter(coordinator: &Coordinator) -> bool {
 fn serve(
     coordinator: &Coordinator,
     watches: Arc<Watches>,
-    changes: Arc<RegistryChanges>,
+    (changes, config_changes): (Arc<RegistryChanges>, Arc<MeshConfigChanges>),
     net: &Net,
     number: Number,
 ) {
     let catalog = Catalog::new(coordinator.clone(), None, changes);
-    let xds = XdsServer::new(catalog.clone());
+    let routes = Routes::new(coordinator.clone(), config_changes);
+    let xds = XdsServer::new(MeshSource::new(catalog.clone(), routes));
     let stop = Stop { drain: CancellationToken::new(), kill: CancellationToken::new() };
     let tasks = TaskTracker::new();
     let weft = WeftApi::new(WeftParts {

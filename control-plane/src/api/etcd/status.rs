@@ -114,6 +114,9 @@ pub fn store(error: &StoreError) -> Status {
         | StoreError::QuotaMarks { .. } => {
             return Status::new(Code::InvalidArgument, format!("etcdserver: {error}"));
         }
+        StoreError::MeshConfigChanged { .. } => {
+            return Status::new(Code::Aborted, format!("etcdserver: {error}"));
+        }
         StoreError::StaleToken { .. } => {
             return Status::new(Code::FailedPrecondition, format!("etcdserver: {error}"));
         }

@@ -15,12 +15,13 @@
 //! | election NAME | write on the prefix `weft/election/NAME/` |
 //! | register, deregister | write on `weft/registry/SERVICE/INSTANCE_ID` |
 //! | balancing of a service | write on `weft/mesh/load-balancing/SERVICE` |
+//! | mesh configuration | write on `weft/mesh/config/KIND/NAME` of each document |
 
 use super::{Access, AuthError, AuthState, Caller};
 use crate::{
     command::{Command, DeleteRange, LeaseId, Put, Txn, TxnOp},
     lease::table::LeaseTable,
-    recipes::{election, registry, semaphore},
+    recipes::{election, mesh_config, registry, semaphore},
 };
 
 /// Whether the caller may have this command carried out.
@@ -57,6 +58,9 @@ pub(crate) fn check(
             guard.write(&registry::instance_key(service, instance_id))
         }
         Command::SetLoadBalancing { service, .. } => guard.write(&registry::load_balancing_key(service)),
+        Command::SetMeshConfig(set) => {
+            set.changes.iter().try_for_each(|c| guard.write(&mesh_config::key(&c.kind, &c.name)))
+        }
         // Only servers propose these.
         Command::LeaseExpire { .. } | Command::Noop => Ok(()),
         // Its own caller counts; see `Machine::apply`.

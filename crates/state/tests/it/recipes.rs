@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use weft_state::{
-    command::{Acquire, Acquired, Command, Proclaim, Register, RegisteredInstance, Response, Revision},
+    command::{
+        Acquire, Acquired, Command, MeshConfigChange, Proclaim, Register, RegisteredInstance, Response,
+        Revision, SetMeshConfig,
+    },
     error::StoreError,
     machine::Machine,
     recipes::election,
@@ -343,4 +347,50 @@ fn load_balancing_is_set_per_service() {
         r.value("weft/mesh/load-balancing/orders").as_deref(),
         Some(r#"{"policy":"least-connections"}"#)
     );
+}
+
+fn mesh_document(kind: &str, name: &str, text: Option<&str>) -> MeshConfigChange {
+    let document = text.map(|t| Bytes::copy_from_slice(t.as_bytes()));
+    MeshConfigChange { kind: kind.into(), name: name.into(), document }
+}
+
+fn set_mesh_config(base: i64, changes: Vec<MeshConfigChange>) -> Command {
+    Command::SetMeshConfig(SetMeshConfig { base, changes })
+}
+
+#[test]
+fn mesh_documents_change_together_in_one_revision() {
+    let mut r = Replica::new();
+    assert_eq!(r.machine.mesh_config(), (0, vec![]));
+    let two = vec![mesh_document("Route", "a/b", Some("1")), mesh_document("Route", "c", Some("2"))];
+    r.run(set_mesh_config(0, two)).unwrap();
+    let (generation, documents) = r.machine.mesh_config();
+    assert_eq!(generation, r.machine.revision());
+    let seen: Vec<_> = documents.iter().map(|d| (d.name.as_str(), &d.document[..], d.version)).collect();
+    assert_eq!(seen, [("a/b", &b"1"[..], 1), ("c", b"2", 1)]);
+    assert!(documents.iter().all(|d| d.mod_revision == generation));
+
+    let change = vec![mesh_document("Route", "a/b", None), mesh_document("Route", "c", Some("3"))];
+    r.run(set_mesh_config(generation, change)).unwrap();
+    let (later, documents) = r.machine.mesh_config();
+    assert!(later > generation);
+    assert_eq!((documents.len(), documents[0].version, documents[0].create_revision), (1, 2, generation));
+    assert_eq!(r.value("weft/mesh/config-generation/all").as_deref(), Some(r#"{"documents":1}"#));
+    let restored = Machine::from_image(&r.machine.image()).unwrap();
+    assert_eq!(restored.mesh_config(), r.machine.mesh_config());
+}
+
+/// D10: a change that was checked against another state than the present one changes nothing.
+#[test]
+fn a_mesh_change_checked_against_an_older_state_is_refused() {
+    let mut r = Replica::new();
+    r.run(set_mesh_config(0, vec![mesh_document("Route", "a", Some("1"))])).unwrap();
+    let (generation, before) = r.machine.mesh_config();
+    // A deletion counts as a change too.
+    r.run(set_mesh_config(generation, vec![mesh_document("Route", "a", None)])).unwrap();
+    let (current, _) = r.machine.mesh_config();
+    let late = set_mesh_config(generation, vec![mesh_document("Route", "b", Some("1"))]);
+    assert_eq!(r.run(late), Err(StoreError::MeshConfigChanged { base: generation, current }));
+    assert_eq!(r.machine.mesh_config(), (current, vec![]));
+    assert_eq!(before.len(), 1);
 }

@@ -1,0 +1,380 @@
+//! `weft check`, `weft apply`, `weft get`, `weft delete`, `weft schema`: routes as documents of the Gateway API.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::Value;
+use weft_client::proto::weft as pb;
+use weft_meshconfig::document::{File, located};
+use weft_meshconfig::yaml::Node;
+use weft_meshconfig::{Document, Kind, Problem, schema};
+
+use super::{Connection, Output};
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+/// Find every mistake in files with routes, without a server
+///
+/// Each mistake is one line with file, line and column.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    files: Files,
+}
+
+/// Create or replace routes; all or none
+///
+/// They reach every proxy within moments. Nothing is changed if there is a mistake anywhere.
+///
+/// Example: weft apply -f canary.yaml
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    files: Files,
+    /// Check against what is stored, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Show routes, or one with all that it says (with --output json)
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// What
+    #[arg(value_enum)]
+    what: Resource,
+    /// Only the one of this name
+    name: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Take a route out
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// What
+    #[arg(value_enum)]
+    what: Resource,
+    /// Its name
+    name: String,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Print the JSON Schema of routes, for editors
+///
+/// Example: weft schema > weft.schema.json
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// Of one kind alone; default: all
+    #[arg(value_enum)]
+    kind: Option<KindName>,
+}
+
+#[derive(Debug, Args)]
+struct Files {
+    /// YAML file with HTTPRoutes, GRPCRoutes and HTTPRouteFilters, one or more, or - for standard input; repeat it
+    #[arg(long = "file", short = 'f', value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+/// What to show or take out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Resource {
+    /// HTTPRoutes and GRPCRoutes
+    #[value(alias = "route")]
+    Routes,
+    /// HTTPRoutes
+    #[value(alias = "httproute")]
+    Httproutes,
+    /// GRPCRoutes
+    #[value(alias = "grpcroute")]
+    Grpcroutes,
+    /// HTTPRouteFilters
+    #[value(aliases = ["filter", "httproutefilter", "httproutefilters"])]
+    Filters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KindName {
+    /// HTTPRoute
+    Httproute,
+    /// GRPCRoute
+    Grpcroute,
+    /// HTTPRouteFilter
+    Httproutefilter,
+}
+
+impl Resource {
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Routes => &[Kind::HttpRoute, Kind::GrpcRoute],
+            Self::Httproutes => &[Kind::HttpRoute],
+            Self::Grpcroutes => &[Kind::GrpcRoute],
+            Self::Filters => &[Kind::HttpRouteFilter],
+        }
+    }
+}
+
+/// A document with where it stands.
+struct Found {
+    file: String,
+    document: Document,
+    node: Node,
+}
+
+impl Files {
+    /// All documents of all files.
+    ///
+    /// # Errors
+    /// All that is wrong within them, one a line.
+    fn read(&self) -> Result<Vec<Found>, Failure> {
+        let (mut found, mut lines): (Vec<Found>, Vec<String>) = (Vec::new(), Vec::new());
+        for path in &self.files {
+            let name = path.display().to_string();
+            let file = File::read(&text(path)?, |_| false);
+            lines.extend(file.problems.iter().map(|problem| format!("{name}:{problem}")));
+            for (document, node) in file.documents {
+                let same = |f: &&Found| f.document.kind == document.kind && f.document.name == document.name;
+                if !document.name.is_empty()
+                    && let Some(first) = found.iter().find(same)
+                {
+                    let at = first.node.locate("metadata.name");
+                    let message =
+                        format!("{:?} is given twice, first at {}:{}", document.name, first.file, at.line);
+                    let problem = Problem::new("metadata.name", message);
+                    lines.push(format!("{name}:{}", located(&node, &document.title(), problem)));
+                }
+                found.push(Found { file: name.clone(), document, node });
+            }
+        }
+        if !lines.is_empty() {
+            return Err(Failure::new(lines.join("\n")));
+        }
+        if found.is_empty() {
+            return Err(Failure::new("no document in the files; see `weft schema` for what they may hold"));
+        }
+        Ok(found)
+    }
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    if path != Path::new("-") {
+        return Ok(weft_core::config::read_text(path)?);
+    }
+    let limit = weft_core::limits::CONFIG_FILE_BYTES_MAX;
+    let mut text = String::new();
+    let read = std::io::stdin().take(limit + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+    if text.len() as u64 > limit {
+        return Err(Failure::new(format!("standard input is larger than {limit} bytes")));
+    }
+    Ok(text)
+}
+
+impl Check {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let found = self.files.read()?;
+        let count = found.len();
+        output::print(format!(
+            "{count} {}: no mistakes\n",
+            if count == 1 { "document" } else { "documents" }
+        ));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Applied {
+    dry_run: bool,
+    revision: i64,
+    documents: Vec<OutcomeRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct OutcomeRow {
+    kind: String,
+    name: String,
+    outcome: String,
+}
+
+impl Apply {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let found = self.files.read()?;
+        let documents = found.iter().map(|f| Bytes::from(f.document.to_bytes())).collect();
+        let answer = self.connection.client()?.config().apply(documents, self.dry_run).await?;
+        if !answer.problems.is_empty() {
+            let lines: Vec<_> = answer.problems.into_iter().map(|p| line(&found, p)).collect();
+            return Err(Failure::new(lines.join("\n")));
+        }
+        let rows = answer.outcomes.into_iter().map(|o| OutcomeRow {
+            kind: o.kind,
+            name: o.name,
+            outcome: o.outcome,
+        });
+        let applied = Applied { dry_run: self.dry_run, revision: answer.revision, documents: rows.collect() };
+        output::print(match self.output.output {
+            Format::Json => output::json(&applied),
+            Format::Table => output::table(
+                ["KIND", "NAME", if applied.dry_run { "WOULD BE" } else { "OUTCOME" }],
+                applied.documents.iter().map(|d| [d.kind.clone(), d.name.clone(), d.outcome.clone()]),
+                "nothing was given",
+            ),
+        });
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What the server found, with its place in the files.
+fn line(found: &[Found], problem: pb::ConfigProblem) -> String {
+    let key = (!problem.key.is_empty()).then_some(problem.key);
+    let text = Problem { at: problem.path, key, message: problem.message };
+    match usize::try_from(problem.document).ok().and_then(|i| found.get(i)) {
+        Some(f) => format!("{}:{}", f.file, located(&f.node, &f.document.title(), text)),
+        None => text.to_string(),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    documents: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    kind: String,
+    name: String,
+    revision: i64,
+    version: i64,
+    document: Value,
+}
+
+impl Get {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let config = self.connection.client()?.config();
+        let mut rows = Vec::new();
+        for kind in self.what.kinds() {
+            for d in config.list(kind.as_str(), self.name.as_deref().unwrap_or_default()).await? {
+                let document = serde_json::from_slice(&d.json).unwrap_or(Value::Null);
+                rows.push(Row {
+                    kind: d.kind,
+                    name: d.name,
+                    revision: d.mod_revision,
+                    version: d.version,
+                    document,
+                });
+            }
+        }
+        if let Some(name) = self.name.filter(|_| rows.is_empty()) {
+            return Err(Failure::new(format!("no {} named {name:?}", kinds(self.what))));
+        }
+        let listing = Listing { documents: rows };
+        output::print(render(&listing, self.output.output));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn kinds(what: Resource) -> String {
+    let kinds: Vec<_> = what.kinds().iter().map(|k| k.as_str()).collect();
+    kinds.join(" or ")
+}
+
+fn render(listing: &Listing, format: Format) -> String {
+    match format {
+        Format::Json => output::json(listing),
+        Format::Table => output::table(
+            ["KIND", "NAME", "FOR", "RULES", "REVISION"],
+            listing.documents.iter().map(|row| {
+                let rules = row.document.pointer("/spec/rules").and_then(Value::as_array).map(Vec::len);
+                [
+                    row.kind.clone(),
+                    row.name.clone(),
+                    used_for(&row.document),
+                    rules.map(|n| n.to_string()).unwrap_or_default(),
+                    row.revision.to_string(),
+                ]
+            }),
+            "none: write one and `weft apply -f FILE`",
+        ),
+    }
+}
+
+/// Services and hosts that a route is for.
+fn used_for(document: &Value) -> String {
+    let list = |pointer: &str| document.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let services = list("/spec/parentRefs").filter_map(|p| p.get("name")?.as_str());
+    let hosts = list("/spec/hostnames").filter_map(Value::as_str);
+    services.chain(hosts).collect::<Vec<_>>().join(",")
+}
+
+impl Delete {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let config = self.connection.client()?.config();
+        let mut there = Vec::new();
+        for kind in self.what.kinds() {
+            if !config.list(kind.as_str(), &self.name).await?.is_empty() {
+                there.push(*kind);
+            }
+        }
+        let kind = match there.as_slice() {
+            [kind] => *kind,
+            [] => return Err(Failure::new(format!("no {} named {:?}", kinds(self.what), self.name))),
+            _ => {
+                let text = "there are an HTTPRoute and a GRPCRoute of that name; say httproute or grpcroute";
+                return Err(Failure::new(text));
+            }
+        };
+        let revision = config.delete(kind.as_str(), &self.name).await?;
+        output::print(match self.output.output {
+            Format::Json => {
+                let row = serde_json::json!({"kind": kind.as_str(), "name": self.name, "revision": revision});
+                output::json(&row)
+            }
+            Format::Table => format!("{kind} {}: deleted\n", self.name),
+        });
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Schema {
+    pub(crate) fn run(self) -> ExitCode {
+        let kind = self.kind.map(|kind| match kind {
+            KindName::Httproute => Kind::HttpRoute,
+            KindName::Grpcroute => Kind::GrpcRoute,
+            KindName::Httproutefilter => Kind::HttpRouteFilter,
+        });
+        output::print(output::json(&schema::json(kind)));
+        ExitCode::SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_field_names_are_stable() {
+        let document = serde_json::json!({"spec": {"parentRefs": [{"name": "orders"}], "rules": [{}, {}]}});
+        let row =
+            Row { kind: "HTTPRoute".to_owned(), name: "r".to_owned(), revision: 7, version: 1, document };
+        let listing = Listing { documents: vec![row] };
+        let json: Value = serde_json::from_str(&render(&listing, Format::Json)).unwrap();
+        assert_eq!(json["documents"][0]["revision"], 7);
+        assert_eq!(json["documents"][0]["document"]["spec"]["parentRefs"][0]["name"], "orders");
+        assert_eq!(
+            render(&listing, Format::Table),
+            "KIND       NAME  FOR     RULES  REVISION\nHTTPRoute  r     orders  2      7\n"
+        );
+    }
+}
