@@ -4,7 +4,7 @@
 //! chunk, and ends with counts. One that came over etcd's `Maintenance.Snapshot` has the SHA-256 of that behind it,
 //! as etcd's own have.
 //!
-//! - [`file`]: writing one whole or not at all, and reading it back.
+//! - [`file`](mod@file): writing one whole or not at all, and reading it back.
 //! - [`schedule`]: backups to a folder, at intervals.
 
 pub mod file;
