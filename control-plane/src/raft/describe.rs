@@ -20,7 +20,7 @@ pub fn describe_entry(entry: &wal::Entry) -> Result<String, String> {
         EntryPayload::Normal(batch) => {
             let commands = batch.commands().map_err(|e| e.to_string())?;
             let mut counts: Vec<(String, usize)> = Vec::new();
-            for name in commands.iter().map(name) {
+            for name in commands.iter().map(|command| name(command.bare())) {
                 match counts.iter_mut().find(|(known, _)| *known == name) {
                     Some((_, count)) => *count += 1,
                     None => counts.push((name, 1)),
