@@ -175,7 +175,7 @@ async fn what_each_proxy_has_acknowledged_can_be_asked() {
         let done = |r: &weft_control_plane::xds::subscription::ResourceStatus| {
             !r.version_sent.is_empty() && r.version_sent == r.version_acked && r.error.is_none()
         };
-        proxies.len() == 1 && proxies[0].resources.len() == 2 && proxies[0].resources.iter().all(done)
+        proxies.len() == 1 && proxies[0].resources.len() == 4 && proxies[0].resources.iter().all(done)
     };
     tokio::time::timeout(PATIENCE, async {
         while !acked() {
@@ -186,8 +186,11 @@ async fn what_each_proxy_has_acknowledged_can_be_asked() {
     .expect("acknowledged in time");
     let status = &server.xds.proxies()[0];
     assert_eq!(status.node_id, NodeId(7).to_string());
-    let types: Vec<_> = status.resources.iter().map(|r| r.resource_type).collect();
-    assert_eq!(types, [ResourceType::Cluster, ResourceType::Endpoint]);
+    let held: Vec<_> = status.resources.iter().map(|r| (r.resource_type, r.name.as_str())).collect();
+    // The routes of the service, and those of hosts that are no service.
+    let routes = [(ResourceType::Route, "hello"), (ResourceType::Route, "outbound.weft")];
+    let service = [(ResourceType::Cluster, "hello"), (ResourceType::Endpoint, "hello")];
+    assert_eq!(held, [service, routes].concat());
 
     discovery.shutdown().await;
     tokio::time::timeout(PATIENCE, async {

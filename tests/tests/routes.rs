@@ -150,7 +150,7 @@ async fn mistakes_are_all_told_with_their_places_and_change_nothing() {
     assert_eq!(run(&["check", "-f", &file]).await.code, 0);
     let refused = mesh.cli(server, &["apply", "-f", &file]).await;
     assert_eq!(refused.code, 1, "{refused:?}");
-    assert!(refused.stderr.contains("dangling.yaml:7:102: HTTPRoute shop: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("dangling.yaml:7:99: HTTPRoute shop: "), "{}", refused.stderr);
     assert!(refused.stderr.contains("no HTTPRouteFilter \"none\""), "{}", refused.stderr);
     let listed = mesh.cli(server, &["get", "routes", "--output", "json"]).await;
     assert!(listed.stdout.contains("\"documents\": []"), "{listed:?}");
