@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::{Code, Streaming, transport::Channel};
 use weft_state::{command::Range, machine::Machine};
 use weft_xds_proto::{etcdserverpb as etcd, weft as pb};
 
@@ -28,8 +28,12 @@ struct Stream {
 
 impl Stream {
     async fn open(server: &TestServer) -> Self {
+        Self::over(server.channel().await).await
+    }
+
+    async fn over(channel: Channel) -> Self {
         let (send, requests) = mpsc::channel(64);
-        let mut client = pb::kv_client::KvClient::new(server.channel().await);
+        let mut client = pb::kv_client::KvClient::new(channel);
         let answers = client.write(ReceiverStream::new(requests)).await.expect("opens").into_inner();
         Self { send, answers }
     }
@@ -110,9 +114,13 @@ async fn a_message_over_a_limit_ends_the_stream_and_those_before_it_are_decided(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_reads_nothing_is_slowed_down_and_loses_nothing() {
     let server = TestServer::start().await;
-    let mut stream = Stream::open(&server).await;
+    // With the usual windows a client takes megabytes of answers before it has to read one.
+    let uri = format!("http://{}", server.server().addrs().grpc);
+    let channel = Channel::from_shared(uri).expect("a URI");
+    let channel = channel.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    let mut stream = Stream::over(channel.connect().await.expect("it listens")).await;
     let mut sent = 0;
-    while sent < 400 {
+    while sent < 600 {
         let writes = (0..500).map(|at| put(format!("slow/{at}"), "v")).collect();
         let message = pb::WriteRequest { id: sent, writes, ..Default::default() };
         match timeout(Duration::from_millis(300), stream.send.send(message)).await {
@@ -121,7 +129,7 @@ async fn a_writer_that_reads_nothing_is_slowed_down_and_loses_nothing() {
         }
         sent += 1;
     }
-    assert!(sent < 400, "the server reads on though nobody takes its answers");
+    assert!(sent < 600, "the server reads on though nobody takes its answers");
     for _ in 0..sent {
         let answer = stream.next().await.expect("no refusal").expect("goes on");
         assert!(answer.results.iter().all(|r| r.code == 0), "{answer:?}");
