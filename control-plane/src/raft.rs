@@ -24,6 +24,7 @@ mod coordinator;
 mod describe;
 mod driver;
 mod error;
+mod exchange;
 mod forward;
 mod image;
 mod join;

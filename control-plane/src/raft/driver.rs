@@ -118,7 +118,15 @@ impl Node {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let message_timeout = config.timing.election_timeout_max.max(Duration::from_secs(1));
-        let peers = Arc::new(Peers::new(config.id, cluster.clone(), message_timeout, outside.dialer));
+        let peers = Peers::new(
+            config.id,
+            cluster.clone(),
+            message_timeout,
+            outside.dialer,
+            tasks.clone(),
+            stop.clone(),
+        );
+        let peers = Arc::new(peers);
         let raft = Raft::new(
             config.id.0,
             Arc::new(raft_config),

@@ -9,6 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use weft_core::id::NodeId;
+use weft_xds_proto::peer::ask;
 
 use super::{
     batcher::{Proposal, refuse_all},
@@ -90,8 +91,7 @@ impl Link {
     /// One question to one server.
     pub async fn ask(&self, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
         let asked = Asked { patience_ms: patience.as_millis() as u64, question };
-        let frame = self.peers.frame(id, asked);
-        let mut client = self.peers.client(addr, Lane::Forward);
+        let asking = self.peers.ask((id, addr), Lane::Forward, asked, ask::Body::Question);
         let leader = NodeId(id);
         let mut changes = self.leader.clone();
         let replaced = async {
@@ -108,14 +108,14 @@ impl Link {
             }
         };
         let result = tokio::select! {
-            result = timeout(patience + WAY_SLACK, client.propose(frame)) => result,
+            result = timeout(patience + WAY_SLACK, asking) => result,
             () = replaced => {
                 let reason = format!("leader {leader} at {addr} was replaced before it answered");
                 return Answer::Refused(Refusal::Unknown(reason));
             }
         };
         let refusal = match result {
-            Ok(Ok(answer)) => match codec::decode("answer of the leader", &answer.into_inner().body) {
+            Ok(Ok(answer)) => match codec::decode("answer of the leader", &answer) {
                 Ok(answer) => return answer,
                 Err(error) => Refusal::Unknown(error.to_string()),
             },

@@ -27,12 +27,13 @@ use openraft::{
 };
 use parking_lot::{Mutex, RwLock};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
 use weft_core::{id::NodeId, net::Dialer};
-use weft_xds_proto::peer::{Frame, SnapshotChunk, peer_client::PeerClient};
+use weft_xds_proto::peer::{Frame, SnapshotChunk, ask, peer_client::PeerClient};
 
 use super::{
     cluster::Cluster,
@@ -40,6 +41,7 @@ use super::{
         self, Addressed, Append, AppendAnswer, Ballot, SnapshotOffer, StreamAnswer, Transfer, VoteAnswer,
         VoteAsked,
     },
+    exchange::Exchange,
     snapshot::SnapshotFile,
     types::{Peer, Snapshot, TypeConfig, Vote},
 };
@@ -86,6 +88,10 @@ pub struct Peers {
     /// Told by gossip or by a join; takes precedence over the membership entry.
     addresses: RwLock<HashMap<u64, SocketAddr>>,
     channels: Mutex<HashMap<(SocketAddr, Lane), Channel>>,
+    exchanges: Mutex<HashMap<(SocketAddr, Lane), Arc<Exchange>>>,
+    /// Owns the exchanges' tasks, until `stop`.
+    tasks: TaskTracker,
+    stop: CancellationToken,
     /// Peers whose refusal was logged. Cleared for a peer that answers again.
     complained: Mutex<HashSet<u64>>,
 }
@@ -97,6 +103,8 @@ impl Peers {
         cluster: Arc<Cluster>,
         message_timeout: Duration,
         dialer: Option<Dialer>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             own,
@@ -105,6 +113,9 @@ impl Peers {
             dialer,
             addresses: RwLock::default(),
             channels: Mutex::default(),
+            exchanges: Mutex::default(),
+            tasks,
+            stop,
             complained: Mutex::default(),
         }
     }
@@ -123,6 +134,7 @@ impl Peers {
         if let Some(old) = old {
             tracing::info!(peer = %id, %old, new = %addr, "a peer is reached at another address now");
             self.channels.lock().retain(|(at, _), _| *at != old);
+            self.exchanges.lock().retain(|(at, _), _| *at != old);
         }
     }
 
@@ -156,6 +168,34 @@ impl Peers {
         PeerClient::new(channel.clone())
             .max_decoding_message_size(answer_bytes_max)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The lasting stream to a peer for this lane, opened anew if it has ended.
+    fn exchange(&self, addr: SocketAddr, lane: Lane) -> Arc<Exchange> {
+        let mut exchanges = self.exchanges.lock();
+        match exchanges.get(&(addr, lane)) {
+            Some(exchange) if exchange.is_open() => exchange.clone(),
+            _ => {
+                let opened = Exchange::open(self.client(addr, lane), &self.tasks, self.stop.clone());
+                exchanges.insert((addr, lane), opened.clone());
+                opened
+            }
+        }
+    }
+
+    /// Asks a peer on the lasting stream.
+    ///
+    /// # Errors
+    /// As [`Exchange::ask`].
+    pub async fn ask<T: Serialize>(
+        &self,
+        (to, addr): (u64, SocketAddr),
+        lane: Lane,
+        message: T,
+        wrap: fn(Bytes) -> ask::Body,
+    ) -> Result<Bytes, Status> {
+        let Frame { cluster_id, body } = self.frame(to, message);
+        self.exchange(addr, lane).ask(cluster_id, wrap(body)).await
     }
 
     /// Wraps a message for a peer.
@@ -327,11 +367,17 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
-        let answer: AppendAnswer = self
-            .call(RPCTypes::AppendEntries, Append::from(&rpc), |mut client, frame| async move {
-                client.append_entries(frame).await
-            })
-            .await?;
+        let addr = self.peers.address(self.target, self.recorded);
+        let to = (self.target, addr);
+        let asking = self.peers.ask(to, self.lane, Append::from(&rpc), ask::Body::Append);
+        let timeout = self.peers.message_timeout;
+        let Ok(result) = tokio::time::timeout(timeout, asking).await else {
+            return Err(self.timeout(RPCTypes::AppendEntries, timeout).into());
+        };
+        let body = result.map_err(|status| self.failed(addr, &status))?;
+        self.peers.heard(self.target);
+        let answer: AppendAnswer =
+            codec::decode("answer of a peer", &body).map_err(|e| RPCError::from(NetworkError::new(&e)))?;
         Ok(answer.into())
     }
 

@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::id::{ClusterId, NodeId};
 use weft_xds_proto::peer::{
-    Frame, JoinRequest, JoinResponse, SnapshotChunk,
+    Ask, Frame, JoinRequest, JoinResponse, SnapshotChunk, Told, ask,
     peer_server::{Peer as PeerApi, PeerServer},
 };
 
@@ -23,6 +23,7 @@ use super::{
         VoteAnswer, VoteAsked,
     },
     driver::Node,
+    exchange::{ANSWERING_MAX, told},
     forward::{Answer, Asked, Question},
     network::MESSAGE_BYTES_MAX,
     snapshot::Incoming,
@@ -120,6 +121,39 @@ impl Service {
         AppendEntriesRequest::try_from(append).map_err(bad)
     }
 
+    /// One of an exchange.
+    async fn answer_to(&self, asked: Ask, from: Option<SocketAddr>) -> Result<Bytes, Status> {
+        let Ask { cluster_id, body, .. } = asked;
+        match body {
+            Some(ask::Body::Append(body)) => {
+                let append: Append = self.admit(Message { cluster_id, body: &body, invites: true, from })?;
+                self.append(append).await.map(|answer| codec::encode(&answer))
+            }
+            Some(ask::Body::Question(body)) => {
+                let asked: Asked = self.admit(Message { cluster_id, body: &body, invites: false, from })?;
+                self.question(asked).await.map(|answer| codec::encode(&answer))
+            }
+            None => Err(Status::invalid_argument("an ask of an unknown kind: append or question")),
+        }
+    }
+
+    async fn append(&self, append: Append) -> Result<AppendAnswer, Status> {
+        let rpc = AppendEntriesRequest::<TypeConfig>::try_from(append).map_err(bad)?;
+        let answer = self.node.raft.append_entries(rpc).await.map_err(ended)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.node.heard_from_leader();
+        }
+        Ok(AppendAnswer::from(answer))
+    }
+
+    async fn question(&self, asked: Asked) -> Result<Answer, Status> {
+        let patience = asked.patience();
+        if let Question::Propose(commands) = &asked.question {
+            check(commands).map_err(Status::failed_precondition)?;
+        }
+        Ok(self.node.answer_here(asked.question, patience).await)
+    }
+
     fn frame<T: Serialize>(&self, message: &T) -> Result<Frame, Status> {
         Ok(Frame { cluster_id: self.node.cluster.wire_id(), body: codec::encode(message) })
     }
@@ -157,16 +191,6 @@ fn ended(error: impl std::fmt::Display) -> Status {
 
 #[tonic::async_trait]
 impl PeerApi for Service {
-    async fn append_entries(&self, request: Request<Frame>) -> Reply<Frame> {
-        let append: Append = self.open(request, true)?;
-        let rpc = AppendEntriesRequest::<TypeConfig>::try_from(append).map_err(bad)?;
-        let answer = self.node.raft.append_entries(rpc).await.map_err(ended)?;
-        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.node.heard_from_leader();
-        }
-        self.answer(&AppendAnswer::from(answer))
-    }
-
     type StreamAppendStream = BoxStream<'static, Result<Frame, Status>>;
 
     async fn stream_append(&self, request: Request<Streaming<Frame>>) -> Reply<Self::StreamAppendStream> {
@@ -240,18 +264,21 @@ impl PeerApi for Service {
         self.answer(&self.node.replica.snapshots().received(&offer))
     }
 
-    async fn propose(&self, request: Request<Frame>) -> Reply<Frame> {
-        let asked: Asked = self.open(request, false)?;
-        let patience = asked.patience();
-        if let Question::Propose(commands) = &asked.question {
-            check(commands).map_err(Status::failed_precondition)?;
-        }
-        let answer: Answer = self.node.answer_here(asked.question, patience).await;
-        self.answer(&answer)
-    }
+    type ExchangeStream = BoxStream<'static, Result<Told, Status>>;
 
-    async fn read_index(&self, request: Request<Frame>) -> Reply<Frame> {
-        self.propose(request).await
+    async fn exchange(&self, request: Request<Streaming<Ask>>) -> Reply<Self::ExchangeStream> {
+        let from = request.remote_addr();
+        let service = self.clone();
+        // What cannot be read ends the stream: the connection is broken, or the other end is no server.
+        let asked = request.into_inner().scan((), |(), asked| std::future::ready(asked.ok()));
+        let answers = asked.map(move |asked| {
+            let service = service.clone();
+            async move {
+                let id = asked.id;
+                Ok(told(id, service.answer_to(asked, from).await))
+            }
+        });
+        Ok(Response::new(answers.buffer_unordered(ANSWERING_MAX).boxed()))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Reply<JoinResponse> {

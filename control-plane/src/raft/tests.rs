@@ -9,6 +9,7 @@ use tokio::{
     net::TcpListener,
     time::{Instant, sleep},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_core::id::NodeId;
 use weft_state::{
     command::{Command, Event, EventKind, Put, Range, Response},
@@ -16,6 +17,7 @@ use weft_state::{
     machine::Machine,
     retention::HistoryLimits,
 };
+use weft_xds_proto::peer::ask;
 
 use super::*;
 
@@ -445,25 +447,24 @@ async fn a_server_of_another_cluster_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_another_cluster_or_for_another_server_are_refused() {
-    use weft_xds_proto::peer::{Frame, peer_client::PeerClient};
-
     let server = first(1).await;
     until("a leader", || server.coordinator.is_leader()).await;
     let ours = server.coordinator.cluster_id().expect("formed").0;
-    let mut client = PeerClient::connect(format!("http://{}", server.addr)).await.expect("connects");
-    let frame = |cluster_id: u64, to: u64| {
+    let exchange = exchange_with(&server).await;
+    let question = |to: u64| {
         let asked = forward::Asked { patience_ms: 1000, question: forward::Question::ReadIndex };
-        let body = codec::encode(&codec::Addressed { to, from: 9, message: asked });
-        Frame { cluster_id, body }
+        ask::Body::Question(codec::encode(&codec::Addressed { to, from: 9, message: asked }))
     };
-    let foreign = client.propose(frame(ours ^ 1, 1)).await.expect_err("another cluster");
+    let foreign = exchange.ask(ours ^ 1, question(1)).await.expect_err("another cluster");
     assert_eq!(foreign.code(), tonic::Code::FailedPrecondition);
     assert!(foreign.message().contains("cluster"), "{}", foreign.message());
-    let misled = client.propose(frame(ours, 3)).await.expect_err("another server");
+    let misled = exchange.ask(ours, question(3)).await.expect_err("another server");
     assert_eq!(misled.code(), tonic::Code::FailedPrecondition);
-    let garbage = Frame { cluster_id: ours, body: Bytes::from_static(b"\xff\xff\xff") };
-    assert_eq!(client.propose(garbage).await.expect_err("garbage").code(), tonic::Code::InvalidArgument);
-    client.propose(frame(ours, 1)).await.expect("ours is answered");
+    for kind in [ask::Body::Append, ask::Body::Question] {
+        let garbage = exchange.ask(ours, kind(Bytes::from_static(b"\xff\xff\xff"))).await;
+        assert_eq!(garbage.expect_err("garbage").code(), tonic::Code::InvalidArgument);
+    }
+    exchange.ask(ours, question(1)).await.expect("ours is answered, on the same stream");
     server.stop().await;
 }
 
@@ -553,12 +554,16 @@ async fn peer_client(server: &Server) -> PeerClient {
     PeerClient::connect(format!("http://{}", server.addr)).await.expect("connects")
 }
 
+async fn exchange_with(server: &Server) -> Arc<exchange::Exchange> {
+    exchange::Exchange::open(peer_client(server).await, &TaskTracker::new(), CancellationToken::new())
+}
+
 /// A command that nobody can decode would stop every replica that applies it, for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_command_that_does_not_decode_never_enters_the_log() {
     let server = first(1).await;
     until("a leader", || server.coordinator.is_leader()).await;
-    let mut client = peer_client(&server).await;
+    let exchange = exchange_with(&server).await;
     let valid = types::encode_command(&put("k", "v"));
     let followed_by_more = Bytes::from([&valid[..], b"\0\0"].concat());
     let too_large = types::encode_command(&put("k", &"x".repeat(types::COMMAND_BYTES_MAX)));
@@ -567,7 +572,7 @@ async fn a_forwarded_command_that_does_not_decode_never_enters_the_log() {
         let message = forward::Asked { patience_ms: 1000, question };
         let body = codec::encode(&codec::Addressed { to: 1, from: 9, message });
         let cluster_id = server.coordinator.cluster_id().expect("formed").0;
-        let refused = client.propose(weft_xds_proto::peer::Frame { cluster_id, body }).await;
+        let refused = exchange.ask(cluster_id, ask::Body::Question(body)).await;
         // The one who forwarded it knows from this code that nothing was done.
         assert_eq!(refused.expect_err("refused").code(), tonic::Code::FailedPrecondition);
     }
@@ -603,7 +608,8 @@ async fn a_message_for_another_server_is_no_invitation() {
         weft_xds_proto::peer::Frame { cluster_id: 0xbad, body }
     };
     let mut client = peer_client(&fresh).await;
-    client.append_entries(frame(77)).await.expect_err("for server 77");
+    let heartbeat = ask::Body::Append(frame(77).body);
+    exchange_with(&fresh).await.ask(0xbad, heartbeat).await.expect_err("for server 77");
     let answers = client.stream_append(futures::stream::iter([frame(77)])).await;
     if let Ok(answers) = answers {
         answers.into_inner().message().await.expect_err("for server 77");
