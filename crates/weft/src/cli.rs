@@ -125,9 +125,12 @@ enum Command {
 /// Runs one command to its end.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Dev(flags) => control(dev::run(flags)),
-        Command::Server(flags) => control(server::run(*flags)),
-        Command::Proxy(flags) => control(proxy::run(*flags)),
+        Command::Dev(flags) => control(None, dev::run(flags)),
+        Command::Server(flags) => {
+            let flags = flags.layered()?;
+            control(Some(flags.workers()?), server::run(flags))
+        }
+        Command::Proxy(flags) => control(None, proxy::run(*flags)),
         Command::Services(command) => client(command.run()),
         Command::Endpoints(command) => client(command.run()),
         Command::Members(command) => client(command.run()),
@@ -150,11 +153,17 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The control runtime of the roles. Proxies carry traffic on threads of their own.
-fn control(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().thread_name("weft-control").enable_all().build();
-    finish(runtime, command)
+/// The control runtime of the roles, with as many threads as cores unless said otherwise. Proxies carry traffic on
+/// threads of their own.
+fn control(
+    workers: Option<usize>,
+    command: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        runtime.worker_threads(workers);
+    }
+    finish(runtime.thread_name("weft-control").enable_all().build(), command)
 }
 
 /// A client command needs one thread. The child of `weft lock` is tied to the life of this very thread.

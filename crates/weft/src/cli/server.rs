@@ -10,9 +10,8 @@ use crate::flags::{ServerFlags, start_logging};
 use crate::output;
 use crate::signals::Signals;
 
-/// Runs a server until it is asked to end.
+/// Runs a server until it is asked to end. The flags are whole already.
 pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
-    let flags = flags.layered()?;
     start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
     crate::descriptors::raise_limit();
     let mut signals = Signals::listen()?;

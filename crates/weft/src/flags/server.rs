@@ -82,6 +82,10 @@ pub(crate) struct ServerFlags {
     /// How many of the newest backups are kept; default: 24
     #[arg(long, env = "WEFT_BACKUP_KEEP", value_name = "N")]
     pub(crate) backup_keep: Option<usize>,
+    /// Threads that serve requests, 1 to 256; default: half of this machine's cores. Writing the log, making
+    /// snapshots and the system's own network work come on top
+    #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
+    pub(crate) workers: Option<usize>,
     /// What is logged to stderr: error, warn, info, debug or trace, also per module, such as
     /// info,weft_gossip=debug; default: info
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
@@ -102,9 +106,20 @@ impl ServerFlags {
         layer!(self, file;
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
             history_age, history_changes, history_mib, backup_dir, backup_interval, backup_keep,
-            log_level, log_format,
+            workers, log_level, log_format,
         );
         self
+    }
+
+    /// Threads that serve requests.
+    pub(crate) fn workers(&self) -> Result<usize, Failure> {
+        match self.workers {
+            None => Ok(config::workers_default()),
+            Some(workers) if (1..=config::WORKERS_MAX).contains(&workers) => Ok(workers),
+            Some(seen) => {
+                Err(Failure::new(format!("--workers {seen}: allowed are 1 to {}", config::WORKERS_MAX)))
+            }
+        }
     }
 
     /// With defaults for what nobody said.
@@ -173,6 +188,15 @@ mod tests {
             text.contains("weft.yaml:2") && text.contains("colour") && text.contains("grpc-port"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn at_least_one_thread_serves_requests() {
+        assert_eq!(file("workers: 3\n").workers().ok(), Some(3));
+        assert!(file("").workers().is_ok_and(|workers| workers >= 1));
+        for refused in ["workers: 0\n", "workers: 257\n"] {
+            assert!(file(refused).workers().is_err_and(|e| e.to_string().contains("1 to 256")), "{refused}");
+        }
     }
 
     #[test]
