@@ -6,6 +6,8 @@
 
 pub mod caller;
 pub mod etcd;
+pub mod front;
+pub mod gateway;
 pub mod http;
 pub mod probes;
 pub mod problem;

@@ -30,11 +30,12 @@ use weft_gossip::driver::{GossipConfig, GossipHandle};
 use weft_gossip::member::Role;
 
 use crate::api::etcd::{self, EtcdOptions};
-use crate::api::http;
+use crate::api::front::Front;
 use crate::api::probes::{self, ProbesApi};
 use crate::api::read::Reader;
 use crate::api::registry::RegistryApi;
 use crate::api::weft::{WeftApi, WeftParts};
+use crate::api::{gateway, http};
 use crate::backup::{self, BackupStats};
 use crate::catalog::{Catalog, RegistryChanges};
 use crate::config::ServerConfig;
@@ -161,12 +162,11 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
         ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() },
     );
-    let serve = |socket, router, speaks, port: &str| {
-        let metrics = metrics::listener(&telemetry, port);
-        listener::serve(socket, router, speaks, metrics, stop.clone(), &serving);
-    };
-    serve(ports.grpc, grpc, Speaks::Grpc, "grpc");
-    serve(ports.http, http, Speaks::Http, "http");
+    let gateway = gateway::router(grpc.clone(), coordinator.clone(), telemetry.clone());
+    let front = Front { grpc, gateway };
+    let counted = |port: &str| metrics::listener(&telemetry, port);
+    listener::serve(ports.grpc, front, Speaks::Grpc, counted("grpc"), stop.clone(), &serving);
+    listener::serve(ports.http, http, Speaks::Http, counted("http"), stop.clone(), &serving);
     ports.dns.serve(dns::source(catalog.clone()), metrics::dns(&telemetry), &stop.drain, &serving);
 
     let feed = join::feed_addresses(coordinator.clone(), gossip.clone());

@@ -3,12 +3,13 @@
 //! Stopping has two steps: *drain* (no new connections; HTTP/2 clients are told to go away, HTTP/1
 //! connections close after their answer; what is under way goes on) and *kill* (the rest is dropped).
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
+use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -70,12 +71,31 @@ const PEER_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
-    /// HTTP/2 with prior knowledge only.
+    /// HTTP/2 with prior knowledge, and HTTP/1.1 for etcd's JSON gateway.
     Grpc,
-    /// The same, between servers.
+    /// HTTP/2 with prior knowledge only, between servers.
     Peer,
     /// HTTP/1.1 and HTTP/2 with prior knowledge.
     Http,
+}
+
+/// What answers the requests of a port: a router, or several behind one door.
+pub trait Answers:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
 }
 
 /// What one port counts.
@@ -101,13 +121,13 @@ pub struct Stop {
 /// Serves until drained. Every task is in `tasks`.
 pub fn serve(
     listener: impl Into<Listener>,
-    router: Router,
+    answers: impl Answers,
     speaks: Speaks,
     metrics: ListenerMetrics,
     stop: Stop,
     tasks: &TaskTracker,
 ) {
-    let port = Arc::new(Port { router, speaks, metrics, stop: stop.clone() });
+    let port = Arc::new(Port { answers, speaks, metrics, stop: stop.clone() });
     let (listener, connections) = (listener.into(), tasks.clone());
     tasks.spawn(async move {
         // Dropping the listener is what stops accepting.
@@ -115,8 +135,8 @@ pub fn serve(
     });
 }
 
-struct Port {
-    router: Router,
+struct Port<A> {
+    answers: A,
     speaks: Speaks,
     metrics: ListenerMetrics,
     stop: Stop,
@@ -124,7 +144,7 @@ struct Port {
 
 fn builder(speaks: Speaks, inbox: Inbox) -> auto::Builder<Inbox> {
     let mut builder = auto::Builder::new(inbox);
-    if speaks != Speaks::Http {
+    if speaks == Speaks::Peer {
         builder = builder.http2_only();
     }
     let (stream_window, connection_window) = match speaks {
@@ -149,7 +169,7 @@ fn builder(speaks: Speaks, inbox: Inbox) -> auto::Builder<Inbox> {
     builder
 }
 
-impl Port {
+impl<A: Answers> Port<A> {
     async fn accept(self: Arc<Self>, mut listener: Listener, tasks: &TaskTracker) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut logged: Option<Instant> = None;
@@ -204,10 +224,10 @@ impl Port {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let router = self.router.clone();
+        let answers = self.answers.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
-            router.clone().call(request)
+            answers.clone().call(request)
         });
         let inbox = Inbox::default();
         let builder = builder(self.speaks, inbox.clone());
@@ -243,7 +263,7 @@ async fn opened(stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use axum::{Router, routing::get};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -37,12 +37,12 @@ impl Telemetry {
         let registry = Registry::new();
         let http_requests = registry.counters(
             "weft_http_requests",
-            "Requests answered on the HTTP port, by route and status",
+            "Requests answered on the HTTP port, and by the JSON gateway on the gRPC port, by route and status",
             &["route", "status"],
         );
         let http_seconds = registry.histograms(
             "weft_http_request_duration_seconds",
-            "Time from request head to response head on the HTTP port, by route",
+            "Time from request head to response head, on the HTTP port and by the JSON gateway, by route",
             &SECONDS_BUCKETS,
             &["route"],
         );

@@ -32,6 +32,10 @@ pub mod generated {
     }
 }
 
+/// The etcd API and `weft.v1` described: a `FileDescriptorSet`, encoded. For clients that ask the server what it
+/// speaks, and for JSON, whose names and kinds of fields the generated types do not carry.
+pub const CLIENT_API_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client_api.bin"));
+
 pub mod nack;
 pub mod nonce;
 pub mod resource;

@@ -35,8 +35,8 @@ pub async fn readyz(State(api): State<ProbesApi>) -> Response {
     (status, axum::Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
 }
 
-/// Why this server cannot serve; empty if it can.
-pub async fn why_not_ready(coordinator: &Coordinator) -> Vec<String> {
+/// Why this server cannot answer from what it has, whatever the others do; empty if it can.
+pub fn why_not_ready_alone(coordinator: &Coordinator) -> Vec<String> {
     let status = coordinator.status();
     if status.cluster_id.is_none() {
         return vec!["not a member of a raft group yet: waiting to be taken in".to_owned()];
@@ -49,6 +49,15 @@ pub async fn why_not_ready(coordinator: &Coordinator) -> Vec<String> {
         Some(own) if own.voter => {}
         Some(_) => reasons.push("not a voter yet: catching up with the leader".to_owned()),
         None => reasons.push("not a member of the raft group: it was not taken in yet".to_owned()),
+    }
+    reasons
+}
+
+/// Why this server cannot serve reads and writes; empty if it can.
+pub async fn why_not_ready(coordinator: &Coordinator) -> Vec<String> {
+    let mut reasons = why_not_ready_alone(coordinator);
+    if coordinator.cluster_id().is_none() {
+        return reasons; // no group to ask
     }
     match tokio::time::timeout(QUORUM_PATIENCE, coordinator.read_barrier()).await {
         Ok(Ok(())) => {}

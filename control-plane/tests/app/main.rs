@@ -3,6 +3,7 @@
 mod auth;
 mod cluster;
 mod coordination;
+mod gateway;
 mod gossip;
 mod harness;
 mod lifecycle;
