@@ -4,6 +4,7 @@
 //! [`Command`](weft_state::command::Command), which the [`Coordinator`](crate::raft::Coordinator) carries
 //! through the log; `apply` answers it and emits events for watchers.
 
+pub mod about;
 pub mod caller;
 pub mod etcd;
 pub mod front;

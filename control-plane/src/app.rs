@@ -24,11 +24,13 @@ use axum::response::Response;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic_health::server::HealthReporter;
 use weft_core::drain::{DrainSignal, DrainWatch};
 use weft_core::fsio::DataDir;
 use weft_gossip::driver::{GossipConfig, GossipHandle};
 use weft_gossip::member::Role;
 
+use crate::api::about;
 use crate::api::etcd::{self, EtcdOptions};
 use crate::api::front::Front;
 use crate::api::probes::{self, ProbesApi};
@@ -156,7 +158,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     metrics::mesh(&telemetry, gossip.clone(), catalog.clone());
 
     let (drain, draining) = weft_core::drain::channel();
-    let grpc = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
+    let (grpc, health) = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
     let grpc = grpc.layer(axum::middleware::from_fn_with_state(telemetry.clone(), observe_grpc));
     let http = http::router(
         RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
@@ -169,6 +171,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     listener::serve(ports.http, http, Speaks::Http, counted("http"), stop.clone(), &serving);
     ports.dns.serve(dns::source(catalog.clone()), metrics::dns(&telemetry), &stop.drain, &serving);
 
+    upkeep.spawn(about::report(health, coordinator.clone(), stop.drain.clone()));
     let feed = join::feed_addresses(coordinator.clone(), gossip.clone());
     let stopped = stop.drain.clone();
     upkeep.spawn(async move {
@@ -209,7 +212,7 @@ fn peers_file(data_dir: &DataDir) -> PathBuf {
     data_dir.path().join(PEERS_FILE)
 }
 
-/// Everything on the gRPC port.
+/// Everything that is gRPC on the gRPC port, and what keeps its health true.
 fn grpc_router(
     coordinator: &Coordinator,
     watches: Arc<Watches>,
@@ -217,7 +220,7 @@ fn grpc_router(
     weft: &Arc<WeftApi>,
     xds: &Arc<XdsServer>,
     draining: DrainWatch,
-) -> axum::Router {
+) -> (axum::Router, HealthReporter) {
     let members = gossip.clone();
     let options = EtcdOptions {
         client_urls: Arc::new(move |id| {
@@ -235,7 +238,8 @@ fn grpc_router(
     etcd::add_services(&mut routes, coordinator.clone(), watches, options);
     weft.add_services(&mut routes);
     routes.add_service(xds.service());
-    routes.routes().prepare().into_axum_router()
+    let health = about::add_services(&mut routes);
+    (routes.routes().prepare().into_axum_router(), health)
 }
 
 /// Counts a request once its answer has begun.

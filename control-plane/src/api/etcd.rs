@@ -151,12 +151,14 @@ impl Api {
 
     /// As [`Api::admit`], for what only an administrator may do.
     async fn admit_admin(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.admit(metadata)?;
         let asking = self.asking(metadata).await?;
         Ok(asking.check(&self.coordinator, AuthState::check_admin).await?)
     }
 
     /// As [`Api::admit`], for what any user may do.
     async fn admit_user(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.admit(metadata)?;
         let asking = self.asking(metadata).await?;
         Ok(asking.check(&self.coordinator, AuthState::check_user).await?)
     }

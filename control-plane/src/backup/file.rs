@@ -11,6 +11,9 @@ use weft_state::machine::{ImageCheck, ImageError, ImageLoader, Machine};
 /// Bytes of the SHA-256 behind an image that came over etcd's API.
 pub const TRAILER_BYTES: usize = 32;
 
+/// Most bytes behind an image: zeros up to a multiple of 512, as etcd's clients want it, and the SHA-256.
+const BEHIND_BYTES_MAX: usize = 511 + TRAILER_BYTES;
+
 /// Bytes read at a time.
 const READ_BYTES: usize = 512 * 1024;
 
@@ -77,17 +80,28 @@ impl Backup {
             };
             bytes += read as u64;
             held.extend_from_slice(&piece[..read]);
-            let ready = held.len().saturating_sub(TRAILER_BYTES);
+            let ready = held.len().saturating_sub(BEHIND_BYTES_MAX);
             hasher.update(&held[..ready]);
             loader.feed(&held[..ready]).map_err(image_error)?;
             held.drain(..ready);
         }
-        let has_sha256 = loader.is_complete() && held.len() == TRAILER_BYTES;
+        // The image itself says where it ends.
+        let mut own = 0;
+        while own < held.len() && !loader.is_complete() {
+            loader.feed(&held[own..=own]).map_err(image_error)?;
+            own += 1;
+        }
+        let has_sha256 = loader.is_complete() && held.len() >= own + TRAILER_BYTES;
         if !has_sha256 {
-            loader.feed(&held).map_err(image_error)?;
-        } else if hasher.finish().as_ref() != held {
-            let bytes = bytes - TRAILER_BYTES as u64;
-            return Err(BackupError::Sha256 { path: path.to_path_buf(), bytes });
+            loader.feed(&held[own..]).map_err(image_error)?;
+        } else {
+            let (hashed, sha256) = held.split_at(held.len() - TRAILER_BYTES);
+            hasher.update(hashed);
+            let padded = hashed[own..].iter().all(|byte| *byte == 0);
+            if !padded || hasher.finish().as_ref() != sha256 {
+                let bytes = bytes - TRAILER_BYTES as u64;
+                return Err(BackupError::Sha256 { path: path.to_path_buf(), bytes });
+            }
         }
         let machine = Machine::from_loader(loader).map_err(image_error)?;
         Ok(Self { machine, bytes, has_sha256 })
@@ -198,6 +212,12 @@ mod tests {
         [image, digest.as_ref()].concat()
     }
 
+    fn padded(image: &[u8]) -> Vec<u8> {
+        let mut padded = image.to_vec();
+        padded.resize(image.len().next_multiple_of(512), 0);
+        padded
+    }
+
     fn read(bytes: &[u8]) -> Result<Backup, BackupError> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("b");
@@ -212,7 +232,9 @@ mod tests {
     fn a_backup_reads_back_with_and_without_a_sha256() {
         let machine = machine();
         let image = machine.image();
-        for (bytes, has_sha256) in [(image.clone(), false), (with_sha256(&image), true)] {
+        let padded = with_sha256(&padded(&image));
+        assert_eq!(padded.len() % 512, TRAILER_BYTES, "what etcd's clients look at");
+        for (bytes, has_sha256) in [(image.clone(), false), (with_sha256(&image), true), (padded, true)] {
             let backup = read(&bytes).expect("reads");
             assert_eq!(backup.machine.hash(), machine.hash());
             assert_eq!((backup.bytes, backup.has_sha256), (bytes.len() as u64, has_sha256));
@@ -222,15 +244,16 @@ mod tests {
     #[test]
     fn a_backup_that_is_cut_at_any_byte_is_refused() {
         let image = machine().image();
-        let bytes = with_sha256(&image);
-        for cut in (0..bytes.len()).filter(|cut| *cut != image.len()) {
-            assert!(read(&bytes[..cut]).is_err(), "cut at {cut} of {}", bytes.len());
+        for bytes in [with_sha256(&image), with_sha256(&padded(&image))] {
+            for cut in (0..bytes.len()).filter(|cut| *cut != image.len()) {
+                assert!(read(&bytes[..cut]).is_err(), "cut at {cut} of {}", bytes.len());
+            }
         }
     }
 
     #[test]
     fn a_backup_with_any_bit_flipped_is_refused() {
-        let bytes = with_sha256(&machine().image());
+        let bytes = with_sha256(&padded(&machine().image()));
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);

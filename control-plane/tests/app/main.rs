@@ -1,5 +1,6 @@
 //! Real servers in this process, on free ports and a temporary folder, driven over its sockets.
 
+mod about;
 mod auth;
 mod cluster;
 mod coordination;

@@ -4,7 +4,7 @@ use tonic::Code;
 use weft_control_plane::api::etcd::API_VERSION;
 use weft_xds_proto::etcdserverpb as pb;
 
-use super::server::{ID, Server, refusal};
+use super::server::{ID, Launch, Server, refusal};
 
 #[tokio::test]
 async fn members_are_listed_with_the_urls_that_clients_use() {
@@ -89,6 +89,7 @@ async fn a_snapshot_is_the_state_of_one_moment_and_ends_with_its_sha256() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("snapshot");
     std::fs::write(&file, &bytes).unwrap();
+    assert_eq!(bytes.len() % 512, 32, "by which etcd's clients know that there is a SHA-256");
     let backup = weft_control_plane::backup::Backup::read(&file).unwrap();
     assert!(backup.has_sha256);
     assert_eq!((backup.machine.revision(), backup.machine.key_count()), (revision, 200));
@@ -101,11 +102,57 @@ async fn what_needs_nothing_done_succeeds() {
     let alarms = server.maintenance().alarm(pb::AlarmRequest::default()).await.unwrap().into_inner();
     assert!(alarms.alarms.is_empty());
     server.maintenance().defragment(pb::DefragmentRequest {}).await.unwrap();
+    let status = server.maintenance().status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert!(status.errors.is_empty() && !status.is_learner, "{status:?}");
+    assert_eq!(
+        (status.storage_version.as_str(), status.downgrade_info),
+        (API_VERSION, Some(pb::DowngradeInfo::default()))
+    );
     let auth = server.auth().auth_status(pb::AuthStatusRequest {}).await.unwrap().into_inner();
     assert!(!auth.enabled);
     assert_eq!(
         refusal(server.auth().authenticate(pb::AuthenticateRequest::default()).await),
         (Code::FailedPrecondition, "etcdserver: authentication is not enabled".into())
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn alarms_and_downgrades_that_are_not_are_refused_in_etcds_words() {
+    use pb::{alarm_request::AlarmAction, downgrade_request::DowngradeAction};
+    let server = Server::start().await;
+    let alarm = async |action| {
+        let request = pb::AlarmRequest { action, alarm: pb::AlarmType::Nospace.into(), member_id: 0 };
+        server.maintenance().alarm(request).await
+    };
+    let disarmed = alarm(AlarmAction::Deactivate.into()).await.unwrap().into_inner();
+    assert!(disarmed.alarms.is_empty());
+    let (code, text) = refusal(alarm(AlarmAction::Activate.into()).await);
+    assert!(code == Code::Unimplemented && text.contains("is not offered by weft"), "{text}");
+    let (code, text) = refusal(alarm(7).await);
+    assert!(code == Code::InvalidArgument && text.contains("alarm action 7 is unknown"), "{text}");
+
+    let downgrade = async |action| {
+        let request = pb::DowngradeRequest { action, version: "3.5".to_owned() };
+        refusal(server.maintenance().downgrade(request).await)
+    };
+    let target = (Code::InvalidArgument, "etcdserver: invalid downgrade target version".to_owned());
+    assert_eq!(downgrade(DowngradeAction::Validate.into()).await, target);
+    assert_eq!(downgrade(DowngradeAction::Enable.into()).await, target);
+    let none = (Code::FailedPrecondition, "etcdserver: no inflight downgrade job".to_owned());
+    assert_eq!(downgrade(DowngradeAction::Cancel.into()).await, none);
+    let (code, text) = downgrade(9).await;
+    assert!(code == Code::InvalidArgument && text.contains("downgrade action 9 is unknown"), "{text}");
+    server.stop().await;
+}
+
+/// `clientv3.WithRequireLeader`, and a server that is in no group: administrators' calls are no exception.
+#[tokio::test]
+async fn a_server_without_a_group_refuses_administrators_calls_too() {
+    let server = Server::launch(Launch { bootstrap: false, ..Launch::default() }).await;
+    let no_leader = (Code::Unavailable, "etcdserver: no leader".to_owned());
+    assert_eq!(refusal(server.maintenance().status(pb::StatusRequest {}).await), no_leader);
+    assert_eq!(refusal(server.maintenance().defragment(pb::DefragmentRequest {}).await), no_leader);
+    assert_eq!(refusal(server.cluster().member_list(pb::MemberListRequest::default()).await), no_leader);
     server.stop().await;
 }

@@ -7,9 +7,11 @@ use weft_state::error::StoreError;
 use weft_state::machine::Machine;
 use weft_xds_proto::etcdserverpb as pb;
 use weft_xds_proto::etcdserverpb::alarm_request::AlarmAction;
+use weft_xds_proto::etcdserverpb::downgrade_request::DowngradeAction;
 
 use super::pager::Pager;
 use super::{API_VERSION, Answer, Api, snapshot, status};
+use crate::raft::DiskState;
 
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Api {
@@ -18,7 +20,8 @@ impl pb::maintenance_server::Maintenance for Api {
         let raft = self.coordinator.status();
         let bytes = i64::try_from(raft.wal_bytes).unwrap_or(i64::MAX);
         let voter = raft.peers.iter().any(|peer| peer.id == raft.id && peer.voter);
-        let no_leader = raft.leader.is_none().then(|| status::NO_LEADER.to_owned());
+        let no_leader = raft.leader.is_none().then_some(status::NO_LEADER);
+        let no_space = (raft.disk != DiskState::Fine).then_some(status::NO_SPACE);
         Ok(pb::StatusResponse {
             header: Some(self.header_now()),
             version: API_VERSION.to_owned(),
@@ -29,23 +32,34 @@ impl pb::maintenance_server::Maintenance for Api {
             raft_index: raft.committed,
             raft_term: raft.term,
             raft_applied_index: raft.applied,
-            errors: no_leader.into_iter().collect(),
+            errors: no_leader.into_iter().chain(no_space).map(str::to_owned).collect(),
             is_learner: !voter,
-            ..Default::default()
+            storage_version: API_VERSION.to_owned(),
+            // There is no quota for the whole; `weft quota` bounds prefixes.
+            db_size_quota: 0,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
         }
         .into())
     }
 
-    /// Weft raises no alarms: what etcd raises them for, it refuses at the write.
+    /// The one alarm there is: this server's disk has no space for its log. It is over by itself when there is, so
+    /// there is nothing to disarm, and none can be raised: what etcd raises them for, Weft refuses at the write.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
-        self.admit(request.metadata())?;
         match request.get_ref().action() {
             AlarmAction::Get => self.admit_user(request.metadata()).await?,
             AlarmAction::Activate | AlarmAction::Deactivate => self.admit_admin(request.metadata()).await?,
         }
-        let action = request.into_inner().action;
+        let pb::AlarmRequest { action, alarm: asked, .. } = request.into_inner();
         match AlarmAction::try_from(action) {
-            Ok(AlarmAction::Get | AlarmAction::Deactivate) => {
+            Ok(AlarmAction::Get) => {
+                let raised = asked == pb::AlarmType::None as i32 || asked == pb::AlarmType::Nospace as i32;
+                let no_space = raised && self.coordinator.status().disk != DiskState::Fine;
+                let alarm = pb::AlarmMember { member_id: self.id.0, alarm: pb::AlarmType::Nospace.into() };
+                let alarms = no_space.then_some(alarm).into_iter().collect();
+                Ok(pb::AlarmResponse { header: Some(self.header_now()), alarms }.into())
+            }
+            // What was disarmed: nothing.
+            Ok(AlarmAction::Deactivate) => {
                 Ok(pb::AlarmResponse { header: Some(self.header_now()), alarms: Vec::new() }.into())
             }
             Ok(AlarmAction::Activate) => {
@@ -62,6 +76,7 @@ impl pb::maintenance_server::Maintenance for Api {
     /// Nothing to do: the log drops whole segments, and the state is in memory.
     async fn defragment(&self, request: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
         self.admit_admin(request.metadata()).await?;
+        tracing::info!("defragment was asked for: there is nothing to do, the log gives back whole segments");
         Ok(pb::DefragmentResponse { header: Some(self.header_now()) }.into())
     }
 
@@ -99,9 +114,19 @@ impl pb::maintenance_server::Maintenance for Api {
         Err(status::not_offered("moving the leader", "stop or restart the leading weft server"))
     }
 
+    /// There is never one under way: the format on disk does not follow etcd's versions.
     async fn downgrade(&self, request: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
         self.admit_admin(request.metadata()).await?;
-        Err(status::not_offered("a downgrade of etcd", "run the weft version that you want"))
+        let pb::DowngradeRequest { action, version } = request.into_inner();
+        match DowngradeAction::try_from(action) {
+            Ok(DowngradeAction::Cancel) => Err(status::no_downgrade()),
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => Err(status::downgrade_to(&version)),
+            Err(_) => Err(status::request(&status::RequestError::UnknownValue {
+                field: "downgrade action",
+                seen: action,
+                allowed: "0 VALIDATE, 1 ENABLE, 2 CANCEL",
+            })),
+        }
     }
 }
 

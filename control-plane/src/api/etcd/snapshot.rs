@@ -8,15 +8,19 @@ use weft_xds_proto::etcdserverpb as pb;
 use super::API_VERSION;
 use crate::raft::StateImage;
 
-/// The pieces of an image, then its SHA-256, as etcd ends its own: clients that save the stream check it. How much
-/// is left is not known before the end, so `remaining_bytes` is 0.
+/// What `etcdctl` expects of a file's length beside the SHA-256: etcd's own are whole pages of a disk.
+const BLOCK_BYTES: usize = 512;
+
+/// The pieces of an image, zeros up to a multiple of 512 bytes, then the SHA-256 of all that, as etcd ends its own:
+/// `etcdctl snapshot save` refuses a file whose length does not say that there is one. How much is left is not known
+/// before the end, so `remaining_bytes` is 0.
 pub fn stream(
     image: StateImage,
     header: pb::ResponseHeader,
 ) -> BoxStream<'static, Result<pb::SnapshotResponse, Status>> {
-    let begun = Some((image, Context::new(&SHA256)));
+    let begun = Some((image, Context::new(&SHA256), 0));
     stream::try_unfold(begun, move |state| async move {
-        let Some((mut image, mut hasher)) = state else { return Ok(None) };
+        let Some((mut image, mut hasher, mut length)) = state else { return Ok(None) };
         let answer = |blob| pb::SnapshotResponse {
             header: Some(header),
             remaining_bytes: 0,
@@ -26,11 +30,14 @@ pub fn stream(
         match image.next_piece() {
             Ok(Some(piece)) => {
                 hasher.update(&piece);
-                Ok(Some((answer(piece), Some((image, hasher)))))
+                length += piece.len();
+                Ok(Some((answer(piece), Some((image, hasher, length)))))
             }
             Ok(None) => {
-                let digest = hasher.finish();
-                Ok(Some((answer(bytes::Bytes::copy_from_slice(digest.as_ref())), None)))
+                let mut end = vec![0; length.next_multiple_of(BLOCK_BYTES) - length];
+                hasher.update(&end);
+                end.extend_from_slice(hasher.finish().as_ref());
+                Ok(Some((answer(end.into()), None)))
             }
             Err(lost) => Err(Status::aborted(format!("etcdserver: {lost}: begin anew"))),
         }

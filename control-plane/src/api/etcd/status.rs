@@ -198,6 +198,18 @@ pub fn stopped() -> Status {
     Status::new(Code::Unavailable, STOPPED)
 }
 
+/// The refusal of a downgrade's end where none is under way, in etcd's words.
+pub fn no_downgrade() -> Status {
+    Status::failed_precondition("etcdserver: no inflight downgrade job")
+}
+
+/// The refusal of a downgrade, in etcd's words: its versions are not Weft's.
+pub fn downgrade_to(version: &str) -> Status {
+    let detail =
+        format!("weft is not etcd {version:?}: stop the server and run the weft version that you want");
+    detailed(Code::InvalidArgument, "etcdserver: invalid downgrade target version".to_owned(), &detail)
+}
+
 /// An operation that Weft does not offer on this API, and what to do instead.
 pub fn not_offered(what: &str, instead: &str) -> Status {
     Status::new(Code::Unimplemented, format!("etcdserver: {what} is not offered by weft: {instead}"))
