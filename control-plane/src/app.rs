@@ -31,7 +31,7 @@ use weft_gossip::driver::{GossipConfig, GossipHandle};
 use weft_gossip::member::Role;
 
 use crate::api::about;
-use crate::api::etcd::{self, EtcdOptions};
+use crate::api::etcd::{self, EtcdOptions, Hot};
 use crate::api::front::Front;
 use crate::api::probes::{self, ProbesApi};
 use crate::api::read::Reader;
@@ -158,14 +158,14 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     metrics::mesh(&telemetry, gossip.clone(), catalog.clone());
 
     let (drain, draining) = weft_core::drain::channel();
-    let (grpc, health) = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
+    let (hot, grpc, health) = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
     let grpc = grpc.layer(axum::middleware::from_fn_with_state(telemetry.clone(), observe_grpc));
     let http = http::router(
         RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
         ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() },
     );
     let gateway = gateway::router(grpc.clone(), coordinator.clone(), telemetry.clone());
-    let front = Front { grpc, gateway };
+    let front = Front { hot, grpc, gateway, telemetry: telemetry.clone() };
     let counted = |port: &str| metrics::listener(&telemetry, port);
     listener::serve(ports.grpc, front, Speaks::Grpc, counted("grpc"), stop.clone(), &serving);
     listener::serve(ports.http, http, Speaks::Http, counted("http"), stop.clone(), &serving);
@@ -212,7 +212,7 @@ fn peers_file(data_dir: &DataDir) -> PathBuf {
     data_dir.path().join(PEERS_FILE)
 }
 
-/// Everything that is gRPC on the gRPC port, and what keeps its health true.
+/// Everything that is gRPC on the gRPC port: what is called most, all of it, and what keeps its health true.
 fn grpc_router(
     coordinator: &Coordinator,
     watches: Arc<Watches>,
@@ -220,7 +220,7 @@ fn grpc_router(
     weft: &Arc<WeftApi>,
     xds: &Arc<XdsServer>,
     draining: DrainWatch,
-) -> (axum::Router, HealthReporter) {
+) -> (Hot, axum::Router, HealthReporter) {
     let members = gossip.clone();
     let options = EtcdOptions {
         client_urls: Arc::new(move |id| {
@@ -235,11 +235,11 @@ fn grpc_router(
         ..EtcdOptions::default()
     };
     let mut routes = tonic::service::Routes::builder();
-    etcd::add_services(&mut routes, coordinator.clone(), watches, options);
+    let hot = etcd::add_services(&mut routes, coordinator.clone(), watches, options);
     weft.add_services(&mut routes);
     routes.add_service(xds.service());
     let health = about::add_services(&mut routes);
-    (routes.routes().prepare().into_axum_router(), health)
+    (hot, routes.routes().prepare().into_axum_router(), health)
 }
 
 /// Counts a request once its answer has begun.
@@ -247,13 +247,9 @@ async fn observe_grpc(State(telemetry): State<Telemetry>, request: Request, next
     let begun = Instant::now();
     let uri = request.uri().clone();
     let response = next.run(request).await;
-    let known = response.headers().get("grpc-status").is_none_or(|status| status != UNIMPLEMENTED);
-    telemetry.grpc_request(uri.path(), known, begun.elapsed());
+    telemetry.grpc_answer(&uri, response.headers(), begun.elapsed());
     response
 }
-
-/// gRPC's code for a method that does not exist, as it is in a header.
-const UNIMPLEMENTED: &str = "12";
 
 impl RunningServer {
     /// Where it listens.

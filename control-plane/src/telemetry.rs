@@ -5,8 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, Uri};
 use parking_lot::{Mutex, RwLock};
 use weft_core::metrics::{Counter, Counters, Gauge, Histogram, Histograms, OTHER, Registry, SECONDS_BUCKETS};
+
+/// gRPC's code for a method that does not exist, as it is in a header.
+const UNIMPLEMENTED: &str = "12";
 
 /// Metrics of one server. Clones share them.
 #[derive(Clone)]
@@ -97,6 +101,12 @@ impl Telemetry {
         let histogram = self.inner.grpc_seconds.with(&[method.trim_start_matches('/')]);
         histogram.observe(seconds);
         self.inner.grpc_methods.write().insert(method.to_owned(), histogram);
+    }
+
+    /// One request on the gRPC port whose answer has begun.
+    pub fn grpc_answer(&self, uri: &Uri, headers: &HeaderMap, took: Duration) {
+        let known = headers.get("grpc-status").is_none_or(|status| status != UNIMPLEMENTED);
+        self.grpc_request(uri.path(), known, took);
     }
 
     /// All metrics as text.

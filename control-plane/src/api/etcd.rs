@@ -25,11 +25,14 @@ mod stream_end;
 mod txn_keys;
 mod watch;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use hyper::body::Incoming;
 use tonic::metadata::MetadataMap;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Response, Status};
+use tower::Service;
 use weft_core::drain::DrainWatch;
 use weft_core::id::NodeId;
 use weft_state::auth::AuthState;
@@ -74,36 +77,79 @@ pub fn services(coordinator: Coordinator, watches: Arc<Watches>, options: EtcdOp
     builder.routes()
 }
 
-/// Adds all services of the etcd API to a gRPC server that is being built.
+/// Adds all services of the etcd API to a gRPC server that is being built; answers those that are called most.
 pub fn add_services(
     routes: &mut RoutesBuilder,
     coordinator: Coordinator,
     watches: Arc<Watches>,
     options: EtcdOptions,
-) {
+) -> Hot {
     let id = coordinator.status().id;
     let api = Arc::new(Api { coordinator, watches, options, id, logins: Logins::default() });
     // Answers are as large as what was asked for, as in etcd; requests are bounded.
-    macro_rules! add {
+    macro_rules! server {
         ($module:ident :: $server:ident) => {
-            routes.add_service(
-                pb::$module::$server::from_arc(api.clone())
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(usize::MAX),
-            )
+            pb::$module::$server::from_arc(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(usize::MAX)
         };
     }
-    add!(kv_server::KvServer);
-    add!(watch_server::WatchServer);
-    add!(lease_server::LeaseServer);
-    add!(cluster_server::ClusterServer);
-    add!(maintenance_server::MaintenanceServer);
-    add!(auth_server::AuthServer);
+    let kv = server!(kv_server::KvServer);
+    let lease = server!(lease_server::LeaseServer);
+    routes.add_service(kv.clone());
+    routes.add_service(lease.clone());
+    routes.add_service(server!(watch_server::WatchServer));
+    routes.add_service(server!(cluster_server::ClusterServer));
+    routes.add_service(server!(maintenance_server::MaintenanceServer));
+    routes.add_service(server!(auth_server::AuthServer));
+    Hot { kv, lease }
 }
+
+/// The services that are called most, to be called past the router: a router's look-up and its layers cost a small
+/// read more than the read itself.
+#[derive(Clone)]
+pub struct Hot {
+    kv: pb::kv_server::KvServer<Api>,
+    lease: pb::lease_server::LeaseServer<Api>,
+}
+
+/// One of [`Hot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HotService {
+    /// `etcdserverpb.KV`.
+    Kv,
+    /// `etcdserverpb.Lease`.
+    Lease,
+}
+
+impl HotService {
+    /// The one that a path leads to, whatever the method.
+    pub fn of(path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/etcdserverpb.")?;
+        match path {
+            _ if path.starts_with("KV/") => Some(Self::Kv),
+            _ if path.starts_with("Lease/") => Some(Self::Lease),
+            _ => None,
+        }
+    }
+}
+
+impl Hot {
+    /// Has a call answered, also one of a method that does not exist.
+    pub fn call(&mut self, service: HotService, request: http::Request<Incoming>) -> Calling {
+        match service {
+            HotService::Kv => self.kv.call(request),
+            HotService::Lease => self.lease.call(request),
+        }
+    }
+}
+
+/// A call being answered.
+pub type Calling = tonic::codegen::BoxFuture<http::Response<tonic::body::Body>, Infallible>;
 
 /// What all services share. One service is one `impl` in its own file.
 #[derive(Clone)]
-struct Api {
+pub struct Api {
     coordinator: Coordinator,
     watches: Arc<Watches>,
     options: EtcdOptions,
