@@ -4,17 +4,20 @@
 //! apply ──► Watches::applied ──► WatchHub::publish ──► Wakes (which watcher has something) ──► task polls
 //! ```
 //! Nothing is pushed to a task: it is only told that something is there, and polls the hub when it has
-//! room for it. A task that never comes back therefore holds what the hub allows one watcher to hold, and
+//! room for it. What was published it gets from the hub alone; the machine, which is busy applying, is locked
+//! only by a watcher that reads history or wants to know that there is nothing. A task that never comes back therefore holds what the hub allows one watcher to hold, and
 //! catches up from history later, or is told that history is gone. It is never skipped.
 //!
 //! Locks: the hub's mutex comes after the machine's lock and before that of a [`Wakes`]; none is held
 //! over an `.await`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use weft_state::command::{Event, Revision};
 use weft_state::machine::Machine;
 use weft_state::watch::{WatchHub, WatchOptions, WatchPoll, WatcherId};
@@ -24,15 +27,19 @@ use crate::raft::{ApplyObserver, Coordinator};
 /// All watchers of this server. Give it to [`Coordinator::start`] as an observer, then open watches on it.
 pub struct Watches {
     inner: Mutex<Inner>,
+    /// Term of the entry that was applied last; 0 before the first.
+    term: AtomicU64,
 }
 
 struct Inner {
     hub: WatchHub,
-    wake: HashMap<WatcherId, Target>,
+    /// By the watcher's slot in the hub.
+    wake: Vec<Option<Target>>,
 }
 
 /// Where a watcher's wake-ups go.
 struct Target {
+    watcher: WatcherId,
     wakes: Arc<Wakes>,
     token: u64,
 }
@@ -40,12 +47,18 @@ struct Target {
 impl Watches {
     /// No watchers yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Watches { inner: Mutex::new(Inner { hub: WatchHub::default(), wake: HashMap::new() }) })
+        let inner = Inner { hub: WatchHub::default(), wake: Vec::new() };
+        Arc::new(Watches { inner: Mutex::new(inner), term: AtomicU64::new(0) })
     }
 
     /// Watchers open now.
     pub fn count(&self) -> usize {
-        self.inner.lock().wake.len()
+        self.inner.lock().hub.len()
+    }
+
+    /// Term of the log entry that was applied last, and so of the newest event; 0 before the first.
+    pub fn term(&self) -> u64 {
+        self.term.load(Relaxed)
     }
 
     /// How often a watcher's queue was full and the watcher went back to history, since the start.
@@ -73,7 +86,7 @@ impl Watches {
         let (id, current) = coordinator.read(|machine| {
             let mut inner = self.inner.lock();
             let (id, current) = inner.hub.create(machine, options);
-            inner.wake.insert(id, Target { wakes: wakes.clone(), token });
+            inner.wake_through(Target { watcher: id, wakes: wakes.clone(), token });
             (id, current)
         });
         wakes.wake(token);
@@ -84,7 +97,8 @@ impl Watches {
 }
 
 impl ApplyObserver for Watches {
-    fn applied(&self, _machine: &Machine, events: &[Event]) {
+    fn applied(&self, machine: &Machine, events: &[Event]) {
+        self.term.store(machine.applied_term(), Relaxed);
         if events.is_empty() {
             return;
         }
@@ -95,6 +109,7 @@ impl ApplyObserver for Watches {
     }
 
     fn restored(&self, machine: &Machine) {
+        self.term.store(machine.applied_term(), Relaxed);
         let mut inner = self.inner.lock();
         for id in inner.hub.restored(machine) {
             inner.wake_up(id);
@@ -104,8 +119,26 @@ impl ApplyObserver for Watches {
 
 impl Inner {
     fn wake_up(&self, id: WatcherId) {
-        if let Some(target) = self.wake.get(&id) {
+        if let Some(target) = self.wake.get(id.slot()).and_then(Option::as_ref) {
             target.wakes.wake(target.token);
+        }
+    }
+
+    fn wake_through(&mut self, target: Target) {
+        let slot = target.watcher.slot();
+        if self.wake.len() <= slot {
+            self.wake.resize_with(slot + 1, || None);
+        }
+        self.wake[slot] = Some(target);
+    }
+
+    fn close(&mut self, id: WatcherId) {
+        self.hub.cancel(id);
+        // The hub may have given the slot of a watcher that is compacted to another one already.
+        if let Some(place) = self.wake.get_mut(id.slot())
+            && place.as_ref().is_some_and(|target| target.watcher == id)
+        {
+            *place = None;
         }
     }
 }
@@ -131,8 +164,10 @@ impl Watcher {
 
     /// What is there now, at most about `bytes_max` of it but whole revisions; does not wait.
     pub fn poll(&mut self, bytes_max: usize) -> WatchPoll {
-        let poll =
-            self.coordinator.read(|machine| self.watches.inner.lock().hub.poll(self.id, machine, bytes_max));
+        let published = self.watches.inner.lock().hub.take(self.id, bytes_max);
+        let poll = published.unwrap_or_else(|| {
+            self.coordinator.read(|machine| self.watches.inner.lock().hub.poll(self.id, machine, bytes_max))
+        });
         self.note(&poll);
         poll
     }
@@ -154,9 +189,7 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let mut inner = self.watches.inner.lock();
-        inner.hub.cancel(self.id);
-        inner.wake.remove(&self.id);
+        self.watches.inner.lock().close(self.id);
     }
 }
 
@@ -196,13 +229,14 @@ impl WatchHandle {
 #[derive(Default)]
 pub struct Wakes {
     queue: Mutex<Queue>,
-    notify: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     order: VecDeque<u64>,
-    queued: std::collections::HashSet<u64>,
+    queued: HashSet<u64, foldhash::fast::RandomState>,
+    /// Of the task that found the queue empty.
+    waiting: Option<Waker>,
 }
 
 impl Wakes {
@@ -211,17 +245,30 @@ impl Wakes {
         let mut queue = self.queue.lock();
         if queue.queued.insert(token) {
             queue.order.push_back(token);
+            let waiting = queue.waiting.take();
             drop(queue);
-            self.notify.notify_one();
+            if let Some(waiting) = waiting {
+                waiting.wake();
+            }
         }
     }
 
     /// Takes the first token, without waiting.
     pub fn pop(&self) -> Option<u64> {
+        self.queue.lock().pop()
+    }
+
+    /// Takes the first token, or has the task woken by the next one.
+    pub fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<u64> {
         let mut queue = self.queue.lock();
-        let token = queue.order.pop_front()?;
-        queue.queued.remove(&token);
-        Some(token)
+        if let Some(token) = queue.pop() {
+            return Poll::Ready(token);
+        }
+        match &mut queue.waiting {
+            Some(waiting) => waiting.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 
     /// Whether no token is queued.
@@ -231,12 +278,15 @@ impl Wakes {
 
     /// Takes the first token as soon as there is one. Dropping the future loses nothing.
     pub async fn next(&self) -> u64 {
-        loop {
-            if let Some(token) = self.pop() {
-                return token;
-            }
-            self.notify.notified().await;
-        }
+        poll_fn(|cx| self.poll_pop(cx)).await
+    }
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<u64> {
+        let token = self.order.pop_front()?;
+        self.queued.remove(&token);
+        Some(token)
     }
 }
 

@@ -98,10 +98,10 @@ pub fn add_services(
     let lease = server!(lease_server::LeaseServer);
     routes.add_service(kv.clone());
     routes.add_service(lease.clone());
-    routes.add_service(server!(watch_server::WatchServer));
     routes.add_service(server!(cluster_server::ClusterServer));
     routes.add_service(server!(maintenance_server::MaintenanceServer));
     routes.add_service(server!(auth_server::AuthServer));
+    routes.add_service(watch::WatchServer(api));
     Hot { kv, lease }
 }
 

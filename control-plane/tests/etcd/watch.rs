@@ -507,3 +507,62 @@ async fn events_of_weft_itself_can_be_watched_like_any_other() {
     assert_eq!(event.kv.as_ref(), read.kvs.first());
     server.stop().await;
 }
+
+/// W12: on one stream, from the queue and from history.
+#[tokio::test]
+async fn only_watchers_that_asked_get_previous_values() {
+    let server = Server::start().await;
+    server.put("a", "1").await;
+    for start_revision in [0, 3] {
+        let mut stream = Stream::open(&server).await;
+        for (watch_id, prev_kv) in [(1, true), (2, false)] {
+            let create = pb::WatchCreateRequest { watch_id, prev_kv, start_revision, ..key("a") };
+            stream.send(RequestUnion::CreateRequest(create)).await;
+        }
+        let mut answers = vec![stream.next().await, stream.next().await];
+        if start_revision == 0 {
+            server.put("a", "2").await;
+        }
+        answers.extend([stream.next().await, stream.next().await]);
+        let mut told: Vec<(i64, bool)> =
+            answers.iter().flat_map(|a| a.events.iter().map(|e| (a.watch_id, e.prev_kv.is_some()))).collect();
+        told.sort_unstable();
+        assert_eq!(told, [(1, true), (2, false)]);
+        stream.nothing_more().await;
+    }
+    server.stop().await;
+}
+
+/// What the service refuses by itself, being no generated one.
+#[tokio::test]
+async fn what_is_no_watch_is_refused_as_elsewhere_in_the_api() {
+    use tonic::client::Grpc;
+    use tonic::codegen::http::uri::PathAndQuery;
+    use tonic_prost::ProstCodec;
+
+    let server = Server::start().await;
+    let mut grpc = Grpc::new(server.channel.clone());
+    grpc.ready().await.unwrap();
+    let unknown = PathAndQuery::from_static("/etcdserverpb.Watch/Look");
+    let codec = ProstCodec::<pb::WatchRequest, pb::WatchResponse>::default();
+    let refused =
+        grpc.unary(tonic::Request::new(pb::WatchRequest::default()), unknown, codec).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+
+    // A message of another service is no watch request: its first field is not a message.
+    grpc.ready().await.unwrap();
+    let watch = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
+    let codec = ProstCodec::<pb::RangeRequest, pb::WatchResponse>::default();
+    let garbage = pb::RangeRequest { key: "\u{7f}\u{7f}".into(), ..Default::default() };
+    let requests = tokio_stream::iter([garbage]);
+    let mut answers = grpc.streaming(tonic::Request::new(requests), watch, codec).await.unwrap().into_inner();
+    let refused = answers.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "{refused:?}");
+
+    let mut compressed = tonic::Request::new(tokio_stream::pending());
+    compressed.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    let refused = server.watch().watch(compressed).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+    assert!(refused.message().contains("gzip"), "{refused:?}");
+    server.stop().await;
+}

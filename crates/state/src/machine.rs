@@ -24,6 +24,7 @@ use crate::{
         key::Key,
         txn,
     },
+    watch::SharedEvent,
 };
 pub use crate::{
     recipes::{
@@ -338,7 +339,7 @@ impl Machine {
         from: Revision,
         to_inclusive: Revision,
         max_events: usize,
-    ) -> Result<Vec<Arc<Event>>, StoreError> {
+    ) -> Result<Vec<Arc<SharedEvent>>, StoreError> {
         let query = HistoryQuery {
             range: KeyRange::new(key, range_end),
             from,

@@ -15,7 +15,9 @@
 mod catch_up;
 mod hub;
 mod interest;
+mod shared;
 mod watcher;
 
 pub use hub::WatchHub;
+pub use shared::SharedEvent;
 pub use watcher::{WATCHER_PENDING_BYTES_MAX, WatchOptions, WatchPoll, WatchRange, WatcherId};

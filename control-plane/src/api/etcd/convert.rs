@@ -214,9 +214,8 @@ pub fn key_values(kvs: Vec<command::KeyValue>) -> Vec<mvccpb::KeyValue> {
     kvs.into_iter().map(key_value).collect()
 }
 
-/// An event as a message. The event may carry a previous value for the sake of another watcher; only those
-/// who asked for it get it.
-pub fn event(event: &command::Event, prev_kv: bool) -> mvccpb::Event {
+/// An event as a message. It has a previous value only if its receivers asked for one.
+pub fn event(event: &command::Event) -> mvccpb::Event {
     let kind = match event.kind {
         command::EventKind::Put => mvccpb::event::EventType::Put,
         command::EventKind::Delete => mvccpb::event::EventType::Delete,
@@ -224,7 +223,7 @@ pub fn event(event: &command::Event, prev_kv: bool) -> mvccpb::Event {
     mvccpb::Event {
         r#type: kind as i32,
         kv: Some(key_value(event.kv.clone())),
-        prev_kv: event.prev_kv.clone().filter(|_| prev_kv).map(key_value),
+        prev_kv: event.prev_kv.clone().map(key_value),
     }
 }
 

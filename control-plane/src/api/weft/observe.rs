@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use weft_state::command::{Event, EventKind, Revision};
 use weft_state::recipes::election::{decode_leader, is_news, leader_key};
-use weft_state::watch::{WatchOptions, WatchPoll, WatchRange};
+use weft_state::watch::{SharedEvent, WatchOptions, WatchPoll, WatchRange};
 use weft_xds_proto::weft as pb;
 
 use super::WeftApi;
@@ -88,7 +88,7 @@ async fn follow(
 }
 
 /// The leader after each revision that changed it.
-fn leaders(events: &[Arc<Event>]) -> Vec<pb::ObserveResponse> {
+fn leaders(events: &[Arc<SharedEvent>]) -> Vec<pb::ObserveResponse> {
     let mut all: Vec<pb::ObserveResponse> = Vec::with_capacity(events.len());
     for event in events.iter().filter(|event| is_news(event)) {
         let after = leader_after(event);

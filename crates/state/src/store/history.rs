@@ -6,6 +6,7 @@ use crate::{
     command::{Event, EventKind, Revision},
     error::StoreError,
     store::{key::Key, key_index::Version, mvcc::Store, range::KeyRange},
+    watch::SharedEvent,
 };
 
 /// Which changes to read.
@@ -27,7 +28,7 @@ pub(crate) struct HistoryQuery<'k> {
 /// Changes of whole revisions.
 #[derive(Debug, Default)]
 pub(crate) struct HistoryChunk {
-    pub(crate) events: Vec<Arc<Event>>,
+    pub(crate) events: Vec<Arc<SharedEvent>>,
     bytes: usize,
     /// Every matching change up to here is in `events`: the query's `to`, or less if a limit was reached.
     pub(crate) through: Revision,
@@ -128,7 +129,7 @@ impl HistoryChunk {
         }
         let event = version.event(&key.to_bytes(), before.filter(|_| query.prev_kv));
         self.bytes += event_bytes(&event);
-        self.events.push(Arc::new(event));
+        self.events.push(Arc::new(event.into()));
     }
 }
 

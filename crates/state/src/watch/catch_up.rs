@@ -32,6 +32,7 @@ impl Watcher {
         let last = chunk.events.last().map(|event| event.kv.mod_revision);
         self.next = self.next.max(through + 1);
         self.synced = through >= to;
-        last.map(|revision| WatchPoll::Events { revision, events: chunk.events })
+        let more = !self.synced;
+        last.map(|revision| WatchPoll::Events { revision, events: chunk.events, more })
     }
 }

@@ -146,8 +146,8 @@ impl WatchHub {
         let Some(slot) = self.find(id) else { return WatchPoll::Idle { synced_to: current } };
         let published = self.published;
         let watcher = self.slots[slot as usize].watcher.as_mut().expect("find() answers slots in use");
-        if let Some((revision, events)) = watcher.take(max_bytes) {
-            return WatchPoll::Events { revision, events };
+        if let Some(answer) = watcher.take(max_bytes) {
+            return answer;
         }
         if !watcher.synced
             && let Some(answer) = watcher.catch_up(machine, max_bytes)
@@ -158,6 +158,13 @@ impl WatchHub {
             return answer;
         }
         WatchPoll::Idle { synced_to: published.max(current.min(watcher.next - 1)) }
+    }
+
+    /// What [`WatchHub::poll`] would answer, if it is among what was published and the machine is not needed to
+    /// find it: then a driver need not lock the machine, which is busy applying. None: poll.
+    pub fn take(&mut self, id: WatcherId, max_bytes: usize) -> Option<WatchPoll> {
+        let slot = self.find(id)?;
+        self.slots[slot as usize].watcher.as_mut()?.take(max_bytes)
     }
 
     /// How many watchers there are.
@@ -177,7 +184,7 @@ impl WatchHub {
 
     /// The slot of a watcher that is there.
     fn find(&self, id: WatcherId) -> Option<u32> {
-        let slot = id.0 as u32;
+        let slot = id.slot() as u32;
         let entry = self.slots.get(slot as usize)?;
         (entry.watcher.is_some() && u64::from(entry.generation) == id.0 >> 32).then_some(slot)
     }

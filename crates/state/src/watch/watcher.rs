@@ -7,15 +7,24 @@ use bytes::Bytes;
 use crate::{
     command::{Event, EventKind, Revision},
     store::{KeyRange, event_bytes},
+    watch::shared::SharedEvent,
 };
 
 /// Most bytes of events that wait for one watcher in memory. Beyond it the watcher's queue is dropped and
-/// it reads on from history: the events themselves are there anyway until they are compacted.
+/// it reads on from history: the events themselves are there anyway until they are compacted. Events are shared
+/// among watchers, and so are their bytes on the wire, which may be held as well.
 pub const WATCHER_PENDING_BYTES_MAX: usize = 1 << 20;
 
 /// A watcher of one hub. Never used again after it is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatcherId(pub u64);
+
+impl WatcherId {
+    /// A small number that no other watcher of the hub has as long as this one is there: for a driver's table.
+    pub fn slot(self) -> usize {
+        self.0 as u32 as usize
+    }
+}
 
 /// Which keys, with etcd's conventions: an empty `range_end` is the single key, `"\0"` is everything from
 /// `key` on.
@@ -51,12 +60,14 @@ pub struct WatchOptions {
 /// What a watcher has to tell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WatchPoll {
-    /// Whole revisions in order. Poll again at once: there may be more.
+    /// Whole revisions in order.
     Events {
         /// The last revision in `events`.
         revision: Revision,
         /// Never empty.
-        events: Vec<Arc<Event>>,
+        events: Vec<Arc<SharedEvent>>,
+        /// Poll again at once: there may be more. If not set, `publish` will name this watcher when there is.
+        more: bool,
     },
     /// What comes next in order is compacted: the watcher cannot go on without a gap and is gone.
     Compacted {
@@ -82,7 +93,7 @@ pub(super) struct Watcher {
     /// False: behind. What is in the queue comes first, then history from `next`.
     pub(super) synced: bool,
     /// Whole revisions.
-    queue: VecDeque<Arc<Event>>,
+    queue: VecDeque<Arc<SharedEvent>>,
     queued_bytes: usize,
     /// The `publish` that last named this watcher, so that each names it once.
     pub(super) named_in: u64,
@@ -139,8 +150,8 @@ impl Watcher {
     }
 
     /// Takes whole revisions out of the queue, at least one if there is any, until `max_bytes` are reached.
-    pub(super) fn take(&mut self, max_bytes: usize) -> Option<(Revision, Vec<Arc<Event>>)> {
-        let mut events: Vec<Arc<Event>> = Vec::new();
+    pub(super) fn take(&mut self, max_bytes: usize) -> Option<WatchPoll> {
+        let mut events: Vec<Arc<SharedEvent>> = Vec::new();
         let mut bytes = 0;
         while let Some(first) = self.queue.front() {
             let same_revision =
@@ -157,7 +168,7 @@ impl Watcher {
             self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
         }
         let revision = events.last()?.kv.mod_revision;
-        Some((revision, events))
+        Some(WatchPoll::Events { revision, events, more: !self.queue.is_empty() || !self.synced })
     }
 }
 
@@ -165,8 +176,8 @@ impl Watcher {
 pub(super) struct Published<'e> {
     pub(super) event: &'e Event,
     bytes: usize,
-    with_prev: Option<Arc<Event>>,
-    without_prev: Option<Arc<Event>>,
+    with_prev: Option<Arc<SharedEvent>>,
+    without_prev: Option<Arc<SharedEvent>>,
 }
 
 impl<'e> Published<'e> {
@@ -174,13 +185,13 @@ impl<'e> Published<'e> {
         Self { event, bytes: event_bytes(event), with_prev: None, without_prev: None }
     }
 
-    fn share(&mut self, prev_kv: bool) -> Arc<Event> {
+    fn share(&mut self, prev_kv: bool) -> Arc<SharedEvent> {
         let event = self.event;
         if prev_kv || event.prev_kv.is_none() {
-            self.with_prev.get_or_insert_with(|| Arc::new(event.clone())).clone()
+            self.with_prev.get_or_insert_with(|| Arc::new(event.clone().into())).clone()
         } else {
-            let bare = || Arc::new(Event { kind: event.kind, kv: event.kv.clone(), prev_kv: None });
-            self.without_prev.get_or_insert_with(bare).clone()
+            let bare = || Event { kind: event.kind, kv: event.kv.clone(), prev_kv: None };
+            self.without_prev.get_or_insert_with(|| Arc::new(bare().into())).clone()
         }
     }
 }

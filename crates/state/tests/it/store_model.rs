@@ -218,7 +218,7 @@ fn assert_equal_history(
         .events
         .iter()
         .filter(|event| event.kv.mod_revision >= from && contains(key, range_end, &event.kv.key));
-    prop_assert!(found.iter().map(|event| &**event).eq(expected));
+    prop_assert!(found.iter().map(|event| &***event).eq(expected));
     if model.compacted > 1 {
         prop_assert!(machine.events(key, range_end, from - 1, from, 1).is_err());
     }

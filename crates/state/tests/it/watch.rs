@@ -88,7 +88,9 @@ fn events_of_one_revision_stay_together_in_their_order() {
     put(&mut r, &mut hub, "a", "x");
     let (late, _) = hub.create(&r.machine, options("\0", "\0", 1));
     for id in [live, late] {
-        let WatchPoll::Events { revision: 2, events } = hub.poll(id, &r.machine, 1) else { panic!() };
+        let WatchPoll::Events { revision: 2, events, more: true } = hub.poll(id, &r.machine, 1) else {
+            panic!()
+        };
         assert_eq!(
             events.iter().map(|event| short(event)).collect::<Vec<_>>(),
             ["put c@2", "put a@2", "put b@2"]
@@ -210,7 +212,7 @@ fn history_of_a_few_keys_equals_the_walk_over_all_changes() {
             if let Some(last) = expected.get(max - 1).map(|event| event.kv.mod_revision) {
                 expected.retain(|event| event.kv.mod_revision <= last);
             }
-            assert!(found.iter().map(|event| &**event).eq(expected), "{key} {end} {from} {to} {max}");
+            assert!(found.iter().map(|event| &***event).eq(expected), "{key} {end} {from} {to} {max}");
         }
     }
 }

@@ -77,7 +77,7 @@ impl Told {
     }
 }
 
-/// Polls once; true if there may be more.
+/// Polls once, as a driver does; true if there may be more.
 fn poll(
     hub: &mut WatchHub,
     id: WatcherId,
@@ -85,16 +85,20 @@ fn poll(
     replica: &Replica,
     max_bytes: usize,
 ) -> Result<bool, TestCaseError> {
-    let answer = hub.poll(id, &replica.machine, max_bytes);
+    let answer = hub.take(id, max_bytes).unwrap_or_else(|| hub.poll(id, &replica.machine, max_bytes));
     match answer {
-        WatchPoll::Events { revision, events } => {
+        WatchPoll::Events { revision, events, more } => {
             prop_assert_eq!(events.last().map(|event| event.kv.mod_revision), Some(revision));
             told.events.extend(events.iter().map(|event| (**event).clone()));
             // Exactly what should have come up to this revision: in order, no gap, whole revisions.
             let wanted: Vec<_> =
                 told.wanted(&replica.events).take_while(|event| event.kv.mod_revision <= revision).collect();
             prop_assert_eq!(&told.events, &wanted);
-            Ok(true)
+            if !more {
+                let rest = told.wanted(&replica.events).count() - told.events.len();
+                prop_assert_eq!(rest, 0, "nobody will be named for it");
+            }
+            Ok(more)
         }
         WatchPoll::Idle { synced_to } => {
             prop_assert!(synced_to <= replica.machine.revision());

@@ -161,7 +161,7 @@ fn a_delete_event_carries_key_and_revision_alone() {
     let before =
         command::KeyValue { key: bytes("a"), value: bytes("1"), mod_revision: 8, ..Default::default() };
     let deleted = command::Event { kind: command::EventKind::Delete, kv, prev_kv: Some(before) };
-    let message = event(&deleted, true);
+    let message = event(&deleted);
     assert_eq!(message.r#type(), mvccpb::event::EventType::Delete);
     assert_eq!(message.kv, Some(mvccpb::KeyValue { key: bytes("a"), mod_revision: 9, ..Default::default() }));
     assert_eq!(message.prev_kv.unwrap().value, "1");
