@@ -1,6 +1,6 @@
 //! The numbers that `weft status` and the metrics show.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use weft_core::id::{ClusterId, NodeId};
 
@@ -48,6 +48,16 @@ pub enum DiskState {
     Full,
     /// The reserve is used up too: this server's log waits.
     Stalled,
+}
+
+impl fmt::Display for DiskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DiskState::Fine => "fine",
+            DiskState::Full => "full",
+            DiskState::Stalled => "stalled",
+        })
+    }
 }
 
 /// One server of the group.

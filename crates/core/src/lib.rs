@@ -9,5 +9,6 @@ pub mod id;
 pub mod limits;
 pub mod metrics;
 pub mod net;
+pub mod process;
 pub mod telemetry;
 pub mod tls;

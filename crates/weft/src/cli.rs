@@ -209,6 +209,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
+        self.client_at(&self.endpoints)
+    }
+
+    /// A client that asks others, as the same user.
+    pub(crate) fn client_at<S: AsRef<str>>(&self, endpoints: &[S]) -> Result<Client, Failure> {
         // People and scripts rather hear soon that nobody is there; a change of leader is waited for
         // by the servers themselves.
         let options = Options {
@@ -216,7 +221,7 @@ impl Connection {
             credentials: credentials(self.user.as_deref(), self.password.as_deref())?,
             ..Options::default()
         };
-        Ok(Client::connect_with(&self.endpoints, options)?)
+        Ok(Client::connect_with(endpoints, options)?)
     }
 }
 

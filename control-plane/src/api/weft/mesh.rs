@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use tonic::{Request, Response as Reply, Status};
+use weft_core::process::resident_bytes;
 use weft_gossip::member::{MemberState, MemberView, Role};
 use weft_state::command::{Command, Response};
 use weft_xds_proto::resource::cluster::LbPolicy;
@@ -61,9 +62,10 @@ impl pb::mesh_server::Mesh for WeftApi {
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Reply<pb::StatusResponse>, Status> {
         self.admit_user(request.metadata()).await?;
         let raft = self.coordinator.status();
-        let (revision, compacted, keys, leases) = self
-            .coordinator
-            .read(|m| (m.revision(), m.compacted(), m.key_count(), m.all_lease_terms().len() as u64));
+        let (revision, compacted, keys, leases, data_bytes) = self.coordinator.read(|m| {
+            let leases = m.all_lease_terms().len() as u64;
+            (m.revision(), m.compacted(), m.key_count(), leases, m.data_bytes())
+        });
         let members = self.gossip.as_ref().map(|g| g.members()).unwrap_or_default();
         let alive = members.iter().filter(|m| m.state == MemberState::Alive).count() as u64;
         Ok(Reply::new(pb::StatusResponse {
@@ -84,6 +86,12 @@ impl pb::mesh_server::Mesh for WeftApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             members_alive: alive,
             connected_proxies: self.xds.connected() as u64,
+            memory_bytes: resident_bytes().unwrap_or(0),
+            data_bytes,
+            fsyncs: raft.fsyncs,
+            fsync_slowest_us: u64::try_from(raft.fsync_slowest.as_micros()).unwrap_or(u64::MAX),
+            disk: raft.disk.to_string(),
+            snapshot_index: raft.snapshot,
         }))
     }
 
@@ -192,7 +200,12 @@ fn member(m: &MemberView, now: Instant) -> pb::Member {
 
 /// A server's part in the group, unless gossip says that it is down: raft itself knows only what it was.
 fn server(p: &PeerStatus, members: &[MemberView]) -> pb::ServerStatus {
-    let is_down = members.iter().any(|m| m.member.id == p.id && m.state == MemberState::Down);
+    let member = members.iter().find(|m| m.member.id == p.id);
+    let is_down = member.is_some_and(|m| m.state == MemberState::Down);
+    let grpc_address = match member.map(|m| &m.member.role) {
+        Some(Role::Server { grpc_addr, .. }) => grpc_addr.to_string(),
+        _ => String::new(),
+    };
     pb::ServerStatus {
         name: p.name.clone(),
         id: p.id.0,
@@ -200,5 +213,6 @@ fn server(p: &PeerStatus, members: &[MemberView]) -> pb::ServerStatus {
         role: if is_down { "unreachable".to_owned() } else { p.role.to_string() },
         voter: p.voter,
         matched_index: p.matched.unwrap_or(0),
+        grpc_address,
     }
 }

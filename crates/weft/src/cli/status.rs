@@ -1,5 +1,7 @@
 //! `weft status`.
 
+mod servers;
+
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,8 +11,11 @@ use weft_client::proto::weft as pb;
 use super::{Connection, Output};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use servers::Server;
 
-/// Show the control plane: leader, servers, revisions and, with --proxies, what proxies run
+/// Show the control plane: leader, revisions, how each server does and, with --proxies, what proxies run
+///
+/// Every server is asked for itself; one that does not answer is shown with the reason.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Also show each proxy connected to the asked server, and what it has accepted or rejected
@@ -49,16 +54,6 @@ struct Report {
 }
 
 #[derive(Debug, Serialize)]
-struct Server {
-    name: String,
-    id: String,
-    peer_address: String,
-    role: String,
-    voter: bool,
-    matched_index: u64,
-}
-
-#[derive(Debug, Serialize)]
 struct Proxy {
     node_id: String,
     address: String,
@@ -80,7 +75,7 @@ fn hex(id: u64) -> String {
 }
 
 impl Report {
-    fn new(status: pb::StatusResponse, proxies: Option<Vec<pb::Proxy>>) -> Self {
+    fn new(status: pb::StatusResponse, servers: Vec<Server>, proxies: Option<Vec<pb::Proxy>>) -> Self {
         let leader = status.servers.iter().find(|server| server.id == status.leader_id);
         Self {
             leader: leader.map(|server| server.name.clone()).unwrap_or_default(),
@@ -100,21 +95,8 @@ impl Report {
             members_alive: status.members_alive,
             connected_proxies: status.connected_proxies,
             version: status.version,
-            servers: status.servers.into_iter().map(Server::from).collect(),
+            servers,
             proxies: proxies.map(|proxies| proxies.into_iter().map(Proxy::from).collect()),
-        }
-    }
-}
-
-impl From<pb::ServerStatus> for Server {
-    fn from(server: pb::ServerStatus) -> Self {
-        Self {
-            name: server.name,
-            id: hex(server.id),
-            peer_address: server.peer_address,
-            role: server.role,
-            voter: server.voter,
-            matched_index: server.matched_index,
         }
     }
 }
@@ -137,7 +119,8 @@ impl Status {
         let mesh = self.connection.client()?.mesh();
         let status = mesh.status().await?;
         let proxies = if self.proxies { Some(mesh.proxies().await?) } else { None };
-        let report = Report::new(status, proxies);
+        let servers = servers::ask_all(&self.connection, &status).await;
+        let report = Report::new(status, servers, proxies);
         output::print(match self.output.output {
             Format::Json => output::json(&report),
             Format::Table => render(&report),
@@ -171,21 +154,7 @@ fn render(report: &Report) -> String {
         ),
     ]);
     text.push('\n');
-    text.push_str(&output::table(
-        ["SERVER", "ROLE", "VOTER", "MATCHED", "PEER ADDRESS", "ID"],
-        report.servers.iter().map(|server| {
-            let voter = if server.voter { "yes" } else { "no" };
-            [
-                server.name.clone(),
-                server.role.clone(),
-                voter.to_owned(),
-                server.matched_index.to_string(),
-                server.peer_address.clone(),
-                server.id.clone(),
-            ]
-        }),
-        "no servers",
-    ));
+    text.push_str(&servers::render(&report.servers));
     let Some(proxies) = &report.proxies else { return text };
     text.push('\n');
     text.push_str(&output::table(
@@ -219,35 +188,70 @@ mod tests {
             role: "leader".to_owned(),
             voter: true,
             matched_index: 7,
+            grpc_address: "127.0.0.1:2379".to_owned(),
+        };
+        let other = pb::ServerStatus {
+            name: "s2".to_owned(),
+            id: 0xb,
+            role: "follower".to_owned(),
+            ..server.clone()
         };
         pb::StatusResponse {
             cluster_id: "c".to_owned(),
             name: "s1".to_owned(),
             id: 0xa,
             leader_id: 0xa,
-            servers: vec![server],
+            servers: vec![server, other],
+            commit_index: 9,
+            applied_index: 9,
+            memory_bytes: 3 << 20,
+            fsync_slowest_us: 1500,
+            disk: "fine".to_owned(),
             ..Default::default()
         }
     }
 
+    fn report(status: pb::StatusResponse, other: Result<pb::StatusResponse, &str>) -> Report {
+        let answers = vec![Ok(status.clone()), other.map_err(str::to_owned)];
+        let servers = servers::combine(&status.servers, answers);
+        Report::new(status, servers, None)
+    }
+
     #[test]
     fn json_names_the_leader_and_lists_servers() {
-        let json = serde_json::to_value(Report::new(status(), None)).unwrap();
+        let behind = pb::StatusResponse { applied_index: 5, disk: "full".to_owned(), ..status() };
+        let json = serde_json::to_value(report(status(), Ok(behind))).unwrap();
         assert_eq!(json["leader"], "s1");
+        let first = &json["servers"][0];
         assert_eq!(
-            json["servers"],
-            serde_json::json!([{
-                "name": "s1", "id": "000000000000000a", "peer_address": "127.0.0.1:2380",
-                "role": "leader", "voter": true, "matched_index": 7,
-            }])
+            (&first["name"], &first["id"], &first["voter"]),
+            (&"s1".into(), &"000000000000000a".into(), &true.into())
         );
+        assert_eq!((&first["matched_index"], &first["own"]["memory_bytes"]), (&7.into(), &(3 << 20).into()));
+        assert_eq!((&first["own"]["lag"], &json["servers"][1]["own"]["lag"]), (&0.into(), &4.into()));
+        assert_eq!(json["servers"][1]["own"]["disk"], "full");
+        let silent = serde_json::to_value(report(status(), Err("connection refused"))).unwrap();
+        assert_eq!(silent["servers"][1]["unanswered"], "connection refused");
+        assert!(silent["servers"][1].get("own").is_none(), "nothing is made up: {silent}");
         assert!(json.get("proxies").is_none(), "only when asked for");
     }
 
     #[test]
     fn a_group_without_a_leader_says_what_that_means() {
-        let text = render(&Report::new(pb::StatusResponse { leader_id: 0, ..status() }, None));
+        let text =
+            render(&report(pb::StatusResponse { leader_id: 0, ..status() }, Err("connection refused")));
         assert!(text.contains("none: writes wait"), "{text}");
+        assert!(text.contains("s2 did not answer: connection refused"), "{text}");
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_said_of_its_server_with_what_to_do() {
+        let full = pb::StatusResponse { disk: "full".to_owned(), ..status() };
+        let stalled = pb::StatusResponse { disk: "stalled".to_owned(), ..status() };
+        let text = render(&report(full, Ok(stalled)));
+        assert!(text.contains("s1: the disk of its log is full") && text.contains("free some"), "{text}");
+        assert!(text.contains("s2: its log waits for space"), "{text}");
+        assert!(text.contains("1.5 ms") && text.contains("3.0 MiB"), "{text}");
     }
 
     #[test]
@@ -259,7 +263,7 @@ mod tests {
             ..Default::default()
         };
         let proxy = pb::Proxy { node_id: "p1".to_owned(), resources: vec![resource], ..Default::default() };
-        let text = render(&Report::new(status(), Some(vec![proxy])));
+        let text = render(&Report::new(status(), Vec::new(), Some(vec![proxy])));
         assert!(text.contains("Cluster orders") && text.contains("connect_timeout is negative"), "{text}");
     }
 }
