@@ -151,6 +151,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         stop: stop.drain.clone(),
     });
 
+    metrics::process(&telemetry);
     metrics::raft(&telemetry, coordinator.clone());
     metrics::wal(&telemetry, &coordinator);
     metrics::store(&telemetry, coordinator.clone());
@@ -270,6 +271,11 @@ impl RunningServer {
     /// The merged catalogue.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// Its metrics.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// Why it cannot serve reads and writes yet; empty if it can.

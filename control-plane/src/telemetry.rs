@@ -9,6 +9,9 @@ use http::{HeaderMap, Uri};
 use parking_lot::{Mutex, RwLock};
 use weft_core::metrics::{Counter, Counters, Gauge, Histogram, Histograms, OTHER, Registry, SECONDS_BUCKETS};
 
+/// gRPC's code for success, as it is in a header.
+const OK: &str = "0";
+
 /// gRPC's code for a method that does not exist, as it is in a header.
 const UNIMPLEMENTED: &str = "12";
 
@@ -23,6 +26,7 @@ struct Inner {
     http_requests: Counters,
     http_seconds: Histograms,
     grpc_seconds: Histograms,
+    grpc_refused: Counters,
     /// Those of methods that exist, by path, so that a request costs one look-up.
     grpc_methods: RwLock<HashMap<String, Histogram>>,
     /// Run in order at each scrape. Held while they run, so that two scrapes do not count twice.
@@ -56,6 +60,11 @@ impl Telemetry {
             &SECONDS_BUCKETS,
             &["method"],
         );
+        let grpc_refused = registry.counters(
+            "weft_grpc_requests_refused",
+            "Requests on the gRPC port that were refused before an answer began, by gRPC code; 8 says that a limit was hit",
+            &["code"],
+        );
         let probes = Mutex::new(Vec::new());
         let grpc_methods = RwLock::default();
         Self {
@@ -64,6 +73,7 @@ impl Telemetry {
                 http_requests,
                 http_seconds,
                 grpc_seconds,
+                grpc_refused,
                 grpc_methods,
                 probes,
             }),
@@ -105,8 +115,12 @@ impl Telemetry {
 
     /// One request on the gRPC port whose answer has begun.
     pub fn grpc_answer(&self, uri: &Uri, headers: &HeaderMap, took: Duration) {
-        let known = headers.get("grpc-status").is_none_or(|status| status != UNIMPLEMENTED);
-        self.grpc_request(uri.path(), known, took);
+        // A refusal has its status in its head, since no answer went before it.
+        let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
+        if let Some(code) = status.filter(|code| *code != OK) {
+            self.inner.grpc_refused.with(&[code]).inc();
+        }
+        self.grpc_request(uri.path(), status != Some(UNIMPLEMENTED), took);
     }
 
     /// All metrics as text.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use weft_core::process::resident_bytes;
 use weft_gossip::driver::GossipHandle;
 use weft_gossip::member::MemberState;
 
@@ -120,6 +121,13 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
             set(&leases, m.all_lease_terms().len() as u64);
         });
     });
+}
+
+/// This process.
+pub(super) fn process(telemetry: &Telemetry) {
+    let r = telemetry.registry();
+    let memory = r.gauge("weft_process_resident_memory_bytes", "Resident memory of this process");
+    telemetry.on_scrape(move || set(&memory, resident_bytes().unwrap_or(0)));
 }
 
 /// Backups.

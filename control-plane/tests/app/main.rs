@@ -9,6 +9,7 @@ mod gossip;
 mod harness;
 mod lifecycle;
 mod mesh;
+mod metrics;
 mod registry;
 mod write;
 mod xds;

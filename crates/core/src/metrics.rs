@@ -3,7 +3,7 @@
 //! Names are `weft_<area>_<noun>_<unit>`; the `_total` of counters is added here if the caller did not write it.
 //! Registering a name a second time gives the same handle, so two parts of one process may share a metric.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -191,6 +191,20 @@ pub struct Registry {
 struct Inner {
     registry: registry::Registry,
     known: HashMap<String, Known>,
+    helps: BTreeMap<String, String>,
+}
+
+/// What a metric is, without its numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// As it is scraped: counters with `_total`.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: Vec<&'static str>,
+    /// What it tells.
+    pub help: String,
 }
 
 #[derive(Debug, Clone)]
@@ -201,6 +215,25 @@ enum Known {
     Counters(Counters),
     Gauges(Gauges),
     Histograms(Histograms),
+}
+
+impl Known {
+    fn kind(&self) -> &'static str {
+        match self {
+            Known::Counter(_) | Known::Counters(_) => "counter",
+            Known::Gauge(_) | Known::Gauges(_) => "gauge",
+            Known::Histogram(_) | Known::Histograms(_) => "histogram",
+        }
+    }
+
+    fn labels(&self) -> &[&'static str] {
+        match self {
+            Known::Counter(_) | Known::Gauge(_) | Known::Histogram(_) => &[],
+            Known::Counters(m) => &m.names,
+            Known::Gauges(m) => &m.names,
+            Known::Histograms(m) => &m.names,
+        }
+    }
 }
 
 impl Registry {
@@ -279,6 +312,22 @@ impl Registry {
         out
     }
 
+    /// All metrics by name, those too that have no number yet: for documentation.
+    pub fn described(&self) -> Vec<Described> {
+        let inner = self.inner.lock();
+        let all = inner.helps.iter().map(|(name, help)| {
+            let known = &inner.known[name];
+            let suffix = if known.kind() == "counter" { "_total" } else { "" };
+            Described {
+                name: format!("{name}{suffix}"),
+                kind: known.kind(),
+                labels: known.labels().to_vec(),
+                help: help.clone(),
+            }
+        });
+        all.collect()
+    }
+
     /// The metric that the name stands for from now on. A name that another kind of metric has taken keeps the
     /// first one and the second is not shown: a mistake of ours, seen in debug builds.
     fn add(&self, name: &str, help: &str, new: Known) -> Known {
@@ -301,6 +350,7 @@ impl Registry {
             Known::Histograms(m) => inner.registry.register(name, help, m.family),
         }
         inner.known.insert(name.to_owned(), new.clone());
+        inner.helps.insert(name.to_owned(), help.to_owned());
         new
     }
 }
@@ -332,6 +382,23 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} not in\n{text}");
         }
+    }
+
+    #[test]
+    fn metrics_are_described_before_they_have_numbers() {
+        let registry = Registry::new();
+        registry.counters("weft_a", "A.", &["method"]);
+        registry.gauge("weft_b", "B");
+        let described = |name: &str, kind, labels: &[&'static str], help: &str| Described {
+            name: name.into(),
+            kind,
+            labels: labels.to_vec(),
+            help: help.into(),
+        };
+        assert_eq!(
+            registry.described(),
+            [described("weft_a_total", "counter", &["method"], "A"), described("weft_b", "gauge", &[], "B"),]
+        );
     }
 
     #[test]
