@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use weft_core::fsio::DataDirError;
 use weft_gossip::driver::GossipError;
@@ -26,13 +27,34 @@ pub enum StartError {
     },
     /// The data folder cannot be used.
     #[error(transparent)]
-    DataDir(#[from] DataDirError),
+    DataDir(DataDirError),
+    /// Its disk has not one free byte. A start writes a few, so that the next one can tell that it was here.
+    #[error(
+        "the disk of data folder {folder} is full: free some space on it (a few kilobytes let it start, its log needs more); as a last \
+         resort delete {folder}/wal/*.spare, the reserve for deletes on a full disk, which is made again when there is space",
+        folder = folder.display()
+    )]
+    DiskFull {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Gossip would not start.
     #[error(transparent)]
     Gossip(#[from] GossipError),
     /// The Raft part would not start.
     #[error(transparent)]
     Raft(#[from] crate::raft::StartError),
+}
+
+impl From<DataDirError> for StartError {
+    fn from(error: DataDirError) -> Self {
+        match error.disk_full() {
+            // Named by the folder, not by the file that happened to be written first.
+            Some(path) if path.is_dir() => Self::DiskFull { folder: path.to_path_buf() },
+            Some(path) => Self::DiskFull { folder: path.parent().unwrap_or(path).to_path_buf() },
+            None => Self::DataDir(error),
+        }
+    }
 }
 
 fn why(error: &io::Error) -> String {
@@ -52,6 +74,24 @@ fn why(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_what_to_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        for path in [folder.path().to_path_buf(), folder.path().join("incarnation")] {
+            let text = StartError::from(DataDirError::Io { path, source: full() }).to_string();
+            assert!(
+                text.starts_with(&format!("the disk of data folder {} is full", folder.path().display())),
+                "{text}"
+            );
+            assert!(text.contains("free some space") && !text.contains("incarnation"), "{text}");
+        }
+        let other = io::Error::from(io::ErrorKind::PermissionDenied);
+        let text =
+            StartError::from(DataDirError::Io { path: folder.path().into(), source: other }).to_string();
+        assert!(!text.contains("full"), "{text}");
+    }
 
     #[test]
     fn a_port_in_use_is_one_line_naming_flag_and_address() {

@@ -18,5 +18,6 @@ pub mod http_client;
 pub mod mesh;
 pub mod netns;
 pub mod process;
+pub mod small_disk;
 pub mod wait;
 pub mod workload;

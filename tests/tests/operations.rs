@@ -8,6 +8,7 @@ use weft_client::proto::etcd as pb;
 use weft_tests::http_client;
 use weft_tests::mesh::{Mesh, strings};
 use weft_tests::process::{WeftProcess, run};
+use weft_tests::small_disk;
 use weft_tests::wait::until;
 
 fn json(text: &str) -> Value {
@@ -191,20 +192,7 @@ async fn a_server_on_a_full_disk_refuses_puts_and_recovers_when_deletes_and_comp
     let mesh = Mesh::empty();
     let data_dir = mesh.folder("d1");
     std::fs::create_dir(&data_dir).expect("makes a folder");
-    let mount = format!("mount -t tmpfs -o size=44m tmpfs {} && exec \"$0\" \"$@\"", data_dir.display());
-    let own_mounts = ["unshare", "--mount", "--"];
-    let permitted = std::process::Command::new(own_mounts[0])
-        .args(&own_mounts[1..])
-        .args(["sh", "-c", &mount, "true"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !permitted && std::env::var("WEFT_TEST_NETNS").is_ok_and(|value| value == "waive") {
-        eprintln!("SKIPPED: WEFT_TEST_NETNS=waive");
-        return;
-    }
-    assert!(permitted, "mount namespaces are not permitted here; WEFT_TEST_NETNS=waive leaves this test out");
-    let mut prefix = strings(&own_mounts);
-    prefix.extend(strings(&["sh", "-c", &mount]));
+    let Some(prefix) = small_disk::prefix(&data_dir, "44m") else { return };
     let mut args =
         strings(&["server", "--name", "d1", "--grpc-port", "0", "--http-port", "0", "--dns-port", "0"]);
     args.extend(strings(&["--peer-port", "0", "--gossip-port", "0", "--data-dir"]));

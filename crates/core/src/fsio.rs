@@ -103,6 +103,18 @@ pub enum DataDirError {
     },
 }
 
+impl DataDirError {
+    /// The folder or file whose disk has no space; none if it failed for another reason.
+    pub fn disk_full(&self) -> Option<&Path> {
+        match self {
+            Self::Create { path, source }
+            | Self::NotWritable { path, source }
+            | Self::Io { path, source } => (source.kind() == io::ErrorKind::StorageFull).then_some(path),
+            Self::InUse { .. } | Self::Damaged { .. } => None,
+        }
+    }
+}
+
 const LOCK_FILE: &str = "lock";
 const NODE_ID_FILE: &str = "node-id";
 const INCARNATION_FILE: &str = "incarnation";
