@@ -16,6 +16,7 @@
 //! - [`restore`]: a saved state becomes the data folder of a new group.
 //! - [`coordinator`]: what the rest of the server sees.
 
+mod agreement;
 mod batcher;
 mod cluster;
 mod codec;

@@ -60,6 +60,10 @@ pub(super) fn raft(telemetry: &Telemetry, coordinator: Coordinator) {
         "weft_raft_replication_lag_entries",
         "On the leader: entries that the slowest server of the group does not have yet; 0 elsewhere",
     );
+    let agreed = r.gauge(
+        "weft_raft_agreed_index",
+        "On the leader: last entry after which the servers' states were found to be the same; 0: not compared yet",
+    );
     let slowest = r.gauge("weft_raft_fsync_slowest_microseconds", "The slowest sync of the log since start");
     let peers = r.gauges("weft_raft_peers", "Servers of the group, by part", &["role"]);
     telemetry.on_scrape(move || {
@@ -72,6 +76,7 @@ pub(super) fn raft(telemetry: &Telemetry, coordinator: Coordinator) {
         set(&applied, s.applied);
         set(&snapshot, s.snapshot);
         set(&wal, s.wal_bytes);
+        set(&agreed, s.agreed);
         raise(&fsyncs, s.fsyncs);
         set(&slowest, u64::try_from(s.fsync_slowest.as_micros()).unwrap_or(u64::MAX));
         let age = s.quorum_ack_age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));

@@ -1,6 +1,10 @@
 //! The way into the replicated state machine, from any server.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use tokio::{
@@ -194,6 +198,7 @@ impl Coordinator {
                 (false, false) => DiskState::Fine,
             },
             quorum_ack_age: node.quorum_ack_age(),
+            agreed: node.agreed.load(Relaxed),
             peers: peers.collect(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -23,7 +24,7 @@ use weft_core::id::{ClusterId, NodeId};
 use weft_state::{command::Command, retention::HistoryLimits};
 
 use super::{
-    ApplyObserver, Outside, RaftConfig,
+    ApplyObserver, Outside, RaftConfig, agreement,
     batcher::{Batcher, ENTRIES_IN_FLIGHT_MAX, write_entry},
     cluster::Cluster,
     config::RaftTiming,
@@ -67,6 +68,7 @@ const STOP_MAX: Duration = Duration::from_millis(100);
 pub struct Node {
     pub(super) id: NodeId,
     pub(super) name: String,
+    pub(super) data_dir: PathBuf,
     pub(super) advertise: SocketAddr,
     pub(super) timing: RaftTiming,
     pub(super) raft: Raft,
@@ -89,6 +91,8 @@ pub struct Node {
     pub(super) log: LogStore,
     /// How much history stays.
     pub(super) history: HistoryLimits,
+    /// Index of the last entry after which the servers' states were found to be the same.
+    pub(super) agreed: AtomicU64,
     stopping: AtomicBool,
     /// Milliseconds from `started` to the last message of a leader, and one more; 0: none yet.
     leader_heard_ms: AtomicU64,
@@ -107,6 +111,7 @@ impl Node {
         outside: Outside,
     ) -> Result<Arc<Self>, StartError> {
         let raft_config = raft_config(&config)?;
+        agreement::check_folder(&config.data_dir)?;
         let cluster = Arc::new(Cluster::load(&config.data_dir, config.id)?);
         let clock = Arc::new(LeaseClock::default());
         let (disk_clock, data_dir) = (clock.clone(), config.data_dir.clone());
@@ -152,6 +157,7 @@ impl Node {
         let node = Arc::new(Node {
             id: config.id,
             name: config.name,
+            data_dir: config.data_dir,
             advertise: config.peer_advertise,
             timing: config.timing,
             raft,
@@ -170,6 +176,7 @@ impl Node {
             stop,
             log,
             history: config.history,
+            agreed: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             leader_heard_ms: AtomicU64::new(0),
             started: Instant::now(),
@@ -186,6 +193,7 @@ impl Node {
         node.spawn(Node::keep_history_short);
         node.spawn(Node::give_back_memory);
         node.spawn(Node::keep_lease_time);
+        node.spawn(Node::compare_states);
         if let Err(error) = node.form_group(config.bootstrap).await {
             node.shutdown().await;
             return Err(error);
@@ -351,6 +359,14 @@ impl Node {
             tracing::warn!("some raft tasks have not ended in time");
         }
         self.wal.close().await;
+    }
+
+    /// Ends the process: nothing that this server holds can be relied on.
+    pub(super) async fn end_now(&self) {
+        #[cfg(not(test))]
+        std::process::abort();
+        #[cfg(test)]
+        self.crash().await;
     }
 
     /// Ends as a killed process does, as far as that goes within one: nobody is told.

@@ -167,6 +167,22 @@ pub enum StartError {
         /// Id of this server.
         ours: weft_core::id::NodeId,
     },
+    /// The server found its state to differ from that of the majority (P12).
+    #[error(
+        "{path}: this server's state after entry {entry} was {ours}, that of the other servers {theirs}: this data must \
+         not be used. Keep a copy for those who look for the cause, remove this server from the group, and start it \
+         with an empty data folder and --join"
+    )]
+    Quarantined {
+        /// The mark.
+        path: PathBuf,
+        /// Index of the entry.
+        entry: String,
+        /// Hash of this server's state.
+        ours: String,
+        /// Hash of the others' state.
+        theirs: String,
+    },
     /// Stored entries or the Raft core's own state do not make sense together.
     #[error("raft: {0}")]
     Raft(String),

@@ -36,6 +36,15 @@ pub enum Question {
     LeaseRemaining(LeaseId),
     /// An index such that a state that has applied it is current as of this question.
     ReadIndex,
+    /// The hash of the asked server's state after an entry. Any server answers.
+    HashAt(u64),
+    /// The asked server's state after an entry is not what most have. Any server.
+    Differs {
+        /// The entry.
+        index: u64,
+        /// The hash that most have.
+        right: u64,
+    },
 }
 
 /// The leader's answer.
@@ -51,6 +60,8 @@ pub enum Answer {
     ReadIndex(u64),
     /// To any.
     Refused(Refusal),
+    /// To `HashAt`; none if the server is not that far, or does not remember.
+    HashAt(Option<u64>),
 }
 
 /// A command that is committed and was applied on the leader.

@@ -34,7 +34,7 @@ pub struct Confirmed {
 }
 
 impl Node {
-    /// Answers a question if this server leads; refuses it else. Ends within `patience`.
+    /// Answers a question if this server leads, or if any server can; refuses it else. Ends within `patience`.
     pub async fn answer_here(self: &Arc<Self>, question: Question, patience: Duration) -> Answer {
         if self.is_stopping() {
             return Answer::Refused(Refusal::Stopping);
@@ -48,6 +48,8 @@ impl Node {
                 .await
                 .map(|left| Answer::Remaining(left.map(|d| d.as_millis() as u64))),
             Question::ReadIndex => self.read_index_here(patience).await.map(|c| Answer::ReadIndex(c.index)),
+            Question::HashAt(index) => Ok(Answer::HashAt(self.hash_at(index, patience).await)),
+            Question::Differs { index, right } => Ok(self.told_to_differ(index, right).await),
         };
         answer.unwrap_or_else(Answer::Refused)
     }

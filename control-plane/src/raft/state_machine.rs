@@ -29,6 +29,7 @@ use weft_state::{
 
 use super::{
     ApplyObserver,
+    agreement::Notes,
     snapshot::{SnapshotFile, SnapshotFolder, SnapshotWriter},
     types::{BatchResult, CommandResult, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
 };
@@ -46,6 +47,8 @@ pub struct Replica {
     snapshots: SnapshotFolder,
     /// What was applied last, with the membership as of then.
     applied: Mutex<Applied>,
+    /// For comparing replicas.
+    notes: Mutex<Notes>,
     /// The applied index, after each batch.
     changes: watch::Sender<u64>,
     waiters: Mutex<Waiters>,
@@ -91,6 +94,7 @@ impl Replica {
             clock,
             snapshots,
             applied: Mutex::new(applied),
+            notes: Mutex::default(),
             changes: watch::Sender::new(index),
             waiters: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -129,6 +133,17 @@ impl Replica {
         }
     }
 
+    /// Has another state from now on, as no server ever should.
+    #[cfg(test)]
+    pub fn replace(&self, machine: Machine) {
+        *self.machine.write() = machine;
+    }
+
+    /// Hashes of past states.
+    pub fn notes(&self) -> &Mutex<Notes> {
+        &self.notes
+    }
+
     /// Index of the last applied entry.
     pub fn applied_index(&self) -> u64 {
         *self.changes.borrow()
@@ -162,6 +177,9 @@ impl Replica {
         let mut machine = self.machine.write();
         // Index 0 is the membership that forms a group. The machine counts from 1.
         let applied = if index == 0 { Vec::new() } else { machine.apply_batch(index, term, commands) };
+        if Notes::wants(index) {
+            self.notes.lock().note(index, machine.hash());
+        }
         self.publish_auth(&machine);
         let mut events: Vec<Event> = Vec::new();
         let mut results = Vec::with_capacity(applied.len());

@@ -35,6 +35,9 @@ pub struct RaftStatus {
     pub disk: DiskState,
     /// On the leader: how long ago a majority last confirmed it.
     pub quorum_ack_age: Option<Duration>,
+    /// On the leader: the last entry after which a majority was found to have the same state, and nobody another one; 0:
+    /// not compared yet.
+    pub agreed: u64,
     /// All servers of the group, this one included, by id.
     pub peers: Vec<PeerStatus>,
 }

@@ -21,6 +21,8 @@ use weft_xds_proto::peer::ask;
 
 use super::*;
 
+mod agreement;
+
 /// Long enough for a busy machine; nothing waits this long when it works.
 const PATIENCE: Duration = Duration::from_secs(20);
 
