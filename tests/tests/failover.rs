@@ -244,3 +244,55 @@ async fn draining_sidecar_fails_no_call() {
     let (calls, failures) = caller.finish().await;
     assert!(failures.is_empty(), "{} of {calls} calls failed: {failures:#?}", failures.len());
 }
+
+/// Puts and reads back through a client that knows all servers, until told to stop; every failure is told.
+async fn write_and_read(
+    client: weft_client::Client,
+    key: String,
+    stop: Arc<AtomicBool>,
+) -> (u64, Vec<String>) {
+    let (mut done, mut failures) = (0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let value = done.to_string();
+        if let Err(error) = client.kv().put(key.clone(), value.clone()).await {
+            failures.push(format!("put {value}: {error}"));
+            continue;
+        }
+        match client.kv().get(key.clone()).await {
+            Ok(Some(kv)) if kv.value == value.as_bytes() => {}
+            other => failures.push(format!("get after {value}: {other:?}")),
+        }
+        done += 1;
+    }
+    (done, failures)
+}
+
+/// A07, A01: whoever uses the client as it is does not notice that all servers are replaced one after the other. Each
+/// hands leadership over before it goes, and what a stopping server has not answered is asked again elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_linearizable_request_fails_while_three_servers_are_restarted_one_after_the_other() {
+    let mut mesh = Mesh::with_servers(3).await;
+    let endpoints: Vec<String> = mesh.servers.iter().map(|server| server.grpc().to_string()).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|number| {
+            // Each begins at another server.
+            let mut endpoints = endpoints.clone();
+            endpoints.rotate_left(number % 3);
+            let client = weft_client::Client::connect(endpoints).expect("addresses");
+            tokio::spawn(write_and_read(client, format!("rolling/{number}"), stop.clone()))
+        })
+        .collect();
+    for index in 0..mesh.servers.len() {
+        let code = mesh.servers[index].stop().await;
+        assert_eq!(code, 0, "server {index} ends well");
+        mesh.servers[index].start().await;
+        mesh.wait_for_voters(3).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for task in load {
+        let (done, failures) = task.await.expect("the writer does not panic");
+        assert!(failures.is_empty(), "{} of {done} failed: {failures:?}", failures.len());
+        assert!(done > 20, "only {done} puts were made meanwhile");
+    }
+}
