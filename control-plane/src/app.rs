@@ -14,7 +14,7 @@ mod metrics;
 mod ports;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ use crate::catalog::{Catalog, RegistryChanges};
 use crate::config::ServerConfig;
 use crate::dns;
 pub use crate::error::StartError;
+use crate::gate::{Gate, PeerTls, Tokens};
 use crate::listener::{self, Speaks, Stop};
 use crate::meshconfig::{MeshConfigChanges, Routes};
 use crate::raft::{ApplyObserver, Coordinator, RaftConfig};
@@ -65,6 +66,7 @@ const PEERS_FILE: &str = "gossip-peers";
 /// A server that runs until it is shut down. Dropping it without that leaves its tasks to the runtime.
 pub struct RunningServer {
     addrs: ServerAddrs,
+    gate: Arc<Gate>,
     coordinator: Coordinator,
     gossip: GossipHandle,
     catalog: Catalog,
@@ -91,6 +93,8 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     let addrs = ports.addrs;
     let data_dir = DataDir::open(&config.data_dir)?;
     let id = data_dir.node_id()?;
+    let tokens = Tokens::find(&config.join_token, data_dir.path(), config.join.is_empty())?;
+    let gate = Arc::new(Gate::new(tokens, config.peer_tls.map(PeerTls::load).transpose()?));
     let seen_as = |addr: SocketAddr| SocketAddr::new(advertised, addr.port());
 
     let gossip = ports.gossip.start(GossipConfig {
@@ -117,6 +121,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         name: config.name.clone(),
         data_dir: data_dir.path().to_path_buf(),
         peer_listener: ports.peer.into(),
+        gate: gate.clone(),
         peer_advertise: seen_as(addrs.peer),
         bootstrap: config.join.is_empty(),
         timing: config.raft.clone(),
@@ -196,6 +201,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     );
     Ok(RunningServer {
         addrs,
+        gate,
         coordinator,
         gossip,
         catalog,
@@ -256,6 +262,11 @@ impl RunningServer {
     /// Where it listens.
     pub fn addrs(&self) -> &ServerAddrs {
         &self.addrs
+    }
+
+    /// Where the join token is that this start has made, if it has made one.
+    pub fn made_token(&self) -> Option<&Path> {
+        self.gate.made_token()
     }
 
     /// The way into the replicated state.

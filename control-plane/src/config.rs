@@ -10,6 +10,7 @@ use weft_gossip::timing::GossipTiming;
 pub use weft_state::retention::HistoryLimits;
 
 use crate::backup::BackupOptions;
+use crate::gate::{PeerTlsFiles, TokenSource};
 use crate::raft::{RaftTiming, SNAPSHOT_EVERY};
 
 /// gRPC: etcd v3, weft.v1, xDS. etcd's own port, so that its clients need no option.
@@ -63,6 +64,10 @@ pub struct ServerConfig {
     /// Gossip addresses (`HOST:PORT`) of any members of the mesh to join. Empty: form a new group, unless
     /// the data folder holds the state of one.
     pub join: Vec<String>,
+    /// What proves to the other servers that this one may take part.
+    pub join_token: TokenSource,
+    /// TLS on the peer port; all servers of the group have it, or none.
+    pub peer_tls: Option<PeerTlsFiles>,
     /// Clocks of the Raft group; all servers should have the same.
     pub raft: RaftTiming,
     /// Clocks of gossip; all members should have the same.
@@ -141,6 +146,8 @@ impl ServerConfig {
             peer_port: PEER_PORT,
             gossip_port: GOSSIP_PORT,
             join: Vec::new(),
+            join_token: TokenSource::DataFolder,
+            peer_tls: None,
             raft: RaftTiming::default(),
             gossip: GossipTiming::default(),
             snapshot_every: SNAPSHOT_EVERY,

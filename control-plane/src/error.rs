@@ -38,6 +38,12 @@ pub enum StartError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The join token cannot be used, or there is none.
+    #[error(transparent)]
+    JoinToken(#[from] crate::gate::TokenError),
+    /// TLS of the peer port cannot be used.
+    #[error("TLS of the peer port: {0}")]
+    PeerTls(#[from] crate::gate::PeerTlsError),
     /// Gossip would not start.
     #[error(transparent)]
     Gossip(#[from] GossipError),

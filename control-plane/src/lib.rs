@@ -6,6 +6,7 @@
 //! - [`app`]: starts and stops everything, in order. Knows everyone; nobody knows it.
 //! - [`config`], [`error`]: what a server is told at start, and why it would not start.
 //! - [`raft`]: the one place that names openraft. [`raft::Coordinator`] proposes, reads, and tells who leads.
+//! - [`gate`]: who is let in on the port between servers: join token and TLS.
 //! - [`wal`]: the log on disk: segments, checksums, group commit, recovery.
 //! - [`backup`]: files with the whole state; making them at intervals.
 //! - [`lease_driver`]: the leader's clock for leases.
@@ -31,6 +32,7 @@ pub mod catalog;
 pub mod config;
 pub mod dns;
 pub mod error;
+pub mod gate;
 pub mod lease_driver;
 pub mod listener;
 pub mod meshconfig;

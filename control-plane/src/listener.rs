@@ -25,6 +25,8 @@ use tower::Service;
 use weft_core::metrics::{Counter, Gauge};
 use weft_core::net::{Accepted, Listener};
 
+use crate::gate::{Gate, LetIn};
+
 mod streams;
 
 use streams::{Inbox, WithStreams};
@@ -79,6 +81,34 @@ pub enum Speaks {
     Http,
 }
 
+/// What a connection passes before anything is read of it.
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// Nothing.
+    Open,
+    /// The proof that it is a server's.
+    Gate(Arc<Gate>),
+}
+
+/// What is special about a port.
+#[derive(Debug, Clone)]
+pub struct Kind {
+    speaks: Speaks,
+    door: Door,
+}
+
+impl From<Speaks> for Kind {
+    fn from(speaks: Speaks) -> Self {
+        Kind { speaks, door: Door::Open }
+    }
+}
+
+impl From<(Speaks, Door)> for Kind {
+    fn from((speaks, door): (Speaks, Door)) -> Self {
+        Kind { speaks, door }
+    }
+}
+
 /// What answers the requests of a port: a router, or several behind one door.
 pub trait Answers:
     Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
@@ -122,12 +152,12 @@ pub struct Stop {
 pub fn serve(
     listener: impl Into<Listener>,
     answers: impl Answers,
-    speaks: Speaks,
+    kind: impl Into<Kind>,
     metrics: ListenerMetrics,
     stop: Stop,
     tasks: &TaskTracker,
 ) {
-    let port = Arc::new(Port { answers, speaks, metrics, stop: stop.clone() });
+    let port = Arc::new(Port { answers, kind: kind.into(), metrics, stop: stop.clone() });
     let (listener, connections) = (listener.into(), tasks.clone());
     tasks.spawn(async move {
         // Dropping the listener is what stops accepting.
@@ -137,7 +167,7 @@ pub fn serve(
 
 struct Port<A> {
     answers: A,
-    speaks: Speaks,
+    kind: Kind,
     metrics: ListenerMetrics,
     stop: Stop,
 }
@@ -201,10 +231,22 @@ impl<A: Answers> Port<A> {
     }
 
     async fn connection(&self, accepted: Accepted, peer: SocketAddr) {
-        let stream = match accepted {
-            Accepted::Tcp(stream) => stream,
-            // Whoever gives connections does not stop in the middle of its first words.
-            Accepted::Given(stream) => {
+        let stream = match &self.kind.door {
+            Door::Open => match accepted {
+                Accepted::Tcp(stream) => LetIn::Tcp(stream),
+                Accepted::Given(stream) => LetIn::Other(stream),
+            },
+            Door::Gate(gate) => {
+                match self.stop.drain.run_until_cancelled(gate.let_in(accepted, peer)).await {
+                    Some(Some(stream)) => stream,
+                    _ => return,
+                }
+            }
+        };
+        let stream = match stream {
+            LetIn::Tcp(stream) => stream,
+            // Neither a server nor whoever gives connections stops in the middle of its first words.
+            LetIn::Other(stream) => {
                 let info = TcpConnectInfo { local_addr: None, remote_addr: Some(peer) };
                 return self.http(stream, info, peer).await;
             }
@@ -230,7 +272,7 @@ impl<A: Answers> Port<A> {
             answers.clone().call(request)
         });
         let inbox = Inbox::default();
-        let builder = builder(self.speaks, inbox.clone());
+        let builder = builder(self.kind.speaks, inbox.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = WithStreams::new(connection, inbox);
         let served = tokio::select! {

@@ -1,7 +1,7 @@
 //! Servers and proxies that find each other, and what tests ask of them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -45,6 +45,7 @@ impl Server {
         for addr in &self.join {
             args.extend(["--join".to_owned(), addr.to_string()]);
         }
+        args.extend(["--join-token-file".to_owned(), join_token(&self.data_dir).display().to_string()]);
         let process = WeftProcess::start(&self.name, &args).await;
         self.addrs = Some(ServerAddrs {
             grpc: process.addr("grpc"),
@@ -239,6 +240,15 @@ impl Mesh {
             .await
             .expect("the server answers")
     }
+}
+
+/// The token of all servers whose data folders are in the folder of this one.
+pub fn join_token(data_dir: &Path) -> PathBuf {
+    let path = data_dir.with_file_name("join-token");
+    if !path.exists() {
+        weft_core::fsio::write_atomic_private(&path, "t".repeat(32).as_bytes()).expect("a token");
+    }
+    path
 }
 
 /// Owned copies.

@@ -1,6 +1,6 @@
 //! What the Raft part of a server is told at start.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use weft_core::{
     id::NodeId,
@@ -8,7 +8,7 @@ use weft_core::{
 };
 use weft_state::retention::HistoryLimits;
 
-use crate::wal::LogDisk;
+use crate::{gate::Gate, wal::LogDisk};
 
 /// Applied entries between two snapshots, unless told otherwise: replaying this many at a start takes
 /// well under a second, and writing the image this seldom costs little.
@@ -25,6 +25,8 @@ pub struct RaftConfig {
     pub data_dir: PathBuf,
     /// Bound already, so that its port is known before it is announced.
     pub peer_listener: Listener,
+    /// Who is let in there, and how this server gets in elsewhere.
+    pub gate: Arc<Gate>,
     /// Where the other servers reach `peer_listener`.
     pub peer_advertise: SocketAddr,
     /// Form a new group of one if the data folder holds no state. Without it, an empty server waits to

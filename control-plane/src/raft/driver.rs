@@ -43,7 +43,7 @@ use super::{
 use crate::{
     blocking,
     lease_driver::LeaseClock,
-    listener::{self, ListenerMetrics, Speaks, Stop},
+    listener::{self, Door, ListenerMetrics, Speaks, Stop},
     wal::{LogDisk, Wal, WalOptions},
 };
 
@@ -127,7 +127,7 @@ impl Node {
             config.id,
             cluster.clone(),
             message_timeout,
-            outside.dialer,
+            (config.gate.clone(), outside.dialer),
             tasks.clone(),
             stop.clone(),
         );
@@ -187,7 +187,8 @@ impl Node {
         let router = tonic::service::Routes::new(Service::server(node.clone())).prepare().into_axum_router();
         let stop = Stop { drain: node.stop.clone(), kill: node.kill.clone() };
         let metrics = ListenerMetrics::default();
-        listener::serve(config.peer_listener, router, Speaks::Peer, metrics, stop, &node.connections);
+        let door = Door::Gate(config.gate);
+        listener::serve(config.peer_listener, router, (Speaks::Peer, door), metrics, stop, &node.connections);
         node.spawn(Node::follow_metrics);
         node.spawn(Node::keep_log_short);
         node.spawn(Node::keep_history_short);

@@ -32,7 +32,7 @@ use super::{
     driver::Node,
     error::JoinError,
     link::Route,
-    network::Lane,
+    network::{Lane, reason},
     types::{Peer, TypeConfig},
 };
 
@@ -122,7 +122,7 @@ impl Node {
         let answer = match timeout(JOIN_TIMEOUT, client.join(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-                let last = status.message().to_owned();
+                let last = reason(&status);
                 return Err(JoinError::Unreachable { tried: vec![addr], last });
             }
             Ok(Err(status)) => return Err(JoinError::Refused { reason: status.message().to_owned() }),

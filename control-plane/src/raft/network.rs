@@ -13,8 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use openraft::{
     OptionalSend, RPCTypes, RaftNetworkFactory,
     base::{BoxFuture, BoxStream},
@@ -45,17 +43,16 @@ use super::{
     snapshot::SnapshotFile,
     types::{Peer, Snapshot, TypeConfig, Vote},
 };
-use crate::blocking;
+use crate::{
+    blocking,
+    gate::{self, Gate, Unreached},
+};
 
 /// Largest message between servers, in bytes: a few of the largest entries ([`super::types`]) with room.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of one chunk of a snapshot.
 const CHUNK_BYTES: usize = 512 * 1024;
-
-/// How long a connection may take to be made. On one network a healthy server answers within milliseconds;
-/// longer would keep proposals waiting for a server that is gone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause before a snapshot goes on after its connection broke.
 const RESUME_PAUSE: Duration = Duration::from_millis(100);
@@ -83,6 +80,8 @@ pub struct Peers {
     cluster: Arc<Cluster>,
     /// How long one message may take.
     message_timeout: Duration,
+    /// Gets this server in at the others.
+    gate: Arc<Gate>,
     /// Connects in place of the system.
     dialer: Option<Dialer>,
     /// Told by gossip or by a join; takes precedence over the membership entry.
@@ -102,7 +101,7 @@ impl Peers {
         own: NodeId,
         cluster: Arc<Cluster>,
         message_timeout: Duration,
-        dialer: Option<Dialer>,
+        (gate, dialer): (Arc<Gate>, Option<Dialer>),
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -110,6 +109,7 @@ impl Peers {
             own,
             cluster,
             message_timeout,
+            gate,
             dialer,
             addresses: RwLock::default(),
             channels: Mutex::default(),
@@ -149,19 +149,11 @@ impl Peers {
         let channel = channels.entry((addr, lane)).or_insert_with(|| {
             let endpoint = Endpoint::from_shared(format!("http://{addr}"))
                 .expect("a socket address makes a valid URI")
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
                 .http2_keep_alive_interval(Duration::from_secs(5))
                 .keep_alive_timeout(Duration::from_secs(5))
                 .initial_stream_window_size(4 * 1024 * 1024)
                 .initial_connection_window_size(8 * 1024 * 1024);
-            match self.dialer.clone() {
-                None => endpoint.connect_lazy(),
-                Some(dialer) => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                    let dialling = dialer.dial(addr);
-                    async move { dialling.await.map(TokioIo::new) }
-                })),
-            }
+            gate::channel(self.gate.clone(), addr, endpoint, self.dialer.clone())
         });
         // What was asked for through the leader is as large as it is; the rest is bounded.
         let answer_bytes_max = if lane == Lane::Forward { usize::MAX } else { MESSAGE_BYTES_MAX };
@@ -229,6 +221,18 @@ pub fn never_sent(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// What a refused or broken call says; for a connection that was not made, why not.
+pub fn reason(status: &Status) -> String {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(unreached) = error.downcast_ref::<Unreached>() {
+            return unreached.to_string();
+        }
+        source = error.source();
+    }
+    status.message().to_owned()
 }
 
 /// Makes connections for openraft.
@@ -304,7 +308,7 @@ impl Network {
 
     fn failed(&self, addr: SocketAddr, status: &Status) -> RPCError<TypeConfig> {
         self.peers.refused(self.target, addr, status);
-        Unreachable::from_string(format!("{addr}: {}: {}", status.code(), status.message())).into()
+        Unreachable::from_string(format!("{addr}: {}: {}", status.code(), reason(status))).into()
     }
 }
 

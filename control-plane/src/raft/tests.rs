@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Endpoint;
 use weft_core::id::NodeId;
 use weft_state::{
     command::{Command, Event, EventKind, Put, Range, Response},
@@ -20,6 +21,7 @@ use weft_state::{
 use weft_xds_proto::peer::ask;
 
 use super::*;
+use crate::gate::{self, Gate, Tokens};
 
 mod agreement;
 
@@ -67,6 +69,10 @@ struct Setup {
     history: HistoryLimits,
 }
 
+fn gate() -> Arc<Gate> {
+    Arc::new(Gate::new(Tokens::given(&"t".repeat(32)).expect("a token"), None))
+}
+
 async fn start(id: u64, setup: Setup) -> Server {
     try_start(id, setup).await.expect("starts")
 }
@@ -80,6 +86,7 @@ async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
         name: format!("s{id}"),
         data_dir: setup.folder.path().to_path_buf(),
         peer_listener: listener.into(),
+        gate: gate(),
         peer_advertise: addr,
         bootstrap: setup.bootstrap,
         timing: timing(),
@@ -541,6 +548,7 @@ async fn a_data_folder_of_another_server_is_refused() {
         data_dir: folder.path().to_path_buf(),
         peer_advertise: listener.local_addr().expect("is bound"),
         peer_listener: listener.into(),
+        gate: gate(),
         bootstrap: false,
         timing: timing(),
         snapshot_every: 10,
@@ -553,7 +561,8 @@ async fn a_data_folder_of_another_server_is_refused() {
 type PeerClient = weft_xds_proto::peer::peer_client::PeerClient<tonic::transport::Channel>;
 
 async fn peer_client(server: &Server) -> PeerClient {
-    PeerClient::connect(format!("http://{}", server.addr)).await.expect("connects")
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).expect("a URI");
+    PeerClient::new(gate::channel(gate(), server.addr, endpoint, None))
 }
 
 async fn exchange_with(server: &Server) -> Arc<exchange::Exchange> {

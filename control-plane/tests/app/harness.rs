@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use weft_control_plane::app::{self, RunningServer};
 use weft_control_plane::config::ServerConfig;
+use weft_control_plane::gate::{Secret, TokenSource};
 use weft_core::id::NodeId;
 use weft_gossip::driver::{BoundGossip, GossipConfig, GossipHandle};
 use weft_gossip::instance::{InstanceHealth, InstanceRecord};
@@ -34,7 +35,8 @@ pub struct TestServer {
 
 /// A configuration on free ports.
 pub fn config(dir: &Path) -> ServerConfig {
-    ServerConfig::new("s1", dir.join("data")).with_any_ports()
+    let join_token = TokenSource::Given(Secret("t".repeat(32)));
+    ServerConfig { join_token, ..ServerConfig::new("s1", dir.join("data")).with_any_ports() }
 }
 
 impl TestServer {

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
 use weft_control_plane::api::etcd::limits::Limits;
 use weft_control_plane::api::etcd::{self, EtcdOptions};
+use weft_control_plane::gate::{Gate, Tokens};
 use weft_control_plane::raft::{Coordinator, RaftConfig, RaftTiming};
 use weft_control_plane::watch_driver::Watches;
 use weft_core::drain::{self, DrainSignal};
@@ -69,6 +70,7 @@ impl Server {
             data_dir: data_dir.path().to_owned(),
             peer_advertise: peer_addr,
             peer_listener: peer_listener.into(),
+            gate: Arc::new(Gate::new(Tokens::given(&"t".repeat(32)).unwrap(), None)),
             bootstrap,
             timing,
             snapshot_every: 1000,

@@ -14,6 +14,18 @@ use crate::id::NodeId;
 /// Any error leaves the former content in place, except one from syncing the folder, after which either may be
 /// found following a power loss.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(path, bytes, false)
+}
+
+/// The same for what only this process's user may read.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_atomic_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(path, bytes, true)
+}
+
+fn write_whole(path: &Path, bytes: &[u8], private: bool) -> io::Result<()> {
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
@@ -25,7 +37,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     temp_name.push(".tmp");
     let temp = folder.join(temp_name);
     let written = (|| {
-        let mut file = File::create(&temp)?;
+        let mut file = if private { create_private(&temp)? } else { File::create(&temp)? };
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temp, path)
@@ -35,6 +47,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return Err(error);
     }
     sync_folder(folder)
+}
+
+/// Never readable by others, not for a moment: the mode is given at creation, and a file that is there already, with
+/// a mode of its own, is not used.
+fn create_private(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 /// Makes creations, renames and removals in a folder durable.

@@ -7,6 +7,12 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+mod both_ways;
+
+pub use both_ways::{
+    ClientCerts, Identity, client_config_showing, explain, is_for_name, server_config_asking,
+};
+
 /// Why TLS material was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -66,6 +72,14 @@ pub enum TlsError {
         /// From rustls.
         reason: rustls::Error,
     },
+    /// No certificate in it can vouch for others.
+    #[error("{path} cannot be used as a CA: {reason}", path = path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// From rustls.
+        reason: String,
+    },
     /// No system trust store where one is looked for.
     #[error("no system certificate bundle found (looked at SSL_CERT_FILE and {looked_at}); name a CA file")]
     NoSystemRoots {
@@ -87,24 +101,24 @@ pub fn install_provider() {
 /// Names the file and what is wrong with it.
 pub fn server_config(cert_pem: &Path, key_pem: &Path, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
     install_provider();
-    let chain = certificates(cert_pem)?;
-    let key = private_key(key_pem)?;
-    let mut config =
-        ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|reason| {
-            match reason {
-                rustls::Error::InconsistentKeys(_) => {
-                    TlsError::KeyMismatch { cert: cert_pem.to_path_buf(), key: key_pem.to_path_buf() }
-                }
-                reason @ rustls::Error::InvalidCertificate(_) => {
-                    TlsError::BadCertificate { path: cert_pem.to_path_buf(), number: 1, reason }
-                }
-                reason => {
-                    TlsError::Unusable { cert: cert_pem.to_path_buf(), key: key_pem.to_path_buf(), reason }
-                }
-            }
-        })?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certificates(cert_pem)?, private_key(key_pem)?)
+        .map_err(|reason| pair_error(cert_pem, key_pem, reason))?;
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+fn pair_error(cert: &Path, key: &Path, reason: rustls::Error) -> TlsError {
+    match reason {
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::KeyMismatch { cert: cert.to_path_buf(), key: key.to_path_buf() }
+        }
+        reason @ rustls::Error::InvalidCertificate(_) => {
+            TlsError::BadCertificate { path: cert.to_path_buf(), number: 1, reason }
+        }
+        reason => TlsError::Unusable { cert: cert.to_path_buf(), key: key.to_path_buf(), reason },
+    }
 }
 
 /// Client side: trusts the certificates in `ca_pem`, or those of the system if it is `None`. Sends no certificate.

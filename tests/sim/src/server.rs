@@ -12,6 +12,7 @@ use weft_control_plane::api::etcd::{self, EtcdOptions};
 use weft_control_plane::api::read::Reader;
 use weft_control_plane::api::weft::{WeftApi, WeftParts};
 use weft_control_plane::catalog::{Catalog, RegistryChanges};
+use weft_control_plane::gate::{Gate, Tokens};
 use weft_control_plane::listener::{self, ListenerMetrics, Speaks, Stop};
 use weft_control_plane::meshconfig::{MeshConfigChanges, Routes};
 use weft_control_plane::raft::{ApplyObserver, Coordinator, Outside, RaftConfig, RaftTiming};
@@ -25,6 +26,9 @@ use super::net::Net;
 
 /// Snapshots are taken often, so that they are sent and installed too.
 const SNAPSHOT_EVERY: u64 = 30;
+
+/// What the servers prove to each other.
+const TOKEN: &str = "join-token-of-the-simulated-servers";
 
 /// Pause before a server asks again to be taken into the group.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
@@ -73,6 +77,7 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
         name: format!("s{number}"),
         data_dir: spec.data_dir,
         peer_listener: spec.net.listen(peer_addr(number)),
+        gate: Arc::new(Gate::new(Tokens::given(TOKEN).expect("it is well formed"), None)),
         peer_advertise: peer_addr(number),
         bootstrap: number == 1,
         timing: RaftTiming::default(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::mesh::join_token;
 use crate::netns::host::Host;
 use crate::netns::switch::Switch;
 use crate::process::{WeftProcess, run};
@@ -110,6 +111,7 @@ impl Node {
         if let Some(join) = &self.join {
             args.extend(["--join".to_owned(), join.clone()]);
         }
+        args.extend(["--join-token-file".to_owned(), join_token(&self.data_dir).display().to_string()]);
         self.process = Some(WeftProcess::start_under(&self.name, &self.host.prefix(), &args).await);
     }
 

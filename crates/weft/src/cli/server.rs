@@ -15,7 +15,7 @@ pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
     start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
     crate::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
-    let config = flags.into_config();
+    let config = flags.into_config()?;
     let (name, data_dir, advertised) = (config.name.clone(), config.data_dir.clone(), config.advertised());
     let server = tokio::select! {
         server = app::start(config) => {
@@ -34,6 +34,13 @@ pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
         ("  gossip", format!("{:21}  others join with --join {join}", addrs.gossip)),
         ("  data", data_dir.display().to_string()),
     ]);
+    let block = match server.made_token() {
+        Some(path) => format!(
+            "{block}  token    {}: servers that join need it, with --join-token-file\n",
+            path.display()
+        ),
+        None => block,
+    };
     let ready = serde_json::json!({
         "role": "server", "name": name, "data_dir": data_dir,
         "grpc": addrs.grpc, "http": addrs.http, "dns": addrs.dns, "peer": addrs.peer, "gossip": addrs.gossip,

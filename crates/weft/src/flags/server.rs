@@ -8,7 +8,9 @@ use clap::Args;
 use serde::Deserialize;
 use weft_control_plane::backup::schedule::{BACKUP_INTERVAL, BACKUP_KEEP, BackupOptions};
 use weft_control_plane::config::{self, HistoryLimits, ServerConfig};
+use weft_control_plane::gate::{PeerTlsFiles, Secret, TokenSource};
 use weft_core::config::parse_duration;
+use weft_core::tls::Identity;
 
 use super::{LogFormat, default_data_dir, host_name, layer, load};
 use crate::failure::Failure;
@@ -59,6 +61,25 @@ pub(crate) struct ServerFlags {
     /// a new group, or go on with the one in the data folder
     #[arg(long, env = "WEFT_JOIN", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) join: Option<Vec<String>>,
+    /// File with the group's join token, which every server proves to every other; a server that forms a group makes
+    /// one, in its data folder. Two lines: the first is proved, both are accepted. Also in WEFT_JOIN_TOKEN itself;
+    /// default: the file join-token in the data folder
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// The token itself, only as a variable: others on this machine see command lines
+    #[arg(long, env = "WEFT_JOIN_TOKEN", hide = true, hide_env_values = true)]
+    #[serde(skip)]
+    join_token: Option<String>,
+    /// PEM file with this server's certificate for the DNS name server.weft: servers then speak TLS with each other,
+    /// and each verifies the other. Renewed files are used without a restart; default: no TLS between servers
+    #[arg(long, env = "WEFT_PEER_TLS_CERT", value_name = "FILE")]
+    pub(crate) peer_tls_cert: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, env = "WEFT_PEER_TLS_KEY", value_name = "FILE")]
+    pub(crate) peer_tls_key: Option<PathBuf>,
+    /// PEM file with the CA that signs the servers' certificates
+    #[arg(long, env = "WEFT_PEER_TLS_CA", value_name = "FILE")]
+    pub(crate) peer_tls_ca: Option<PathBuf>,
     /// How long a change can be read and watched from, such as 1h; 0s: no limit; default: 1h. Clients that were
     /// away for longer read everything again. Age, number and bytes: whichever is reached first counts, on
     /// the server that leads
@@ -105,6 +126,7 @@ impl ServerFlags {
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
+            join_token_file, peer_tls_cert, peer_tls_key, peer_tls_ca,
             history_age, history_changes, history_mib, backup_dir, backup_interval, backup_keep,
             workers, log_level, log_format,
         );
@@ -123,7 +145,29 @@ impl ServerFlags {
     }
 
     /// With defaults for what nobody said.
-    pub(crate) fn into_config(self) -> ServerConfig {
+    ///
+    /// # Errors
+    /// If some of it needs what is not there.
+    pub(crate) fn into_config(self) -> Result<ServerConfig, Failure> {
+        let join_token = match (self.join_token_file, self.join_token) {
+            (None, None) => TokenSource::DataFolder,
+            (Some(file), None) => TokenSource::File(file),
+            (None, Some(token)) => TokenSource::Given(Secret(token)),
+            (Some(_), Some(_)) => {
+                return Err(Failure::new(
+                    "--join-token-file and WEFT_JOIN_TOKEN are both given: which one counts?",
+                ));
+            }
+        };
+        let peer_tls = match (self.peer_tls_cert, self.peer_tls_key, self.peer_tls_ca) {
+            (None, None, None) => None,
+            (Some(cert), Some(key), Some(ca)) => Some(PeerTlsFiles { identity: Identity { cert, key }, ca }),
+            _ => {
+                return Err(Failure::new(
+                    "TLS between servers needs all of --peer-tls-cert, --peer-tls-key and --peer-tls-ca",
+                ));
+            }
+        };
         let name = self.name.unwrap_or_else(host_name);
         let data_dir = self.data_dir.unwrap_or_else(|| default_data_dir("server", &name));
         let defaults = ServerConfig::new(name, data_dir);
@@ -136,7 +180,7 @@ impl ServerFlags {
                 .history_mib
                 .map_or(defaults.history.bytes_max, |mib| mib.saturating_mul(1024 * 1024)),
         };
-        ServerConfig {
+        Ok(ServerConfig {
             bind: self.bind.unwrap_or(config::BIND),
             advertise: self.advertise,
             grpc_port: self.grpc_port.unwrap_or(config::GRPC_PORT),
@@ -145,6 +189,8 @@ impl ServerFlags {
             peer_port: self.peer_port.unwrap_or(config::PEER_PORT),
             gossip_port: self.gossip_port.unwrap_or(config::GOSSIP_PORT),
             join: self.join.unwrap_or_default(),
+            join_token,
+            peer_tls,
             history,
             backup: self.backup_dir.map(|folder| BackupOptions {
                 folder,
@@ -152,7 +198,7 @@ impl ServerFlags {
                 keep: self.backup_keep.unwrap_or(BACKUP_KEEP),
             }),
             ..defaults
-        }
+        })
     }
 }
 
@@ -170,7 +216,7 @@ mod tests {
     fn what_flag_or_variable_do_not_say_comes_from_the_file_and_then_from_the_default() {
         let flags = ServerFlags { name: Some("flag".to_owned()), ..ServerFlags::default() };
         let file = file("name: file\ngrpc-port: 1111\njoin: [\"a:1\", \"b:2\"]\nbind: 0.0.0.0\n");
-        let config = flags.over(file).into_config();
+        let config = flags.over(file).into_config().unwrap();
         assert_eq!(config.name, "flag");
         assert_eq!(config.grpc_port, 1111);
         assert_eq!(config.join, ["a:1", "b:2"]);
@@ -201,11 +247,12 @@ mod tests {
 
     #[test]
     fn limits_of_history_come_in_hours_and_mib() {
-        let config = file("history-age: 2h\nhistory-mib: 1\n").into_config();
+        let config = file("history-age: 2h\nhistory-mib: 1\n").into_config().unwrap();
         assert_eq!(config.history.age_max_ms, 7_200_000);
         assert_eq!(config.history.bytes_max, 1 << 20);
         assert_eq!(config.history.changes_max, HistoryLimits::default().changes_max);
-        let none = file("history-age: 0s\nhistory-mib: 0\nhistory-changes: 0\n").into_config().history;
+        let none =
+            file("history-age: 0s\nhistory-mib: 0\nhistory-changes: 0\n").into_config().unwrap().history;
         assert_eq!((none.age_max_ms, none.bytes_max, none.changes_max), (0, 0, 0));
     }
 
