@@ -6,8 +6,11 @@
 //! this task      ──► Lessor::handle_timeout ──► LeaseExpire{term, grants} ──► the log ──► every replica
 //! ```
 //! Only one replica keeps time, and what it decides goes through the log with its term, so that a deposed
-//! leader's decision is a no-op everywhere (S01, S04). Renewals never enter the log; a new leader therefore
-//! gives every lease its full time again (S02: at most one such extension a leader change).
+//! leader's decision is a no-op everywhere (S01, S04). Renewals do not enter the log; a new leader therefore
+//! gives a lease its full time again, or what was noted of it: what is left of long leases goes through the log
+//! from time to time, so that each change of leader makes a lease longer by
+//! [`weft_state::lease::CHECKPOINT_STEP_SECS`] at most, or by its own time if that is less (P04, S02). Only then
+//! does its next renewal wait for the log, which has to take that back first (S01).
 
 use std::{
     future::Future,
@@ -17,9 +20,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use weft_state::{
-    command::{Command, LeaseGrantNumber, LeaseId, Response},
+    command::{Command, LeaseCheckpoint, LeaseGrantNumber, LeaseId, Response},
     error::StoreError,
-    lease::{Lessor, Tick},
+    lease::{Lessor, RenewError, Tick},
     machine::Machine,
 };
 
@@ -51,6 +54,9 @@ pub enum ClockError {
     Store(StoreError),
     /// The lease's time is up, and whether it ends is being decided by the log. Ask again.
     Undecided,
+    /// What is left of it was noted in the log, which has to take that back: have this applied in the same term,
+    /// then ask again.
+    Noted(LeaseCheckpoint),
 }
 
 impl Default for LeaseClock {
@@ -64,8 +70,9 @@ impl LeaseClock {
         Tick(self.origin.elapsed().as_millis() as u64)
     }
 
-    /// This server leads in `term`: every lease has its full time from now, and `extension` more for
-    /// clients to find the new leader. Call with the machine read-locked, so that no grant is missed.
+    /// This server leads in `term` and has applied all that was committed before: every lease has its full time
+    /// from now, or what was noted of it, and `extension` more for clients to find the new leader. Call with the
+    /// machine read-locked, so that no grant is missed.
     pub fn promote(&self, term: u64, machine: &Machine, extension: Duration) {
         let mut inner = self.inner.lock();
         inner.lessor.promote(self.now(), machine.all_lease_terms(), extension.as_millis() as u64);
@@ -101,6 +108,16 @@ impl LeaseClock {
         let granted = match (command.bare(), response) {
             (Command::LeaseGrant { .. }, Response::LeaseGrant { id, .. }) => *id,
             (Command::Register(_), Response::Register { lease }) => *lease,
+            (Command::LeaseCheckpoint { leases, .. }, _) => {
+                let mut inner = self.inner.lock();
+                if inner.term.is_some() {
+                    let renewed = leases.iter().filter(|lease| lease.remaining_secs.is_none());
+                    renewed
+                        .filter_map(|lease| machine.lease_terms(lease.id))
+                        .for_each(|terms| inner.lessor.taken_back(terms));
+                }
+                return;
+            }
             (Command::LeaseRevoke { id }, _) => return self.gone(machine, [*id]),
             (Command::LeaseExpire { leases, .. }, _) => {
                 return self.gone(machine, leases.iter().map(|(id, _)| *id));
@@ -141,10 +158,11 @@ impl LeaseClock {
             return Err(ClockError::NotLeader);
         }
         let now = self.now();
-        inner.lessor.renew(now, id).map_err(|gone| match inner.lessor.remaining(now, id) {
+        inner.lessor.renew(now, id).map_err(|error| match (error, inner.lessor.remaining(now, id)) {
             // Without a majority the lease may live on: then "not found" would be untrue.
-            Some(_) => ClockError::Undecided,
-            None => ClockError::Store(gone),
+            (RenewError::Gone(_), Some(_)) | (RenewError::BeingNoted, _) => ClockError::Undecided,
+            (RenewError::Gone(gone), None) => ClockError::Store(gone),
+            (RenewError::Noted(lease), _) => ClockError::Noted(lease),
         })
     }
 
@@ -167,11 +185,13 @@ impl LeaseClock {
         self.len() == 0
     }
 
-    /// Expires leases for as long as it is polled. `propose` carries a command into the log if this server
-    /// leads, and says whether it was applied.
-    pub async fn run<F>(&self, propose: impl Fn(Command) -> F)
+    /// Expires leases for as long as it is polled, and notes what is left of them. `propose` carries a command
+    /// into the log if this server leads, and says whether it was applied; `note` does the same with what need not
+    /// succeed.
+    pub async fn run<F, N>(&self, propose: impl Fn(Command) -> F, note: impl Fn(Command) -> N)
     where
         F: Future<Output = bool>,
+        N: Future<Output = ()>,
     {
         loop {
             while let Some((term, leases)) = self.next_batch() {
@@ -184,7 +204,18 @@ impl LeaseClock {
                     self.inner.lock().lessor.not_expired(&leases);
                 }
             }
-            let due = self.inner.lock().lessor.poll_timeout();
+            // One at a time: what expires comes first.
+            if let Some((term, leases)) = self.next_checkpoint() {
+                if !leases.is_empty() {
+                    note(Command::LeaseCheckpoint { term, leases: leases.clone() }).await;
+                    self.inner.lock().lessor.checkpointed(&leases);
+                }
+                continue;
+            }
+            let due = {
+                let inner = self.inner.lock();
+                inner.lessor.poll_timeout().into_iter().chain(inner.lessor.next_checkpoint()).min()
+            };
             match due {
                 Some(tick) => {
                     let wait = Duration::from_millis(tick.0.saturating_sub(self.now().0));
@@ -195,6 +226,13 @@ impl LeaseClock {
                 None => self.wake.notified().await,
             }
         }
+    }
+
+    fn next_checkpoint(&self) -> Option<(u64, Vec<LeaseCheckpoint>)> {
+        let mut inner = self.inner.lock();
+        let term = inner.term?;
+        let now = self.now();
+        Some((term, inner.lessor.poll_checkpoint(now)?))
     }
 
     fn next_batch(&self) -> Option<(u64, Vec<(LeaseId, LeaseGrantNumber)>)> {
@@ -252,6 +290,25 @@ mod tests {
         assert_eq!(clock.renew(1, 9), Err(ClockError::Store(StoreError::LeaseNotFound { id: 9 })));
     }
 
+    /// P04, S01
+    #[test]
+    fn a_lease_of_which_something_was_noted_is_renewed_when_the_log_has_taken_that_back() {
+        let clock = LeaseClock::default();
+        let mut machine = machine_with(&[(7, 3_600)]);
+        let noted = LeaseCheckpoint { id: 7, grant: 1, remaining_secs: Some(600) };
+        let command = |term, lease| Command::LeaseCheckpoint { term, leases: vec![lease] };
+        machine.apply(2, 1, &command(1, noted)).response.expect("noted");
+        clock.promote(2, &machine, Duration::ZERO);
+        assert!(clock.remaining(2, 7).expect("it leads").expect("it runs") <= Duration::from_secs(600));
+        let Err(ClockError::Noted(take_back)) = clock.renew(2, 7) else { panic!("it was noted") };
+        for (index, term, answer) in [(3, 1, Err(ClockError::Noted(take_back))), (4, 2, Ok(3_600))] {
+            let command = command(term, take_back);
+            let response = machine.apply(index, 2, &command).response;
+            clock.applied(&machine, &command, &response);
+            assert_eq!(clock.renew(2, 7), answer, "after the entry of term {term}");
+        }
+    }
+
     /// S06: a lease that ended with its instance is not expired later on, whoever has its id by then.
     #[test]
     fn a_deregistered_instances_lease_has_no_deadline_left() {
@@ -301,13 +358,15 @@ mod tests {
         let machine = Mutex::new(machine_with(&[(5, 1)]));
         clock.promote(4, &machine.lock(), Duration::ZERO);
         let proposed = Mutex::new(Vec::new());
-        let run = clock.run(|command| {
+        let propose = |command| {
             let mut machine = machine.lock();
             let response = machine.apply(10, 4, &command).response;
             clock.applied(&machine, &command, &response);
             proposed.lock().push(command);
             std::future::ready(true)
-        });
+        };
+        let note = async |noted| unreachable!("it is short: {noted:?}");
+        let run = clock.run(propose, note);
         let _ = tokio::time::timeout(Duration::from_millis(1500), run).await;
         assert_eq!(*proposed.lock(), [Command::LeaseExpire { term: 4, leases: vec![(5, 1)] }]);
         assert!(clock.is_empty());

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_core::id::{ClusterId, NodeId};
-use weft_state::{command::Command, retention::HistoryLimits};
+use weft_state::{command::Command, machine::Machine, retention::HistoryLimits};
 
 use super::{
     ApplyObserver, Outside, RaftConfig, agreement,
@@ -265,14 +265,25 @@ impl Node {
             });
             if now.state == ServerState::Leader {
                 let acked_now = now.last_quorum_acked.map(|at| *at);
-                // After a time without a majority nobody could renew: everyone gets another full time.
+                // After a time without a majority nobody could renew: everyone gets another full time, or what was
+                // noted of it.
                 let was_lost = acked
                     .zip(acked_now)
                     .is_some_and(|(before, after)| after > before + self.timing.election_timeout_max);
                 if promoted != Some(now.current_term) || was_lost {
                     let extension = self.timing.election_timeout_max;
-                    self.replica.read(|machine| self.clock.promote(now.current_term, machine, extension));
-                    promoted = Some(now.current_term);
+                    // Only with all that earlier leaders committed: a renewal may have taken back what was noted
+                    // of its lease (S01). The first entry of the term comes after that.
+                    let promote = |machine: &Machine| {
+                        let is_current = machine.applied_term() == now.current_term;
+                        if is_current {
+                            self.clock.promote(now.current_term, machine, extension);
+                        }
+                        is_current
+                    };
+                    if self.replica.read(promote) {
+                        promoted = Some(now.current_term);
+                    }
                 }
                 acked = acked_now;
             } else if promoted.take().is_some() {
@@ -290,7 +301,25 @@ impl Node {
             let node = self.clone();
             async move { node.propose_expiry(encode_command(&command)).await }
         };
-        self.clock.run(propose).await
+        let note = |command: Command| {
+            let node = self.clone();
+            async move { node.propose_checkpoint(&command).await }
+        };
+        self.clock.run(propose, note).await
+    }
+
+    /// Proposes what is left of leases. Whatever becomes of it, it does not enter the log later than this ends:
+    /// what takes it back comes after it.
+    async fn propose_checkpoint(&self, command: &Command) {
+        if self.wal.stats().is_full() && command.needs_space() {
+            return;
+        }
+        if let Err(error) = self.batcher.propose(encode_command(command), self.timing.deadline).await {
+            tracing::debug!(
+                ?error,
+                "what is left of leases was not noted: a new leader gives them more time"
+            );
+        }
     }
 
     /// Proposes that leases have run out; answers whether they did. Only the leader may, so this is never

@@ -18,6 +18,7 @@ use weft_state::{
 use super::{
     driver::Node,
     forward::{Answer, Committed, Question, Refusal},
+    types::encode_command,
 };
 use crate::lease_driver::ClockError;
 
@@ -118,6 +119,11 @@ impl Node {
                     return Err(Refusal::NoQuorum(reason.to_owned()));
                 }
                 Err(ClockError::Undecided) => sleep(UNDECIDED_PAUSE.min(left)).await,
+                Err(ClockError::Noted(lease)) => {
+                    let take_back = Command::LeaseCheckpoint { term: confirmed.term, leases: vec![lease] };
+                    let taken_back = self.propose_here(vec![encode_command(&take_back)], left).await;
+                    taken_back.into_iter().try_for_each(|result| result.map(drop))?;
+                }
             }
         }
     }

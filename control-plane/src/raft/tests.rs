@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Endpoint;
 use weft_core::id::NodeId;
 use weft_state::{
-    command::{Command, Event, EventKind, Put, Range, Response},
+    command::{Command, Event, EventKind, LeaseCheckpoint, Put, Range, Response},
     error::StoreError,
     machine::Machine,
     retention::HistoryLimits,
@@ -385,6 +385,33 @@ async fn without_a_majority_every_answer_is_no_quorum() {
     }
     assert!(!left.coordinator.has_leader());
     left.stop().await;
+}
+
+/// P04: over real logs: who leads next starts from what was noted, and a renewal through a follower takes it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_lease_outlives_its_leader_until_it_is_renewed() {
+    let mut servers = group(3).await;
+    let lead = wait_leader(&servers).await;
+    let leader = servers.remove(lead);
+    let grant = Command::LeaseGrant { id: 5, ttl_secs: 3_600 };
+    leader.coordinator.propose(grant).await.expect("granted");
+    let terms = leader.coordinator.read(|m| m.lease_terms(5)).expect("it was granted");
+    let noted = LeaseCheckpoint { id: 5, grant: terms.grant, remaining_secs: Some(1_000) };
+    let term = leader.coordinator.status().term;
+    let checkpoint = Command::LeaseCheckpoint { term, leases: vec![noted] };
+    let answer = leader.coordinator.propose(checkpoint).await.expect("noted").response;
+    assert_eq!(answer, Ok(Response::LeaseCheckpoint { noted: 1 }));
+    leader.crash().await;
+
+    let lead = wait_leader(&servers).await;
+    let follower = &servers[1 - lead];
+    let left = follower.coordinator.lease_remaining(5).await.expect("quorum").expect("it lives");
+    assert!((990..=1_010).contains(&left.as_secs()), "{left:?}");
+    assert_eq!(follower.coordinator.lease_renew(5).await, Ok(3_600));
+    let left = follower.coordinator.lease_remaining(5).await.expect("quorum").expect("it lives");
+    assert!(left.as_secs() > 3_500, "{left:?}");
+    let noted = servers[lead].coordinator.read(|m| m.lease_terms(5)).expect("it lives").remaining_secs;
+    assert_eq!(noted, None, "a third leader gives it all of its time");
 }
 
 /// S01, S02, S04: a lease outlives its leader, is renewed through any server, expires once, with its key.

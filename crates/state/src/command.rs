@@ -101,6 +101,25 @@ pub enum Command {
     },
     /// Change documents of the mesh's configuration.
     SetMeshConfig(SetMeshConfig),
+    /// Note how much time leases have left, so that a new leader does not give them all of it again (P04). A no-op
+    /// for each lease that was granted again since.
+    LeaseCheckpoint {
+        /// The term in which the leader saw it; must be the term of this log entry.
+        term: u64,
+        /// The leases.
+        leases: Vec<LeaseCheckpoint>,
+    },
+}
+
+/// How much time a lease has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseCheckpoint {
+    /// The lease.
+    pub id: LeaseId,
+    /// The grant whose time it is.
+    pub grant: LeaseGrantNumber,
+    /// Seconds, from 1 to its time to live; none: all of it, as it was renewed.
+    pub remaining_secs: Option<i64>,
 }
 
 /// What is known about a command beside what it does.
@@ -178,6 +197,10 @@ impl Command {
             | Command::Resign(_)
             | Command::Deregister { .. }
             | Command::Noop => false,
+            // A renewal must not wait; to note the time that is left can.
+            Command::LeaseCheckpoint { leases, .. } => {
+                leases.iter().any(|lease| lease.remaining_secs.is_some())
+            }
             Command::Txn(txn) => txn.success.iter().chain(&txn.failure).any(TxnOp::needs_space),
             _ => true,
         }
@@ -537,6 +560,11 @@ pub enum Response {
     SetQuota,
     /// To `SetMeshConfig`.
     SetMeshConfig,
+    /// To `LeaseCheckpoint`: how many were in fact noted.
+    LeaseCheckpoint {
+        /// Leases.
+        noted: u64,
+    },
 }
 
 /// Where an acquire or a campaign stands right after it was applied.

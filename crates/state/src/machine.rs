@@ -200,6 +200,12 @@ impl Machine {
                 }
                 Ok(Response::LeaseExpire { expired })
             }
+            Command::LeaseCheckpoint { term: seen_in, leases } => {
+                // As for an expiry: it may have been renewed in a later term.
+                let current = leases.iter().filter(|_| *seen_in == term);
+                let noted = current.filter(|lease| store.leases.note_remaining(lease)).count() as u64;
+                Ok(Response::LeaseCheckpoint { noted })
+            }
             Command::Acquire(acquire) => {
                 recipes.semaphores.acquire(store, events, acquire).map(Response::Acquire)
             }

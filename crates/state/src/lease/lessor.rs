@@ -9,16 +9,18 @@
 //! Only the leader runs one. It never ends a lease: it says which ones have passed their deadline, and the
 //! driver proposes `LeaseExpire`. From then on a renewal is refused, so that nobody is told that a lease
 //! lives on while its end is on its way into the log (S01). When the command is applied the driver says
-//! `revoked`; when it could not be committed, `not_expired`.
+//! `revoked`; when it could not be committed, `not_expired`. How much time long leases have left is noted through
+//! the log for the next leader, see [`super::checkpoint`].
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    command::{LeaseGrantNumber, LeaseId},
+    command::{LeaseCheckpoint, LeaseGrantNumber, LeaseId},
     defect::{Defect, planted},
     error::StoreError,
     lease::{
         LeaseTerms, Tick,
+        checkpoint::{Noted, Sweep},
         timing_wheel::{TimerId, TimingWheel},
     },
 };
@@ -36,27 +38,41 @@ const EXPIRE_RETRY_MS: u64 = 500;
 #[derive(Debug, Default)]
 pub struct Lessor {
     /// None while this replica does not lead.
-    clock: Option<Clock>,
+    pub(super) clock: Option<Clock>,
 }
 
 #[derive(Debug)]
-struct Clock {
-    now: Tick,
-    wheel: TimingWheel,
+pub(super) struct Clock {
+    pub(super) now: Tick,
+    pub(super) wheel: TimingWheel,
     /// Ordered by id, as ids are chosen by clients: a hash map could be made slow.
-    leases: BTreeMap<LeaseId, Timed>,
+    pub(super) leases: BTreeMap<LeaseId, Timed>,
     batches: VecDeque<Vec<(LeaseId, LeaseGrantNumber)>>,
+    pub(super) sweep: Sweep,
 }
 
 #[derive(Debug)]
-struct Timed {
-    ttl_secs: i64,
-    grant: LeaseGrantNumber,
-    state: TimedState,
+pub(super) struct Timed {
+    pub(super) ttl_secs: i64,
+    pub(super) grant: LeaseGrantNumber,
+    pub(super) state: TimedState,
+    pub(super) noted: Noted,
+}
+
+/// Why a lease is not renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RenewError {
+    /// It is unknown or its deadline has passed.
+    Gone(StoreError),
+    /// What is left of it is being noted: ask again when that is over.
+    BeingNoted,
+    /// What is left of it was noted, and a new leader would start from that: have this applied first, then ask
+    /// again.
+    Noted(LeaseCheckpoint),
 }
 
 #[derive(Debug)]
-enum TimedState {
+pub(super) enum TimedState {
     Running(TimerId),
     /// In a batch, or in a command that the batch became.
     Expiring,
@@ -84,16 +100,29 @@ impl Lessor {
         self.len() == 0
     }
 
-    /// This replica became leader. It cannot know what renewals the former leader answered last, so every
-    /// lease gets its full time again, and `extension_ms` more for clients to find the new leader. Forgets what an earlier promotion left.
+    /// This replica became leader, and has applied all that earlier ones committed. It cannot know what renewals
+    /// the former leader answered last, so every lease gets its full time again, or what was noted of it: then it
+    /// was not renewed since (P04). And `extension_ms` more for clients to find the new leader. Of an earlier
+    /// promotion it keeps only what may still be on its way into the log.
     pub fn promote(&mut self, now: Tick, leases: impl IntoIterator<Item = LeaseTerms>, extension_ms: u64) {
-        let mut clock =
-            Clock { now, wheel: TimingWheel::new(now), leases: BTreeMap::new(), batches: VecDeque::new() };
+        let before = self.clock.take();
+        let mut clock = Clock {
+            now,
+            wheel: TimingWheel::new(now),
+            leases: BTreeMap::new(),
+            batches: VecDeque::new(),
+            sweep: Sweep::after(now),
+        };
         for mut terms in leases {
             if planted(Defect::EarlyRevoke) {
                 terms.ttl_secs /= 2;
             }
+            let before = before.as_ref().and_then(|before| before.leases.get(&terms.id));
+            let noted = Noted::at_promotion(&terms, before);
             clock.start(terms, extension_ms);
+            if let Some(timed) = clock.leases.get_mut(&terms.id) {
+                timed.noted = noted;
+            }
         }
         self.clock = Some(clock);
     }
@@ -122,16 +151,17 @@ impl Lessor {
     /// The lease has its full time again from now; answers it in seconds.
     ///
     /// # Errors
-    /// `LeaseNotFound` if it is unknown or its deadline has passed, also when `handle_timeout` has not yet
-    /// noticed.
-    pub fn renew(&mut self, now: Tick, id: LeaseId) -> Result<i64, StoreError> {
-        let gone = StoreError::LeaseNotFound { id };
+    /// `Gone` if it is unknown or its deadline has passed, also when `handle_timeout` has not yet noticed; the
+    /// others see [`RenewError`].
+    pub fn renew(&mut self, now: Tick, id: LeaseId) -> Result<i64, RenewError> {
+        let gone = RenewError::Gone(StoreError::LeaseNotFound { id });
         let Some(clock) = &mut self.clock else { return Err(gone) };
         clock.see(now);
-        match clock.leases.get(&id) {
-            Some(Timed { ttl_secs, state: TimedState::Running(timer), .. })
+        match clock.leases.get_mut(&id) {
+            Some(Timed { ttl_secs, grant, state: TimedState::Running(timer), noted })
                 if clock.wheel.deadline(*timer) > clock.now =>
             {
+                noted.before_renewal(id, *grant)?;
                 // After a promotion the deadline may be beyond the full time; it is never shortened.
                 let deadline = after(clock.now, *ttl_secs, 0).max(clock.wheel.deadline(*timer));
                 clock.wheel.postpone(*timer, deadline);
@@ -191,10 +221,12 @@ impl Clock {
     }
 
     fn start(&mut self, terms: LeaseTerms, extension_ms: u64) {
-        let LeaseTerms { id, ttl_secs, grant } = terms;
+        let LeaseTerms { id, ttl_secs, grant, remaining_secs } = terms;
         self.forget(id);
-        let timer = self.wheel.insert(id, after(self.now, ttl_secs, extension_ms));
-        self.leases.insert(id, Timed { ttl_secs, grant, state: TimedState::Running(timer) });
+        let secs = remaining_secs.unwrap_or(ttl_secs);
+        let timer = self.wheel.insert(id, after(self.now, secs, extension_ms));
+        let state = TimedState::Running(timer);
+        self.leases.insert(id, Timed { ttl_secs, grant, state, noted: Noted::No });
     }
 
     fn forget(&mut self, id: LeaseId) {
@@ -213,7 +245,7 @@ impl Clock {
     }
 
     fn expire(&mut self) {
-        let Self { now, wheel, leases, batches } = self;
+        let Self { now, wheel, leases, batches, .. } = self;
         wheel.advance(*now, |id| {
             let timed = leases.get_mut(&id).expect("a timer's lease is known until the timer is gone");
             timed.state = TimedState::Expiring;
@@ -241,7 +273,7 @@ mod tests {
 
     /// A lease's first grant.
     fn terms(id: LeaseId, ttl_secs: i64) -> LeaseTerms {
-        LeaseTerms { id, ttl_secs, grant: 1 }
+        LeaseTerms { id, ttl_secs, grant: 1, remaining_secs: None }
     }
 
     fn promoted(leases: &[(LeaseId, i64)]) -> Lessor {
@@ -294,11 +326,15 @@ mod tests {
         let mut lessor = promoted(&[(1, 10)]);
         assert_eq!(
             lessor.renew(Tick(10_000), 1),
-            Err(StoreError::LeaseNotFound { id: 1 }),
+            Err(RenewError::Gone(StoreError::LeaseNotFound { id: 1 })),
             "not yet noticed"
         );
         assert_eq!(expired(&mut lessor, 10_031), [1]);
-        assert_eq!(lessor.renew(Tick(10_031), 1), Err(StoreError::LeaseNotFound { id: 1 }), "in a batch");
+        assert_eq!(
+            lessor.renew(Tick(10_031), 1),
+            Err(RenewError::Gone(StoreError::LeaseNotFound { id: 1 })),
+            "in a batch"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    command::{LeaseGrantNumber, LeaseId},
+    command::{LeaseCheckpoint, LeaseGrantNumber, LeaseId},
     lease::LeaseTerms,
     store::{digest::Digest, key::Key},
 };
@@ -36,6 +36,8 @@ struct Pinned {
 pub(crate) struct Lease {
     pub(crate) ttl_secs: i64,
     pub(crate) grant: LeaseGrantNumber,
+    /// See [`LeaseTerms::remaining_secs`].
+    pub(crate) remaining_secs: Option<i64>,
     pub(crate) keys: KeySet,
 }
 
@@ -60,7 +62,19 @@ impl LeaseTable {
             Some(Lease { keys, .. }) => keys,
             None => KeySet::default(),
         };
-        self.insert(id, Lease { ttl_secs, grant, keys });
+        self.insert(id, Lease { ttl_secs, grant, remaining_secs: None, keys });
+    }
+
+    /// Notes what is left of a lease; false if it is not that grant any more.
+    pub(crate) fn note_remaining(&mut self, noted: &LeaseCheckpoint) -> bool {
+        let LeaseCheckpoint { id, grant, remaining_secs } = *noted;
+        if self.leases.get(&id).is_none_or(|lease| lease.grant != grant) {
+            return false;
+        }
+        let lease = self.remove(id).expect("it was there just now");
+        let remaining_secs = remaining_secs.map(|secs| secs.max(1)).filter(|secs| *secs < lease.ttl_secs);
+        self.insert(id, Lease { remaining_secs, ..lease });
+        true
     }
 
     /// The last number given, from an image, before [`LeaseTable::load`].
@@ -70,10 +84,19 @@ impl LeaseTable {
 
     /// Takes a lease in from an image, by id, before [`LeaseTable::attach`] does its keys. False if it is out
     /// of order or its number was not given yet.
-    pub(crate) fn load(&mut self, LeaseTerms { id, ttl_secs, grant }: LeaseTerms) -> bool {
+    pub(crate) fn load(&mut self, terms: LeaseTerms) -> bool {
+        let LeaseTerms { id, ttl_secs, grant, remaining_secs } = terms;
         let follows = self.leases.last_key_value().is_none_or(|(last, _)| *last < id);
-        self.insert(id, Lease { ttl_secs, grant, keys: KeySet::default() });
+        self.insert(id, Lease { ttl_secs, grant, remaining_secs, keys: KeySet::default() });
         follows && grant <= self.last_grant
+    }
+
+    /// Takes in, from an image, what is left of the lease that was loaded last. False if there is none, or that
+    /// cannot be.
+    pub(crate) fn load_remaining(&mut self, secs: i64) -> bool {
+        let Some((id, lease)) = self.leases.last_key_value() else { return false };
+        let noted = LeaseCheckpoint { id: *id, grant: lease.grant, remaining_secs: Some(secs) };
+        lease.remaining_secs.is_none() && (1..lease.ttl_secs).contains(&secs) && self.note_remaining(&noted)
     }
 
     /// Keeps the present terms of all leases readable until the pin is dropped, at the cost of one entry for
@@ -225,13 +248,17 @@ impl KeySet {
 
 impl Lease {
     pub(crate) fn terms(&self, id: LeaseId) -> LeaseTerms {
-        LeaseTerms { id, ttl_secs: self.ttl_secs, grant: self.grant }
+        LeaseTerms { id, ttl_secs: self.ttl_secs, grant: self.grant, remaining_secs: self.remaining_secs }
     }
 }
 
 impl LeaseTerms {
     fn digest(self) -> u64 {
-        Digest::new(LEASE).int(self.id).int(self.ttl_secs).word(self.grant).finish()
+        let digest = Digest::new(LEASE).int(self.id).int(self.ttl_secs).word(self.grant);
+        match self.remaining_secs {
+            Some(secs) => digest.int(secs).finish(),
+            None => digest.finish(),
+        }
     }
 }
 
@@ -268,7 +295,7 @@ mod tests {
         let (mut one, mut other) = (LeaseTable::default(), LeaseTable::default());
         one.set(1, 10);
         one.set(2, 20);
-        let terms = |id, ttl_secs, grant| LeaseTerms { id, ttl_secs, grant };
+        let terms = |id, ttl_secs, grant| LeaseTerms { id, ttl_secs, grant, remaining_secs: None };
         other.load_last_grant(3);
         for terms in [terms(1, 10, 1), terms(2, 20, 2), terms(3, 1, 3)] {
             assert!(other.load(terms));

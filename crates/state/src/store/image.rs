@@ -115,6 +115,8 @@ enum Record<'b> {
         prefix: Raw<'b>,
         quota: Quota,
     },
+    /// Behind its lease: what is left of it, if that was noted.
+    Remaining { secs: i64 },
 }
 
 /// What the machine keeps beside the store. Cheap to clone: it is copied when it changes while an image of it is

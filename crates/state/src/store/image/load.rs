@@ -208,8 +208,13 @@ impl Build {
                 if self.keys.is_empty() && self.current.is_none() =>
             {
                 self.leases += 1;
-                if !self.store.leases.load(LeaseTerms { id, ttl_secs, grant }) {
+                if !self.store.leases.load(LeaseTerms { id, ttl_secs, grant, remaining_secs: None }) {
                     return Err(inconsistent("a lease out of order or with a grant that was never made"));
+                }
+            }
+            (Record::Remaining { secs }, Some(_)) if self.keys.is_empty() && self.current.is_none() => {
+                if !self.store.leases.load_remaining(secs) {
+                    return Err(inconsistent("a time left that its lease cannot have"));
                 }
             }
             (Record::Key(key), Some(_)) if self.beside.is_none() => {

@@ -148,6 +148,9 @@ impl ImageWalk {
                     self.leases += 1;
                     let record = Record::Lease { id: terms.id, ttl_secs: terms.ttl_secs, grant: terms.grant };
                     self.record(&record, out);
+                    if let Some(secs) = terms.remaining_secs {
+                        self.record(&Record::Remaining { secs }, out);
+                    }
                 }
                 self.stage = match last {
                     Some(id) => Stage::Leases { after: Bound::Excluded(id) },
