@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod http;
 pub mod probes;
 pub mod problem;
+pub mod profile;
 pub mod read;
 pub mod registry;
 pub mod status;

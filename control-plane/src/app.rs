@@ -34,6 +34,7 @@ use crate::api::about;
 use crate::api::etcd::{self, EtcdOptions, Hot};
 use crate::api::front::Front;
 use crate::api::probes::{self, ProbesApi};
+use crate::api::profile::ProfileApi;
 use crate::api::read::Reader;
 use crate::api::registry::RegistryApi;
 use crate::api::weft::{WeftApi, WeftParts};
@@ -46,6 +47,7 @@ pub use crate::error::StartError;
 use crate::gate::{Gate, PeerTls, Tokens};
 use crate::listener::{self, Speaks, Stop};
 use crate::meshconfig::{MeshConfigChanges, Routes};
+use crate::profile::Profiler;
 use crate::raft::{ApplyObserver, Coordinator, RaftConfig};
 use crate::telemetry::Telemetry;
 use crate::watch_driver::Watches;
@@ -166,11 +168,13 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     let (drain, draining) = weft_core::drain::channel();
     let (hot, grpc, health) = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
     let grpc = grpc.layer(axum::middleware::from_fn_with_state(telemetry.clone(), observe_grpc));
+    let probes = ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() };
     let http = http::router(
         RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
-        ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() },
+        probes.clone(),
+        ProfileApi { coordinator: coordinator.clone(), profiler: config.profile.then(Profiler::default) },
     );
-    let gateway = gateway::router(grpc.clone(), coordinator.clone(), telemetry.clone());
+    let gateway = gateway::router(grpc.clone(), probes);
     let front = Front { hot, grpc, gateway, telemetry: telemetry.clone() };
     let counted = |port: &str| metrics::listener(&telemetry, port);
     listener::serve(ports.grpc, front, Speaks::Grpc, counted("grpc"), stop.clone(), &serving);

@@ -78,6 +78,8 @@ pub struct ServerConfig {
     pub history: HistoryLimits,
     /// Backups to a folder, if any are made.
     pub backup: Option<BackupOptions>,
+    /// Whether `GET /profile` is answered.
+    pub profile: bool,
 }
 
 /// Why a configuration was refused. Each is one line that names the flag.
@@ -153,6 +155,7 @@ impl ServerConfig {
             snapshot_every: SNAPSHOT_EVERY,
             history: HistoryLimits::default(),
             backup: None,
+            profile: false,
         }
     }
 

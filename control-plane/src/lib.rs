@@ -18,6 +18,7 @@
 //! - [`dns`]: A, AAAA and SRV answers from the catalogue.
 //! - [`listener`]: accepting connections on the HTTP and gRPC ports, with limits.
 //! - [`xds`]: what proxies subscribe to.
+//! - [`profile`]: where CPU time goes, on request.
 //! - [`telemetry`]: the numbers on `/metrics`.
 //!
 //! Three flows start here, each described where it starts: *write* ([`api`] → [`raft`] → `apply` →
@@ -36,6 +37,7 @@ pub mod gate;
 pub mod lease_driver;
 pub mod listener;
 pub mod meshconfig;
+pub mod profile;
 pub mod raft;
 pub mod telemetry;
 pub mod wal;

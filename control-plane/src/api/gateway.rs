@@ -36,7 +36,7 @@ use tonic::Code;
 
 use super::etcd::limits::REQUEST_BYTES_MAX;
 use super::front::says_grpc;
-use crate::raft::Coordinator;
+use super::probes::{self, ProbesApi};
 use crate::telemetry::Telemetry;
 use methods::Call;
 use refusal::Refusal;
@@ -66,15 +66,19 @@ struct Gateway {
 }
 
 /// Everything on the gRPC port that is not gRPC; `grpc` is what is.
-pub fn router(grpc: Router, coordinator: Coordinator, telemetry: Telemetry) -> Router {
+pub fn router(grpc: Router, probes: ProbesApi) -> Router {
+    let telemetry = probes.telemetry.clone();
     let health_routes = Router::new()
         .route("/health", get(health::health))
         .route("/version", get(health::version))
-        .with_state(coordinator);
+        .with_state(probes.coordinator.clone());
+    // etcd has them on this port too, and `etcdctl check datascale` reads them here.
+    let metrics_route = Router::new().route("/metrics", get(probes::metrics)).with_state(probes);
     Router::new()
         .route("/v3/{*path}", any(answer))
         .with_state(Gateway { grpc })
         .merge(health_routes)
+        .merge(metrics_route)
         .fallback(no_such_path)
         .method_not_allowed_fallback(only_get)
         .layer(middleware::from_fn_with_state(telemetry, observe))
@@ -172,7 +176,7 @@ async fn no_such_path(request: Request) -> Refusal {
     Refusal::new(
         Code::NotFound,
         format!(
-            "there is no {}: this port has gRPC, /v3/… as etcd's gateway has it (POST /v3/kv/range), /health and /version",
+            "there is no {}: this port has gRPC, /v3/… as etcd's gateway has it (POST /v3/kv/range), /health, /version and /metrics",
             request.uri().path()
         ),
     )
@@ -194,7 +198,9 @@ async fn observe(State(telemetry): State<Telemetry>, request: Request, next: Nex
     let path = request.uri().path();
     let route = match methods::find(path) {
         Some(known) => known.path(),
-        None => ["/health", "/version"].into_iter().find(|known| *known == path).unwrap_or("unknown"),
+        None => {
+            ["/health", "/version", "/metrics"].into_iter().find(|known| *known == path).unwrap_or("unknown")
+        }
     };
     let response = next.run(request).await;
     telemetry.http_request(route, response.status().as_u16(), started.elapsed());

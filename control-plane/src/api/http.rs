@@ -11,11 +11,12 @@ use http::{Method, StatusCode, Uri};
 
 use super::probes::{self, ProbesApi};
 use super::problem::ApiError;
+use super::profile::{self, ProfileApi};
 use super::registry::{self, BODY_BYTES_MAX, RegistryApi};
 use crate::telemetry::Telemetry;
 
 /// What there is, for whoever asks for something else.
-const ROUTES: [&str; 8] = [
+const ROUTES: [&str; 9] = [
     "POST /register",
     "PUT /heartbeat/{service}/{id}",
     "DELETE /deregister/{service}/{id}",
@@ -24,10 +25,11 @@ const ROUTES: [&str; 8] = [
     "GET /livez",
     "GET /readyz",
     "GET /metrics",
+    "GET /profile",
 ];
 
 /// The router of the HTTP port.
-pub fn router(registry: RegistryApi, probes: ProbesApi) -> Router {
+pub fn router(registry: RegistryApi, probes: ProbesApi, profile: ProfileApi) -> Router {
     let telemetry = probes.telemetry.clone();
     let registry_routes = Router::new()
         .route("/register", post(registry::register))
@@ -41,8 +43,10 @@ pub fn router(registry: RegistryApi, probes: ProbesApi) -> Router {
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
         .with_state(probes);
+    let profile_routes = Router::new().route("/profile", get(profile::profile)).with_state(profile);
     registry_routes
         .merge(probe_routes)
+        .merge(profile_routes)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -131,7 +131,10 @@ pub(super) fn store(telemetry: &Telemetry, coordinator: Coordinator) {
 /// This process.
 pub(super) fn process(telemetry: &Telemetry) {
     let r = telemetry.registry();
-    let memory = r.gauge("weft_process_resident_memory_bytes", "Resident memory of this process");
+    let memory = r.gauge(
+        "process_resident_memory_bytes",
+        "Resident memory of this process, under the name that it has everywhere",
+    );
     telemetry.on_scrape(move || set(&memory, resident_bytes().unwrap_or(0)));
 }
 

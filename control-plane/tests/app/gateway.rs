@@ -341,6 +341,11 @@ async fn health_says_why_a_server_cannot_serve_and_version_what_is_spoken() {
     let addr = server.server().addrs().grpc;
     let version = get(addr, "/version").await;
     assert_eq!(version.json(), json!({ "etcdserver": "3.6.0", "etcdcluster": "3.6.0" }));
+    let metrics = get(addr, "/metrics").await;
+    assert!(
+        metrics.body.contains("\nprocess_resident_memory_bytes "),
+        "which etcdctl reads here: {metrics:?}"
+    );
     let healthy = get(addr, "/health").await;
     assert_eq!((healthy.status, healthy.json()), (StatusCode::OK, json!({ "health": "true", "reason": "" })));
 

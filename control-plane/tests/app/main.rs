@@ -10,6 +10,7 @@ mod harness;
 mod lifecycle;
 mod mesh;
 mod metrics;
+mod profile;
 mod registry;
 mod write;
 mod xds;

@@ -45,7 +45,7 @@ pub(crate) struct ServerFlags {
     /// Port for gRPC: etcd v3, weft.v1, xDS; default: 2379
     #[arg(long, env = "WEFT_GRPC_PORT", value_name = "PORT")]
     pub(crate) grpc_port: Option<u16>,
-    /// Port for HTTP: registry, /livez, /readyz, /metrics; default: 8500
+    /// Port for HTTP: registry, /livez, /readyz, /metrics, /profile; default: 8500
     #[arg(long, env = "WEFT_HTTP_PORT", value_name = "PORT")]
     pub(crate) http_port: Option<u16>,
     /// Port for DNS, UDP and TCP; default: 8600
@@ -103,6 +103,10 @@ pub(crate) struct ServerFlags {
     /// How many of the newest backups are kept; default: 24
     #[arg(long, env = "WEFT_BACKUP_KEEP", value_name = "N")]
     pub(crate) backup_keep: Option<usize>,
+    /// Answer GET /profile?seconds=N on the HTTP port with where CPU time goes, as folded stacks; N is at most 30. Needs
+    /// `perf` on this machine; for administrators where authentication is on; default: off
+    #[arg(long, env = "WEFT_PROFILE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) profile: Option<bool>,
     /// Threads that serve requests, 1 to 256; default: half of this machine's cores. Writing the log, making
     /// snapshots and the system's own network work come on top
     #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
@@ -128,7 +132,7 @@ impl ServerFlags {
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
             join_token_file, peer_tls_cert, peer_tls_key, peer_tls_ca,
             history_age, history_changes, history_mib, backup_dir, backup_interval, backup_keep,
-            workers, log_level, log_format,
+            profile, workers, log_level, log_format,
         );
         self
     }
@@ -197,6 +201,7 @@ impl ServerFlags {
                 interval: self.backup_interval.unwrap_or(BACKUP_INTERVAL),
                 keep: self.backup_keep.unwrap_or(BACKUP_KEEP),
             }),
+            profile: self.profile.unwrap_or(false),
             ..defaults
         })
     }
