@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_client::Client;
-use weft_tests::mesh::{Mesh, strings};
+use weft_tests::mesh::{Mesh, join_token, strings};
 use weft_tests::process::{WeftProcess, run_program, weft_bin};
 use weft_tests::small_disk;
 
@@ -25,6 +25,7 @@ async fn a_followers_full_disk_is_shown_wherever_status_is_asked_and_the_group_g
     let Some(prefix) = small_disk::prefix(&disk, "40m") else { return };
     let mut args = server_args("d3", &disk.display().to_string());
     args.extend(["--join".to_owned(), mesh.servers[0].gossip().to_string()]);
+    args.extend(["--join-token-file".to_owned(), join_token(&disk).display().to_string()]);
     let third = WeftProcess::start_under("d3", &prefix, &args).await;
     mesh.wait_for_voters(3).await;
 
