@@ -199,6 +199,7 @@ pub(super) fn clients(telemetry: &Telemetry, watches: Arc<Watches>, weft: Arc<We
 /// Members and services.
 pub(super) fn mesh(telemetry: &Telemetry, gossip: GossipHandle, catalog: Catalog) {
     let r = telemetry.registry();
+    gossip.register_metrics(r);
     let members = r.gauges("weft_gossip_members", "Members of the pool as this server sees them", &["state"]);
     let services = r.gauge("weft_catalog_services", "Services with at least one instance");
     let instances = r.gauges("weft_catalog_instances", "Instances of all services", &["health"]);
