@@ -170,7 +170,7 @@ impl Mesh {
         }
         let server = self.servers.iter().find(|s| s.runs()).expect("one server runs");
         until(&format!("{count} voters"), Duration::from_secs(40), || async {
-            let status = self.cli(server, &["status", "--output", "json"]).await;
+            let status = self.cli(server, &["status", "--local", "--output", "json"]).await;
             let json: serde_json::Value =
                 serde_json::from_str(&status.stdout).map_err(|e| format!("{e}: {status:?}"))?;
             let voters = json["servers"]
@@ -185,7 +185,7 @@ impl Mesh {
     pub async fn leader(&self) -> usize {
         until("a leader", Duration::from_secs(30), || async {
             let server = self.servers.iter().find(|s| s.runs()).expect("one server runs");
-            let status = self.cli(server, &["status", "--output", "json"]).await;
+            let status = self.cli(server, &["status", "--local", "--output", "json"]).await;
             let json: serde_json::Value =
                 serde_json::from_str(&status.stdout).map_err(|e| format!("{e}: {status:?}"))?;
             let leader =

@@ -71,7 +71,7 @@ impl Cluster {
     /// What server `i` says of the group; none if it does not answer soon.
     pub async fn status(&self, i: usize) -> Option<serde_json::Value> {
         let endpoint = self.nodes[i].endpoint();
-        let args = ["status", "--output", "json", "--endpoints", endpoint.as_str()];
+        let args = ["status", "--local", "--output", "json", "--endpoints", endpoint.as_str()];
         let finished = tokio::time::timeout(Duration::from_secs(5), run(&args)).await.ok()?;
         serde_json::from_str(&finished.stdout).ok()
     }

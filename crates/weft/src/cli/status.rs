@@ -21,6 +21,9 @@ pub(crate) struct Status {
     /// Also show each proxy connected to the asked server, and what it has accepted or rejected
     #[arg(long)]
     proxies: bool,
+    /// Ask one server only, for what it knows of the others: at once, also while some cannot be reached
+    #[arg(long)]
+    local: bool,
     #[command(flatten)]
     connection: Connection,
     #[command(flatten)]
@@ -119,7 +122,10 @@ impl Status {
         let mesh = self.connection.client()?.mesh();
         let status = mesh.status().await?;
         let proxies = if self.proxies { Some(mesh.proxies().await?) } else { None };
-        let servers = servers::ask_all(&self.connection, &status).await;
+        let servers = match self.local {
+            true => servers::only_answered(&status),
+            false => servers::ask_all(&self.connection, &status).await,
+        };
         let report = Report::new(status, servers, proxies);
         output::print(match self.output.output {
             Format::Json => output::json(&report),
@@ -212,7 +218,7 @@ mod tests {
     }
 
     fn report(status: pb::StatusResponse, other: Result<pb::StatusResponse, &str>) -> Report {
-        let answers = vec![Ok(status.clone()), other.map_err(str::to_owned)];
+        let answers = vec![Some(Ok(status.clone())), Some(other.map_err(str::to_owned))];
         let servers = servers::combine(&status.servers, answers);
         Report::new(status, servers, None)
     }
@@ -242,6 +248,18 @@ mod tests {
             render(&report(pb::StatusResponse { leader_id: 0, ..status() }, Err("connection refused")));
         assert!(text.contains("none: writes wait"), "{text}");
         assert!(text.contains("s2 did not answer: connection refused"), "{text}");
+    }
+
+    #[test]
+    fn of_one_server_alone_the_others_are_shown_as_it_knows_them() {
+        let servers = servers::only_answered(&status());
+        let json = serde_json::to_value(Report::new(status(), servers, None)).unwrap();
+        assert_eq!(json["servers"][0]["own"]["disk"], "fine");
+        assert_eq!(json["servers"][1]["role"], "follower");
+        assert!(
+            json["servers"][1].get("own").is_none() && json["servers"][1].get("unanswered").is_none(),
+            "{json}"
+        );
     }
 
     #[test]

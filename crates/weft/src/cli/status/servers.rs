@@ -22,7 +22,7 @@ pub(super) struct Server {
     voter: bool,
     /// Last log index that the leader knows it to hold; 0 when unknown.
     matched_index: u64,
-    /// What it said; absent if it did not answer.
+    /// What it said; absent if it did not answer, or was not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     own: Option<Own>,
     /// Why it did not answer.
@@ -68,9 +68,15 @@ impl Own {
 /// Asks every server of the group that `answered` knows, all at once.
 pub(super) async fn ask_all(connection: &Connection, answered: &pb::StatusResponse) -> Vec<Server> {
     let asked = answered.servers.iter().map(|server| async move {
-        if server.id == answered.id { Ok(answered.clone()) } else { ask(connection, server).await }
+        Some(if server.id == answered.id { Ok(answered.clone()) } else { ask(connection, server).await })
     });
     combine(&answered.servers, join_all(asked).await)
+}
+
+/// What the server that answered knows, without asking the others.
+pub(super) fn only_answered(answered: &pb::StatusResponse) -> Vec<Server> {
+    let own = |server: &pb::ServerStatus| (server.id == answered.id).then(|| Ok(answered.clone()));
+    combine(&answered.servers, answered.servers.iter().map(own).collect())
 }
 
 async fn ask(connection: &Connection, server: &pb::ServerStatus) -> Result<pb::StatusResponse, String> {
@@ -90,15 +96,16 @@ async fn ask(connection: &Connection, server: &pb::ServerStatus) -> Result<pb::S
 
 pub(super) fn combine(
     servers: &[pb::ServerStatus],
-    answers: Vec<Result<pb::StatusResponse, String>>,
+    answers: Vec<Option<Result<pb::StatusResponse, String>>>,
 ) -> Vec<Server> {
-    let committed = answers.iter().flatten().map(|status| status.commit_index).max().unwrap_or(0);
+    let committed = answers.iter().flatten().flatten().map(|status| status.commit_index).max().unwrap_or(0);
     let pairs = servers.iter().zip(answers);
     pairs
         .map(|(server, answer)| {
             let (own, unanswered) = match answer {
-                Ok(status) => (Some(Own::new(&status, committed)), None),
-                Err(reason) => (None, Some(reason)),
+                Some(Ok(status)) => (Some(Own::new(&status, committed)), None),
+                Some(Err(reason)) => (None, Some(reason)),
+                None => (None, None),
             };
             Server {
                 name: server.name.clone(),
