@@ -143,6 +143,7 @@ struct Findings {
     watchers: Arc<Mutex<Vec<Told>>>,
     notes: lease::Notes,
     grants: lock::Grants,
+    compactions: compact::Compactions,
     /// No more calls are begun.
     stop: Arc<AtomicBool>,
     /// All calls have ended, and everything was read once more.
@@ -287,7 +288,7 @@ async fn clients(seed: u64, net: Net, group: Vec<Number>, findings: Findings) {
             (rng(format!("lock {number}")), findings.calls.clone(), findings.grants.clone());
         working.spawn(lock::run(client.clone(), rng, calls, grants));
     }
-    working.spawn(compact::run(client.clone(), rng("compact".to_owned())));
+    working.spawn(compact::run(client.clone(), rng("compact".to_owned()), findings.compactions.clone()));
     for number in 31..=32 {
         let told = watch::told(format!("watcher {number}"));
         findings.watchers.lock().push(told.clone());
@@ -329,10 +330,11 @@ fn judge(world: &World, findings: &Findings, healed: Duration) -> Vec<String> {
     let (own, others): (Vec<_>, Vec<_>) =
         world.ledger.changes().into_iter().partition(|change| change.key.starts_with(kv::PREFIX));
     let last = own.last().map_or(0, |change| change.revision);
-    let truth = match Truth::new(own) {
+    let mut truth = match Truth::new(own) {
         Ok(truth) => truth,
         Err(wrong) => return vec![wrong.to_string()],
     };
+    truth.compacted_to(findings.compactions.lock().iter().copied());
     let mut calls = findings.calls.lock().clone();
     let readings = revision::readings(&calls);
     learn(&mut calls, Some(&truth.puts()));

@@ -236,7 +236,9 @@ impl Follow<'_> {
                 return Err(self.unexpected(&event.change, expected));
             }
             let was = self.truth.before(&event.change.key, revision);
-            if event.previous.as_ref().is_some_and(|previous| *previous != was) {
+            // As in etcd, the value before a change of the compacted revision is gone.
+            let gone = event.previous == Some(None) && self.truth.was_compacted_to(revision);
+            if event.previous.as_ref().is_some_and(|previous| *previous != was) && !gone {
                 return Err(Violation::Previous { watcher: self.name(), told: event.clone(), was });
             }
         }

@@ -28,7 +28,8 @@ pub struct HistoryHeld {
 pub(crate) const SCRUB_PER_COMMAND: usize = 32;
 
 /// Versions of one key dropped in one step. One is enough for the versions to be gone when their changes
-/// are: what a compaction drops was followed by a change that is taken out here.
+/// are: what a compaction drops was followed by a change that is taken out here, or by one of the compacted
+/// revision, which stays but is looked at.
 const VERSIONS_PER_STEP: usize = 1;
 
 impl Store {
@@ -62,10 +63,12 @@ impl Store {
     /// What is held of the past. Answers without a walk.
     pub(crate) fn history_held(&self) -> HistoryHeld {
         let backlog = self.changes.len_before(self.compacted);
+        let own = self.changes.len_between(self.compacted, self.compacted);
+        let scrubbed = if self.scrubbed.0 == self.compacted { self.scrubbed.1 } else { 0 };
         HistoryHeld {
             changes: (self.changes.len() - backlog) as u64,
             bytes: self.past_bytes,
-            backlog: backlog as u64,
+            backlog: (backlog + own.saturating_sub(scrubbed)) as u64,
         }
     }
 
@@ -81,17 +84,31 @@ impl Store {
     pub(crate) fn scrub(&mut self, max: usize) -> bool {
         let horizon = self.pins.horizon(self.compacted);
         for _ in 0..max {
-            // The compacted revision's own changes stay: a watch may start there.
-            let Some(change) = self.changes.pop_before(horizon) else { return false };
+            let changed = match self.changes.pop_before(horizon) {
+                Some(change) => Some(change.key),
+                // The compacted revision's own changes stay: a watch may start there.
+                None => self.next_own_change(horizon),
+            };
+            let Some(key) = changed else { return false };
             let trim = |_: &Key, index: &mut KeyIndex| index.trim(horizon, VERSIONS_PER_STEP);
-            let Some(trimmed) = self.index.edit(&change.key, trim) else { continue };
+            let Some(trimmed) = self.index.edit(&key, trim) else { continue };
             self.data_bytes -= trimmed.value_bytes;
             self.past_bytes -= trimmed.value_bytes;
             if trimmed.all {
-                self.data_bytes -= change.key.len() as u64;
-                self.index.remove(&change.key);
+                self.data_bytes -= key.len() as u64;
+                self.index.remove(&key);
             }
         }
         true
+    }
+
+    /// The next key that a revision changed, each once.
+    fn next_own_change(&mut self, revision: Revision) -> Option<Key> {
+        if self.scrubbed.0 != revision {
+            self.scrubbed = (revision, 0);
+        }
+        let key = self.changes.nth_of(revision, self.scrubbed.1)?.key.clone();
+        self.scrubbed.1 += 1;
+        Some(key)
     }
 }

@@ -86,7 +86,7 @@ impl Store {
                 && let Some((version, before)) =
                     self.index.get(&change.key).and_then(|(_, index)| index.made_by(change.revision))
             {
-                chunk.add(query, &change.key, version, before);
+                chunk.add(query, &change.key, version, self.still_there(version, before));
             }
         }
     }
@@ -106,7 +106,9 @@ impl Store {
         for revision in found.chunk_by(|a, b| a.1.mod_revision == b.1.mod_revision) {
             let main = revision[0].1.mod_revision;
             match revision {
-                [(key, version, before)] => chunk.add(query, key, version, *before),
+                [(key, version, before)] => {
+                    chunk.add(query, key, version, self.still_there(version, *before));
+                }
                 // The order inside one revision is known to the log alone.
                 _ => self.history_by_revision(&HistoryQuery { to: main, ..query.clone() }, main, main, chunk),
             }
@@ -115,6 +117,14 @@ impl Store {
                 return;
             }
         }
+    }
+}
+
+impl Store {
+    /// The version before a change, if it is not compacted: that before the compacted revision's own change is,
+    /// whether or not its memory was given back, which no two servers do at the same time.
+    fn still_there<'s>(&self, version: &Version, before: Option<&'s Version>) -> Option<&'s Version> {
+        before.filter(|_| version.mod_revision > self.compacted)
     }
 }
 

@@ -10,8 +10,9 @@
 //!
 //! Read at 4 it is version 2; at 5, 6 and 7 it does not exist. After compaction to 4 the versions
 //! `[ mod 3 ] [ tombstone 5 ] [ mod 8 ]` are left, as 3 is what a read at 4 finds. After compaction to 5
-//! `[ mod 3 ] [ tombstone 5 ] [ mod 8 ]` too: a watch may start at 5 itself and its event is the delete
-//! with 3 as the value before it. After compaction to 6 only `[ mod 8 ]`.
+//! `[ tombstone 5 ] [ mod 8 ]`: a watch may start at 5 itself and its event is the delete, without the value
+//! before it, which is gone as in etcd: "delete all, compact to that" gives the space back. After compaction to
+//! 6 only `[ mod 8 ]`.
 
 use std::collections::VecDeque;
 
@@ -227,19 +228,13 @@ impl KeyIndex {
         trimmed
     }
 
-    /// Position of the first version that counts after compaction: what a read at `compacted` finds, or,
-    /// if `compacted` itself changed the key, the value before that change, for the change's event.
+    /// Position of the first version that counts after compaction: what a read at `compacted` finds, or the
+    /// tombstone that `compacted` itself made, for its event.
     fn retained_from(&self, compacted: Revision) -> usize {
         let after = self.position(compacted.saturating_add(1));
         let Some(last) = after.checked_sub(1) else { return 0 };
         let Some(version) = self.get(last) else { return 0 };
-        if version.mod_revision < compacted {
-            return if version.is_live() { last } else { after };
-        }
-        match last.checked_sub(1) {
-            Some(before) if self.get(before).is_some_and(Version::is_live) => before,
-            _ => last,
-        }
+        if version.is_live() || version.mod_revision == compacted { last } else { after }
     }
 
     /// Position of the first version at or after `revision`; `len()` if there is none.
@@ -303,9 +298,9 @@ mod tests {
         for (compacted, left) in [
             (1, vec![2, 3, 5, 8]),
             (2, vec![2, 3, 5, 8]),
-            (3, vec![2, 3, 5, 8]),
+            (3, vec![3, 5, 8]),
             (4, vec![3, 5, 8]),
-            (5, vec![3, 5, 8]),
+            (5, vec![5, 8]),
             (6, vec![8]),
             (7, vec![8]),
             (8, vec![8]),

@@ -40,6 +40,9 @@ pub(crate) struct Store {
     /// The part of `data_bytes` that is values of versions which are not the newest of their key.
     pub(super) past_bytes: u64,
     pub(super) quotas: Quotas,
+    /// How far the keys that a compacted revision itself changed have given back what was before: the revision, and
+    /// how many of its changes. Not part of the state.
+    pub(super) scrubbed: (Revision, usize),
     /// What images under way still need. Not part of the state.
     pub(super) pins: Pins,
 }
@@ -57,6 +60,7 @@ impl Default for Store {
             data_bytes: 0,
             past_bytes: 0,
             quotas: Quotas::default(),
+            scrubbed: (0, 0),
             pins: Pins::default(),
         }
     }

@@ -149,6 +149,11 @@ impl ChangeLog {
         (start..end).map(|at| self.get(at).expect("positions are within"))
     }
 
+    /// One of the changes of a revision, by its place among them.
+    pub(crate) fn nth_of(&self, revision: Revision, place: usize) -> Option<&Change> {
+        self.get(self.position(revision) + place).filter(|change| change.revision == revision)
+    }
+
     pub(crate) fn len_between(&self, from: Revision, to: Revision) -> usize {
         self.between(from, to).len()
     }

@@ -157,9 +157,25 @@ fn memory_of_compacted_history_is_given_back_step_by_step() {
     assert!(after_two < after_one && after_one < before, "{before} to {after_one} to {after_two}");
     assert!(after_two > before * 9 / 10, "by bounded steps: {before} to {after_two}");
     while r.machine.scrub(100) {}
-    // Of nine keys one version each; of k0, deleted by the last revision, the one before the delete.
-    assert_eq!(r.machine.data_bytes(), 10 * 12 + 1);
+    // Of nine keys one version each; of k0, deleted by the last revision, the name alone.
+    assert_eq!(r.machine.data_bytes(), 9 * 12 + 2 + 1);
     assert_eq!(r.machine.key_count(), 10);
+}
+
+/// P01: what an operator does whose disk is full.
+#[test]
+fn deleting_all_and_compacting_to_that_frees_the_values_at_once() {
+    let mut r = Replica::new();
+    for round in 0..100 {
+        r.put(&format!("k{round}"), &"v".repeat(10_000));
+    }
+    r.delete("k", "l");
+    r.compact(r.machine.revision());
+    while r.machine.scrub(100) {}
+    assert!(r.machine.data_bytes() < 1_000, "{} bytes", r.machine.data_bytes());
+    let events = r.machine.events(b"k", b"l", r.machine.revision(), r.machine.revision(), 1_000).unwrap();
+    assert_eq!(events.len(), 100, "a watch from there is told of the deletes");
+    assert!(events.iter().all(|event| event.prev_kv.is_none()));
 }
 
 #[test]

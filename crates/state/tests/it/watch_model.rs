@@ -89,7 +89,15 @@ fn poll(
     match answer {
         WatchPoll::Events { revision, events, more } => {
             prop_assert_eq!(events.last().map(|event| event.kv.mod_revision), Some(revision));
-            told.events.extend(events.iter().map(|event| (**event).clone()));
+            told.events.extend(events.iter().map(|event| {
+                let mut event = Event::clone(event);
+                // The value before a change of the compacted revision may be gone.
+                if event.prev_kv.is_none() && event.kv.mod_revision == replica.machine.compacted() {
+                    let was = replica.events.iter().find(|was| was.kv == event.kv);
+                    event.prev_kv = was.and_then(|was| was.prev_kv.clone()).filter(|_| told.options.prev_kv);
+                }
+                event
+            }));
             // Exactly what should have come up to this revision: in order, no gap, whole revisions.
             let wanted: Vec<_> =
                 told.wanted(&replica.events).take_while(|event| event.kv.mod_revision <= revision).collect();

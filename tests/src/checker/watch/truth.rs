@@ -12,6 +12,8 @@ pub struct Truth {
     changes: Vec<Change>,
     /// For each key its changes.
     by_key: HashMap<Key, Vec<(i64, Option<Value>)>>,
+    /// To which history may have been compacted.
+    compacted: HashSet<i64>,
 }
 
 /// Why a list of changes cannot be what happened.
@@ -47,7 +49,17 @@ impl Truth {
             }
             of_key.push((change.revision, change.value.clone()));
         }
-        Ok(Self { changes, by_key })
+        Ok(Self { changes, by_key, compacted: HashSet::new() })
+    }
+
+    /// Notes to which revisions history was, or may have been, compacted.
+    pub fn compacted_to(&mut self, revisions: impl IntoIterator<Item = i64>) {
+        self.compacted.extend(revisions);
+    }
+
+    /// Whether history may have been compacted to this revision.
+    pub fn was_compacted_to(&self, revision: i64) -> bool {
+        self.compacted.contains(&revision)
     }
 
     /// All of them.
