@@ -299,6 +299,13 @@ async fn clients(seed: u64, net: Net, group: Vec<Number>, findings: Findings) {
             told,
         ));
     }
+    // One that stays with each server: also with one that falls behind, and gets a snapshot.
+    for place in 0..group.len() {
+        let told = watch::told(format!("watcher of server {}", group[place]));
+        findings.watchers.lock().push(told.clone());
+        let rng = rng(format!("watch at {place}"));
+        tokio::spawn(watch::stay(client.only(place), rng, findings.calls.clone(), told));
+    }
     while working.join_next().await.is_some() {}
     read_all(&client, seed, &findings.calls).await;
     // Long enough for every watcher to find a server and to hear what it has not heard.

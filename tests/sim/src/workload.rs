@@ -68,6 +68,11 @@ impl Client {
         self.stop.load(Relaxed)
     }
 
+    /// The same, with this server alone.
+    pub(crate) fn only(&self, place: usize) -> Self {
+        Self { channels: Arc::new(vec![self.channels[place].clone()]), ..self.clone() }
+    }
+
     /// Any of the servers.
     pub(crate) fn any(&self, rng: &mut Rng) -> Channel {
         rng.pick(&self.channels).clone()

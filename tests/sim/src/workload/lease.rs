@@ -19,8 +19,9 @@ use weft_tests::history::{Moment, Process, Recorder};
 /// What was asked about leases, and seen of them.
 pub(crate) type Notes = Arc<Mutex<Vec<Note>>>;
 
-/// Times to live, in seconds.
-const TTL_SECS: (u64, u64) = (3, 10);
+/// Times to live, in seconds. Long ones are still running when all is well again, and then nothing but their own
+/// time ends them: who gives them less is found.
+const TTL_SECS: (u64, u64) = (3, 20);
 
 /// One holder of sessions, until it is stopped.
 pub(crate) async fn run(
@@ -68,8 +69,8 @@ impl Holder {
         let mut kv = KvClient::new(self.client.any(rng));
         let put = pb::PutRequest { key: key.to_owned().into(), lease, ..Default::default() };
         answered(timeout(ANSWER_MAX, kv.put(put)).await.ok()?)?;
-        for _ in 0..rng.below(6) {
-            sleep(Duration::from_millis(rng.between(100, granted.ttl as u64 * 700))).await;
+        for _ in 0..rng.below(4) {
+            sleep(Duration::from_millis(rng.between(100, granted.ttl as u64 * 400))).await;
             self.renew(rng, lease).await;
         }
         if rng.chance(300) {

@@ -21,6 +21,9 @@ use weft_tests::history::Recorder;
 /// A stream that says nothing for so long is asked for its progress, and given up if it stays silent.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
+/// Longer than a run.
+const STAY: Duration = Duration::from_secs(3_600);
+
 /// What a watcher was told so far.
 pub(crate) type Told = Arc<Mutex<Watcher>>;
 
@@ -36,8 +39,17 @@ fn range_end() -> Vec<u8> {
     end
 }
 
-/// Watches for as long as it is polled.
-pub(crate) async fn run(client: Client, mut rng: Rng, recorder: Recorder<Call, Answer>, told: Told) {
+/// Watches for as long as it is polled, here and there.
+pub(crate) async fn run(client: Client, rng: Rng, recorder: Recorder<Call, Answer>, told: Told) {
+    watch(client, rng, recorder, told, true).await;
+}
+
+/// Watches for as long as it is polled, and leaves no stream that answers.
+pub(crate) async fn stay(client: Client, rng: Rng, recorder: Recorder<Call, Answer>, told: Told) {
+    watch(client, rng, recorder, told, false).await;
+}
+
+async fn watch(client: Client, mut rng: Rng, recorder: Recorder<Call, Answer>, told: Told, moves: bool) {
     // From the beginning, or from now on.
     let next = if rng.chance(500) { 1 } else { 0 };
     let mut watch = Watch { client, recorder, told, next };
@@ -60,12 +72,12 @@ pub(crate) async fn run(client: Client, mut rng: Rng, recorder: Recorder<Call, A
         let opened = timeout(SILENCE_MAX, watcher.watch(ReceiverStream::new(queue))).await;
         if let Ok(Ok(stream)) = opened {
             // Some streams are left without a reason.
-            let stay = Duration::from_millis(rng.between(500, 10_000));
+            let stay = if moves { Duration::from_millis(rng.between(500, 10_000)) } else { STAY };
             let _ = timeout(stay, watch.follow(stream.into_inner(), &requests, prev_kv)).await;
         }
         // Some begin anew, from the beginning or from where history still goes back to; not in the end, when
         // everyone is to come to an end.
-        if !watch.client.stopped() && rng.chance(400) {
+        if moves && !watch.client.stopped() && rng.chance(400) {
             watch.next = 1;
         }
         tokio::time::sleep(Duration::from_millis(rng.between(10, 1_000))).await;
