@@ -300,8 +300,8 @@ async fn clients(seed: u64, net: Net, group: Vec<Number>, findings: Findings) {
         ));
     }
     // One that stays with each server: also with one that falls behind, and gets a snapshot.
-    for place in 0..group.len() {
-        let told = watch::told(format!("watcher of server {}", group[place]));
+    for (place, server) in group.iter().enumerate() {
+        let told = watch::told(format!("watcher of server {server}"));
         findings.watchers.lock().push(told.clone());
         let rng = rng(format!("watch at {place}"));
         tokio::spawn(watch::stay(client.only(place), rng, findings.calls.clone(), told));
