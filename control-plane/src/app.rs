@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
 use weft_core::drain::{DrainSignal, DrainWatch};
 use weft_core::fsio::DataDir;
+use weft_core::tls::{ClientCerts, TlsError};
 use weft_gossip::driver::{GossipConfig, GossipHandle};
 use weft_gossip::member::Role;
 
@@ -45,7 +46,7 @@ use crate::config::ServerConfig;
 use crate::dns;
 pub use crate::error::StartError;
 use crate::gate::{Gate, PeerTls, Tokens};
-use crate::listener::{self, Speaks, Stop};
+use crate::listener::{self, Door, PortTls, Speaks, Stop, TlsFiles};
 use crate::meshconfig::{MeshConfigChanges, Routes};
 use crate::profile::Profiler;
 use crate::raft::{ApplyObserver, Coordinator, RaftConfig};
@@ -97,6 +98,8 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     let id = data_dir.node_id()?;
     let tokens = Tokens::find(&config.join_token, data_dir.path(), config.join.is_empty())?;
     let gate = Arc::new(Gate::new(tokens, config.peer_tls.map(PeerTls::load).transpose()?));
+    let (grpc_door, http_door) = doors(config.tls.as_ref())?;
+    let schemes = Schemes { client: scheme(config.tls.is_some()), peer: scheme(gate.has_tls()) };
     let seen_as = |addr: SocketAddr| SocketAddr::new(advertised, addr.port());
 
     let gossip = ports.gossip.start(GossipConfig {
@@ -166,19 +169,20 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     metrics::mesh(&telemetry, gossip.clone(), catalog.clone());
 
     let (drain, draining) = weft_core::drain::channel();
-    let (hot, grpc, health) = grpc_router(&coordinator, watches, &gossip, &weft, &xds, draining);
+    let (hot, grpc, health) = grpc_router(&coordinator, watches, &gossip, &weft, &xds, (draining, schemes));
     let grpc = grpc.layer(axum::middleware::from_fn_with_state(telemetry.clone(), observe_grpc));
     let probes = ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() };
     let http = http::router(
         RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
         probes.clone(),
         ProfileApi { coordinator: coordinator.clone(), profiler: config.profile.then(Profiler::default) },
+        config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
     );
     let gateway = gateway::router(grpc.clone(), probes);
     let front = Front { hot, grpc, gateway, telemetry: telemetry.clone() };
     let counted = |port: &str| metrics::listener(&telemetry, port);
-    listener::serve(ports.grpc, front, Speaks::Grpc, counted("grpc"), stop.clone(), &serving);
-    listener::serve(ports.http, http, Speaks::Http, counted("http"), stop.clone(), &serving);
+    listener::serve(ports.grpc, front, (Speaks::Grpc, grpc_door), counted("grpc"), stop.clone(), &serving);
+    listener::serve(ports.http, http, (Speaks::Http, http_door), counted("http"), stop.clone(), &serving);
     ports.dns.serve(dns::source(catalog.clone()), metrics::dns(&telemetry), &stop.drain, &serving);
 
     upkeep.spawn(about::report(health, coordinator.clone(), stop.drain.clone()));
@@ -219,6 +223,28 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     })
 }
 
+/// What connections to the gRPC and the HTTP port pass. Probes of the HTTP port come without a certificate, so there
+/// it is asked for, and the paths that need it look whether it was shown.
+fn doors(files: Option<&TlsFiles>) -> Result<(Door, Door), TlsError> {
+    let Some(TlsFiles { identity, client_ca }) = files else { return Ok((Door::Open, Door::Open)) };
+    let port = |clients| PortTls::load(identity.clone(), clients).map(|tls| Door::Tls(Arc::new(tls)));
+    match client_ca.clone() {
+        None => Ok((port(ClientCerts::Unasked)?, port(ClientCerts::Unasked)?)),
+        Some(ca) => Ok((port(ClientCerts::Required(ca.clone()))?, port(ClientCerts::Asked(ca))?)),
+    }
+}
+
+/// What others are told to use. All servers of a group are taken to be set up alike.
+#[derive(Clone, Copy)]
+struct Schemes {
+    client: &'static str,
+    peer: &'static str,
+}
+
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
+}
+
 fn peers_file(data_dir: &DataDir) -> PathBuf {
     data_dir.path().join(PEERS_FILE)
 }
@@ -230,7 +256,7 @@ fn grpc_router(
     gossip: &GossipHandle,
     weft: &Arc<WeftApi>,
     xds: &Arc<XdsServer>,
-    draining: DrainWatch,
+    (draining, schemes): (DrainWatch, Schemes),
 ) -> (Hot, axum::Router, HealthReporter) {
     let members = gossip.clone();
     let options = EtcdOptions {
@@ -238,10 +264,11 @@ fn grpc_router(
             let all = members.members();
             let role = all.iter().find(|m| m.member.id == id).map(|m| m.member.role.clone());
             match role {
-                Some(Role::Server { grpc_addr, .. }) => vec![format!("http://{grpc_addr}")],
+                Some(Role::Server { grpc_addr, .. }) => vec![format!("{}://{grpc_addr}", schemes.client)],
                 _ => Vec::new(),
             }
         }),
+        peer_scheme: schemes.peer,
         drain: Some(draining),
         ..EtcdOptions::default()
     };

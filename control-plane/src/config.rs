@@ -11,6 +11,7 @@ pub use weft_state::retention::HistoryLimits;
 
 use crate::backup::BackupOptions;
 use crate::gate::{PeerTlsFiles, TokenSource};
+use crate::listener::TlsFiles;
 use crate::raft::{RaftTiming, SNAPSHOT_EVERY};
 
 /// gRPC: etcd v3, weft.v1, xDS. etcd's own port, so that its clients need no option.
@@ -68,6 +69,8 @@ pub struct ServerConfig {
     pub join_token: TokenSource,
     /// TLS on the peer port; all servers of the group have it, or none.
     pub peer_tls: Option<PeerTlsFiles>,
+    /// TLS on the ports of clients: gRPC and HTTP.
+    pub tls: Option<TlsFiles>,
     /// Clocks of the Raft group; all servers should have the same.
     pub raft: RaftTiming,
     /// Clocks of gossip; all members should have the same.
@@ -150,6 +153,7 @@ impl ServerConfig {
             join: Vec::new(),
             join_token: TokenSource::DataFolder,
             peer_tls: None,
+            tls: None,
             raft: RaftTiming::default(),
             gossip: GossipTiming::default(),
             snapshot_every: SNAPSHOT_EVERY,

@@ -41,6 +41,9 @@ pub enum StartError {
     /// The join token cannot be used, or there is none.
     #[error(transparent)]
     JoinToken(#[from] crate::gate::TokenError),
+    /// TLS of the clients' ports cannot be used.
+    #[error("TLS of the gRPC and HTTP ports: {0}")]
+    Tls(#[from] weft_core::tls::TlsError),
     /// TLS of the peer port cannot be used.
     #[error("TLS of the peer port: {0}")]
     PeerTls(#[from] crate::gate::PeerTlsError),

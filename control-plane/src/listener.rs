@@ -28,8 +28,10 @@ use weft_core::net::{Accepted, Listener};
 use crate::gate::{Gate, LetIn};
 
 mod streams;
+mod tls;
 
 use streams::{Inbox, WithStreams};
+pub use tls::{PortTls, ShownCertificate, TlsFiles};
 
 /// Most connections of one port; more are closed at once, so that one port cannot take all descriptors.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -86,6 +88,8 @@ pub enum Speaks {
 pub enum Door {
     /// Nothing.
     Open,
+    /// TLS.
+    Tls(Arc<PortTls>),
     /// The proof that it is a server's.
     Gate(Arc<Gate>),
 }
@@ -236,6 +240,17 @@ impl<A: Answers> Port<A> {
                 Accepted::Tcp(stream) => LetIn::Tcp(stream),
                 Accepted::Given(stream) => LetIn::Other(stream),
             },
+            Door::Tls(tls) => {
+                let Accepted::Tcp(stream) = accepted else { return };
+                let _ = stream.set_nodelay(true);
+                let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+                match self.stop.drain.run_until_cancelled(tls.accept(stream)).await {
+                    Some(Ok((stream, shown))) => return self.http(stream, info, peer, Some(shown)).await,
+                    Some(Err(error)) => tracing::debug!(%peer, %error, "TLS was not agreed on"),
+                    None => {}
+                }
+                return;
+            }
             Door::Gate(gate) => {
                 match self.stop.drain.run_until_cancelled(gate.let_in(accepted, peer)).await {
                     Some(Some(stream)) => stream,
@@ -248,7 +263,7 @@ impl<A: Answers> Port<A> {
             // Neither a server nor whoever gives connections stops in the middle of its first words.
             LetIn::Other(stream) => {
                 let info = TcpConnectInfo { local_addr: None, remote_addr: Some(peer) };
-                return self.http(stream, info, peer).await;
+                return self.http(stream, info, peer, None).await;
             }
         };
         let _ = stream.set_nodelay(true);
@@ -259,16 +274,24 @@ impl<A: Answers> Port<A> {
             Some(Ok(Ok(()))) => {}
             _ => return,
         }
-        self.http(stream, info, peer).await;
+        self.http(stream, info, peer, None).await;
     }
 
-    async fn http<S>(&self, stream: S, info: TcpConnectInfo, peer: SocketAddr)
-    where
+    async fn http<S>(
+        &self,
+        stream: S,
+        info: TcpConnectInfo,
+        peer: SocketAddr,
+        shown: Option<ShownCertificate>,
+    ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let answers = self.answers.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
+            if let Some(shown) = shown {
+                request.extensions_mut().insert(shown);
+            }
             answers.clone().call(request)
         });
         let inbox = Inbox::default();

@@ -103,6 +103,7 @@ fn proxy(servers: &[SocketAddr]) -> Discovery {
         node_id: NodeId(7),
         name: "west-1".to_owned(),
         servers: servers.to_vec(),
+        server_tls: None,
         gossip: None,
         cache_dir: None,
         preset: Vec::new(),

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use weft_core::fsio::DataDir;
 use weft_core::id::NodeId;
 use weft_core::metrics::Registry;
+use weft_core::tls::Dialling;
 use weft_gossip::{BoundGossip, GossipConfig, GossipHandle, GossipTiming, Role};
 use weft_xds_proto::resource::cluster::{Cluster, OutlierDetection};
 use weft_xds_proto::resource::labels;
@@ -83,6 +84,10 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         Some(files) => Some(weft_core::tls::server_config(&files.cert, &files.key, &[b"h2", b"http/1.1"])?),
         None => None,
     };
+    let server_tls = match config.server_trust.clone() {
+        Some(trust) => Some(Arc::new(Dialling::load(trust).map_err(StartError::ServerTls)?)),
+        None => None,
+    };
     let advertised = match sockets.inbound_addr() {
         Some(addr) => Some(advertised("inbound", addr, config.advertise)?),
         None => None,
@@ -96,6 +101,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         node_id: identity.node_id,
         name: config.name.clone(),
         servers: config.servers.clone(),
+        server_tls,
         gossip: gossip.clone(),
         cache_dir: config.data_dir.clone(),
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),

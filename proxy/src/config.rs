@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use weft_core::tls::Trust;
 use weft_xds_proto::resource::labels;
 
 use crate::health::SIDECAR_LABEL;
@@ -26,6 +27,8 @@ pub struct ProxyConfig {
     pub join: Vec<String>,
     /// xDS servers to use instead of those that gossip names.
     pub servers: Vec<SocketAddr>,
+    /// Speak TLS with the servers, trusting this, and show them this.
+    pub server_trust: Option<Trust>,
     /// Where the local app sends its calls; `None` for a proxy that only receives.
     pub outbound: Option<SocketAddr>,
     /// Where peers send calls for the local services.
@@ -90,6 +93,7 @@ impl ProxyConfig {
             data_dir: None,
             join: Vec::new(),
             servers: Vec::new(),
+            server_trust: None,
             outbound: Some(any),
             inbound: None,
             inbound_tls: None,

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_core::id::NodeId;
+use weft_core::tls::Dialling;
 use weft_gossip::GossipHandle;
 use weft_xds_proto::resource::RESOURCE_NAME_BYTES_MAX;
 
@@ -45,6 +46,8 @@ pub struct DiscoveryConfig {
     pub name: String,
     /// Servers' gRPC addresses. Empty: those that gossip knows.
     pub servers: Vec<SocketAddr>,
+    /// TLS with them, if they speak it.
+    pub server_tls: Option<Arc<Dialling>>,
     /// The gossip pool, if this proxy is in one.
     pub gossip: Option<GossipHandle>,
     /// Folder for the last good state; none: it is not kept.

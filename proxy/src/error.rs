@@ -26,6 +26,9 @@ pub enum StartError {
     /// Certificate or key.
     #[error("inbound TLS: {0}")]
     Tls(#[from] weft_core::tls::TlsError),
+    /// Files for TLS with the servers.
+    #[error("TLS with the servers: {0}")]
+    ServerTls(weft_core::tls::TlsError),
     /// The gossip port.
     #[error(transparent)]
     Gossip(#[from] weft_gossip::GossipError),

@@ -191,6 +191,7 @@ fn config(servers: &[SocketAddr], cache_dir: Option<&std::path::Path>) -> Discov
         node_id: NodeId(7),
         name: "west-1".to_owned(),
         servers: servers.to_vec(),
+        server_tls: None,
         gossip: None,
         cache_dir: cache_dir.map(Into::into),
         preset: Vec::new(),

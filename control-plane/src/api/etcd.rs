@@ -58,6 +58,8 @@ pub type ClientUrls = Arc<dyn Fn(NodeId) -> Vec<String> + Send + Sync>;
 pub struct EtcdOptions {
     /// For `MemberList`, which client libraries use to find further endpoints.
     pub client_urls: ClientUrls,
+    /// What the servers speak with each other: `http` or `https`.
+    pub peer_scheme: &'static str,
     /// Ends watches and keep-alive streams when the server drains; they would never end by themselves.
     pub drain: Option<DrainWatch>,
     /// Bounds.
@@ -66,7 +68,12 @@ pub struct EtcdOptions {
 
 impl Default for EtcdOptions {
     fn default() -> Self {
-        EtcdOptions { client_urls: Arc::new(|_| Vec::new()), drain: None, limits: Limits::default() }
+        EtcdOptions {
+            client_urls: Arc::new(|_| Vec::new()),
+            peer_scheme: "http",
+            drain: None,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use http::{Method, StatusCode, Uri};
 
@@ -13,6 +13,7 @@ use super::probes::{self, ProbesApi};
 use super::problem::ApiError;
 use super::profile::{self, ProfileApi};
 use super::registry::{self, BODY_BYTES_MAX, RegistryApi};
+use crate::listener::ShownCertificate;
 use crate::telemetry::Telemetry;
 
 /// What there is, for whoever asks for something else.
@@ -29,7 +30,10 @@ const ROUTES: [&str; 9] = [
 ];
 
 /// The router of the HTTP port.
-pub fn router(registry: RegistryApi, probes: ProbesApi, profile: ProfileApi) -> Router {
+///
+/// With `certificates`, all but the probes needs a client that has shown one: probes come from what runs the
+/// processes, which has none, and change nothing.
+pub fn router(registry: RegistryApi, probes: ProbesApi, profile: ProfileApi, certificates: bool) -> Router {
     let telemetry = probes.telemetry.clone();
     let registry_routes = Router::new()
         .route("/register", post(registry::register))
@@ -44,13 +48,28 @@ pub fn router(registry: RegistryApi, probes: ProbesApi, profile: ProfileApi) -> 
         .route("/metrics", get(probes::metrics))
         .with_state(probes);
     let profile_routes = Router::new().route("/profile", get(profile::profile)).with_state(profile);
-    registry_routes
+    let guarded = registry_routes.merge(profile_routes);
+    let guarded = match certificates {
+        true => guarded.route_layer(middleware::from_fn(with_certificate)),
+        false => guarded,
+    };
+    guarded
         .merge(probe_routes)
-        .merge(profile_routes)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(telemetry, observe))
+}
+
+async fn with_certificate(request: Request, next: Next) -> Response {
+    if request.extensions().get() == Some(&ShownCertificate(true)) {
+        return next.run(request).await;
+    }
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "a client certificate is required for this, and none was shown: give one that the servers' --tls-client-ca signed",
+    )
+    .into_response()
 }
 
 async fn no_such_path(method: Method, uri: Uri) -> ApiError {

@@ -88,6 +88,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let options = EtcdOptions {
+            peer_scheme: "http",
             client_urls: Arc::new(
                 move |member| {
                     if member == id { vec![format!("http://{addr}")] } else { Vec::new() }

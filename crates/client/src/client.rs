@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Status;
+use weft_core::tls::Trust;
 
 use crate::endpoint::{Endpoint, Failure};
 use crate::error::{Attempt, Error};
 use crate::link::{Link, Name, Stamp};
 use crate::login::{Credentials, Login};
+use crate::secure::Secure;
 
 /// Longest pause between two rounds over the endpoints.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -37,6 +39,9 @@ pub struct Options {
     pub retry_for: Duration,
     /// Whom to ask as, when servers check who asks. Default: nobody. Ignored by servers that do not check.
     pub credentials: Option<Credentials>,
+    /// How to trust servers that speak TLS, and what to show them. With it, an endpoint without a scheme means
+    /// `https://`. Default: none; `https://` then trusts the CAs of the system.
+    pub tls: Option<Trust>,
 }
 
 impl Default for Options {
@@ -45,6 +50,7 @@ impl Default for Options {
             attempt_timeout: Duration::from_secs(10),
             retry_for: Duration::from_secs(5),
             credentials: None,
+            tls: None,
         }
     }
 }
@@ -172,9 +178,10 @@ impl Client {
         endpoints: impl IntoIterator<Item = S>,
         options: Options,
     ) -> Result<Self, Error> {
+        let secure = Secure::new(options.tls.clone())?;
         let mut parsed: Vec<Endpoint> = Vec::new();
         for given in endpoints {
-            let endpoint = Endpoint::parse(given.as_ref())?;
+            let endpoint = Endpoint::parse(given.as_ref(), &secure)?;
             if !parsed.iter().any(|known| known.name == endpoint.name) {
                 parsed.push(endpoint);
             }

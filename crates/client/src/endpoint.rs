@@ -7,6 +7,7 @@ use tonic::transport::{Channel, Endpoint as Transport};
 use tonic::{Code, Status};
 
 use crate::error::Error;
+use crate::secure::Secure;
 
 /// How long one connection attempt may take before the next endpoint is tried.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,14 +26,19 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Accepts `HOST:PORT` and `http://HOST:PORT`.
-    pub(crate) fn parse(given: &str) -> Result<Self, Error> {
+    /// Accepts `HOST:PORT`, `http://HOST:PORT` and `https://HOST:PORT`.
+    pub(crate) fn parse(given: &str, secure: &Secure) -> Result<Self, Error> {
         let bad = |why: &str| Error::BadEndpoint { endpoint: given.to_owned(), why: why.to_owned() };
         let trimmed = given.trim();
-        if trimmed.starts_with("https://") {
-            return Err(bad("TLS to servers is not supported"));
-        }
-        let authority = trimmed.strip_prefix("http://").unwrap_or(trimmed).trim_end_matches('/');
+        let (tls, rest) = match (trimmed.strip_prefix("https://"), trimmed.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(_)) if secure.is_asked_for() => {
+                return Err(bad("it says http, but a CA or certificate for TLS is given"));
+            }
+            (None, Some(rest)) => (false, rest),
+            (None, None) => (secure.is_asked_for(), trimmed),
+        };
+        let authority = rest.trim_end_matches('/');
         if authority.contains("://") {
             return Err(bad("unknown scheme"));
         }
@@ -50,7 +56,9 @@ impl Endpoint {
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        Ok(Self { name: authority.to_owned(), channel: transport.connect_lazy() })
+        let channel =
+            if tls { secure.channel(&transport, host, authority)? } else { transport.connect_lazy() };
+        Ok(Self { name: authority.to_owned(), channel })
     }
 }
 
@@ -156,24 +164,25 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_is_a_host_and_port_with_or_without_scheme() {
+        let none = Secure::new(None).unwrap();
         for given in ["127.0.0.1:2379", "http://127.0.0.1:2379", "http://127.0.0.1:2379/", " 127.0.0.1:2379 "]
         {
-            assert_eq!(Endpoint::parse(given).unwrap().name, "127.0.0.1:2379");
+            assert_eq!(Endpoint::parse(given, &none).unwrap().name, "127.0.0.1:2379");
         }
-        assert_eq!(Endpoint::parse("[::1]:2379").unwrap().name, "[::1]:2379");
+        assert_eq!(Endpoint::parse("[::1]:2379", &none).unwrap().name, "[::1]:2379");
     }
 
     #[tokio::test]
     async fn an_unusable_endpoint_is_named_with_what_is_wrong() {
+        let none = Secure::new(None).unwrap();
         for (given, why) in [
             ("localhost", "no port"),
             (":2379", "no host"),
             ("localhost:0", "1 to 65535"),
             ("localhost:99999", "1 to 65535"),
-            ("https://localhost:1", "TLS"),
             ("ftp://localhost:1", "scheme"),
         ] {
-            let text = Endpoint::parse(given).unwrap_err().to_string();
+            let text = Endpoint::parse(given, &none).unwrap_err().to_string();
             assert!(text.contains(given) && text.contains(why), "{text}");
         }
     }

@@ -28,11 +28,19 @@ pub enum Error {
     #[error("no endpoints given; expected one or more HOST:PORT of a server's gRPC port")]
     NoEndpoints,
     /// An endpoint that is not an address.
-    #[error("endpoint {endpoint:?} is not usable: {why}; expected HOST:PORT or http://HOST:PORT")]
+    #[error(
+        "endpoint {endpoint:?} is not usable: {why}; expected HOST:PORT, http://HOST:PORT or https://HOST:PORT"
+    )]
     BadEndpoint {
         /// As given.
         endpoint: String,
         /// What is wrong with it.
+        why: String,
+    },
+    /// A certificate, key or CA for TLS with the servers is unusable.
+    #[error("TLS with the servers: {why}")]
+    Tls {
+        /// Names the file.
         why: String,
     },
     /// Nobody took the request: nothing was changed, and it is safe to repeat.

@@ -40,6 +40,7 @@ pub mod lock;
 pub mod login;
 pub mod mesh;
 mod quota;
+mod secure;
 pub mod semaphore;
 pub mod session;
 pub mod snapshot;
@@ -49,6 +50,7 @@ pub use client::{Client, Options};
 pub use error::Error;
 pub use login::Credentials;
 pub use session::{Lost, Session};
+pub use weft_core::tls::{Identity, Trust};
 
 /// The generated messages, for what has no wrapper here.
 pub mod proto {

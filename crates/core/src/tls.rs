@@ -8,10 +8,12 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 mod both_ways;
+mod dial;
 
 pub use both_ways::{
     ClientCerts, Identity, client_config_showing, explain, is_for_name, server_config_asking,
 };
+pub use dial::{Dialling, Trust};
 
 /// Why TLS material was refused.
 #[derive(Debug, thiserror::Error)]

@@ -23,11 +23,12 @@ mod txn_format;
 mod wal;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use weft_client::{Client, Credentials, Options};
+use weft_client::{Client, Credentials, Identity, Options, Trust};
 
 use crate::failure::Failure;
 use crate::output::Format;
@@ -205,6 +206,16 @@ pub(crate) struct Connection {
     /// The user's password; better in WEFT_PASSWORD, since others on this machine see command lines
     #[arg(long, env = "WEFT_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     password: Option<String>,
+    /// PEM file with the CA that signs the servers' certificates; servers are then asked over TLS, as they are for
+    /// endpoints with https://, which alone trust the system's CAs
+    #[arg(long, env = "WEFT_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// PEM file with a certificate to show to servers that require one
+    #[arg(id = "tls_cert", long = "cert", env = "WEFT_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(id = "tls_key", long = "key", env = "WEFT_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 impl Connection {
@@ -218,10 +229,19 @@ impl Connection {
         // by the servers themselves.
         let options = Options {
             retry_for: Duration::from_secs(1),
+            tls: self.trust(),
             credentials: credentials(self.user.as_deref(), self.password.as_deref())?,
             ..Options::default()
         };
         Ok(Client::connect_with(endpoints, options)?)
+    }
+}
+
+impl Connection {
+    fn trust(&self) -> Option<Trust> {
+        let identity =
+            self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| Identity { cert, key });
+        (self.cacert.is_some() || identity.is_some()).then(|| Trust { ca: self.cacert.clone(), identity })
     }
 }
 

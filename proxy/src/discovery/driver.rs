@@ -99,6 +99,7 @@ impl Driver {
         };
         let cache = CacheWriter { folder: config.cache_dir.clone(), dirty: false, writing: None };
         let pool_changes = config.gossip.as_ref().map(|g| g.changes());
+        let link = Link::new(config.server_tls.clone());
         let mut driver = Self {
             config,
             shared,
@@ -110,7 +111,7 @@ impl Driver {
             pairs: Pairs::default(),
             routes: RoutesInUse::default(),
             wanted: Wanted::default(),
-            link: Link::new(),
+            link,
             backoff: Backoff::new(RECONNECT_WAIT_BASE, RECONNECT_WAIT_MAX),
             last_server: None,
             nobody_known: false,

@@ -1,15 +1,21 @@
 //! The connection to one server at a time: connect, open the stream, move messages. It decides nothing.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Response, Status, Streaming};
+use weft_core::tls::Dialling;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -50,6 +56,8 @@ pub enum LinkEvent {
 /// The link to the control plane. Exactly one state at a time; the owner drives it with [`Link::next`].
 pub struct Link {
     state: State,
+    /// With which every connection is made, if there is any.
+    tls: Option<Arc<Dialling>>,
 }
 
 enum State {
@@ -78,8 +86,8 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Link {
     /// Not connected, and due at once.
-    pub fn new() -> Self {
-        Self { state: State::Waiting { until: Instant::now() } }
+    pub fn new(tls: Option<Arc<Dialling>>) -> Self {
+        Self { state: State::Waiting { until: Instant::now() }, tls }
     }
 
     /// The open connection's server.
@@ -100,7 +108,7 @@ impl Link {
 
     /// Starts to connect to a server; whatever was under way is dropped.
     pub fn connect(&mut self, server: SocketAddr) {
-        self.state = State::Connecting { server, attempt: Box::pin(open(server)) };
+        self.state = State::Connecting { server, attempt: Box::pin(open(server, self.tls.clone())) };
     }
 
     /// Drops the connection; [`LinkEvent::Due`] follows after `wait`.
@@ -153,7 +161,7 @@ impl Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self::new()
+        Self::new(None)
     }
 }
 
@@ -208,7 +216,16 @@ fn no_answer(server: SocketAddr) -> LinkEvent {
     LinkEvent::Failed(format!("{server} did not answer within {ANSWER_TIMEOUT:?}"))
 }
 
-async fn open(server: SocketAddr) -> Result<Open, String> {
+/// The DNS name that a server's certificate is for, whatever its address: sidecars learn addresses from gossip.
+const SERVER_NAME: &str = "server.weft";
+
+async fn secured(server: SocketAddr, tls: Arc<Dialling>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    tls.over(stream, SERVER_NAME).await.map(TokioIo::new)
+}
+
+async fn open(server: SocketAddr, tls: Option<Arc<Dialling>>) -> Result<Open, String> {
     let channel = Endpoint::from_shared(format!("http://{server}"))
         .map_err(|e| e.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -216,8 +233,17 @@ async fn open(server: SocketAddr) -> Result<Open, String> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
+    let connecting = async {
+        match tls {
+            None => channel.connect().await,
+            Some(tls) => {
+                let connect = move |_: Uri| secured(server, tls.clone());
+                channel.connect_with_connector(tower::service_fn(connect)).await
+            }
+        }
+    };
     // The connect time-out of the transport covers TCP alone; a server may also accept and then say nothing.
-    let channel = match tokio::time::timeout(CONNECT_TIMEOUT, channel.connect()).await {
+    let channel = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(e)) => return Err(root_cause(&e)),
         Err(_) => return Err(format!("no answer within {CONNECT_TIMEOUT:?}")),

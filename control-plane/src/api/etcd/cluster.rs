@@ -21,7 +21,7 @@ impl pb::cluster_server::Cluster for Api {
             .map(|peer| pb::Member {
                 id: peer.id.0,
                 name: peer.name,
-                peer_ur_ls: vec![format!("http://{}", peer.addr)],
+                peer_ur_ls: vec![format!("{}://{}", self.options.peer_scheme, peer.addr)],
                 client_ur_ls: (self.options.client_urls)(peer.id),
                 is_learner: !peer.voter,
             })

@@ -36,7 +36,7 @@ pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
     ]);
     let block = match server.made_token() {
         Some(path) => format!(
-            "{block}  token    {}: servers that join need it, with --join-token-file\n",
+            "{block}  token   {}: servers that join need it, with --join-token-file\n",
             path.display()
         ),
         None => block,

@@ -14,6 +14,8 @@ use weft_proxy::config::{
 };
 
 use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
+use weft_core::tls::{Identity, Trust};
+
 use crate::failure::Failure;
 
 /// Where the local app sends its calls.
@@ -53,6 +55,16 @@ pub(crate) struct ProxyFlags {
     /// names
     #[arg(long, env = "WEFT_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) server: Option<Vec<String>>,
+    /// PEM file with the CA that signs the servers' certificates, for the DNS name server.weft: they are then asked over
+    /// TLS; default: no TLS
+    #[arg(long, env = "WEFT_SERVER_CA", value_name = "FILE")]
+    pub(crate) server_ca: Option<PathBuf>,
+    /// PEM file with a certificate to show to servers that require one; needs --server-ca
+    #[arg(long, env = "WEFT_SERVER_CERT", value_name = "FILE")]
+    pub(crate) server_cert: Option<PathBuf>,
+    /// PEM file with the private key of --server-cert
+    #[arg(long, env = "WEFT_SERVER_KEY", value_name = "FILE")]
+    pub(crate) server_key: Option<PathBuf>,
     /// Where the local app sends its calls, or off; default: 127.0.0.1:15001, or off if the file has
     /// listeners
     #[arg(long, env = "WEFT_OUTBOUND", value_name = "IP:PORT")]
@@ -124,7 +136,7 @@ impl ProxyFlags {
 
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
-            name, data_dir, join, server, outbound, inbound, inbound_cert, inbound_key, admin, gossip_port,
+            name, data_dir, join, server, server_ca, server_cert, server_key, outbound, inbound, inbound_cert, inbound_key, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, listeners, routes, clusters,
             documents,
         );
@@ -154,6 +166,18 @@ impl ProxyFlags {
             (Some(_), None) => return Err(Failure::new("inbound-cert needs inbound-key")),
             (None, Some(_)) => return Err(Failure::new("inbound-key needs inbound-cert")),
         };
+        let server_trust = match (self.server_ca, self.server_cert, self.server_key) {
+            (None, None, None) => None,
+            (Some(ca), None, None) => Some(Trust { ca: Some(ca), identity: None }),
+            (Some(ca), Some(cert), Some(key)) => {
+                Some(Trust { ca: Some(ca), identity: Some(Identity { cert, key }) })
+            }
+            _ => {
+                return Err(Failure::new(
+                    "server-cert, server-key and server-ca: all three are needed, or the last alone",
+                ));
+            }
+        };
         let gossips = !join.is_empty() || self.gossip_port.is_some();
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
@@ -169,6 +193,7 @@ impl ProxyFlags {
             name,
             join,
             servers,
+            server_trust,
             outbound: outbound.address(),
             inbound,
             inbound_tls,

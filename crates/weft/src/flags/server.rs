@@ -9,6 +9,7 @@ use serde::Deserialize;
 use weft_control_plane::backup::schedule::{BACKUP_INTERVAL, BACKUP_KEEP, BackupOptions};
 use weft_control_plane::config::{self, HistoryLimits, ServerConfig};
 use weft_control_plane::gate::{PeerTlsFiles, Secret, TokenSource};
+use weft_control_plane::listener::TlsFiles;
 use weft_core::config::parse_duration;
 use weft_core::tls::Identity;
 
@@ -80,6 +81,18 @@ pub(crate) struct ServerFlags {
     /// PEM file with the CA that signs the servers' certificates
     #[arg(long, env = "WEFT_PEER_TLS_CA", value_name = "FILE")]
     pub(crate) peer_tls_ca: Option<PathBuf>,
+    /// PEM file with this server's certificate for its clients, on the gRPC and HTTP ports: for the names and addresses
+    /// that clients use, and for the DNS name server.weft, which sidecars ask for. Renewed files are used without a
+    /// restart; default: no TLS there
+    #[arg(long, env = "WEFT_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, env = "WEFT_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// PEM file with the CA whose certificates clients must show, except for /livez, /readyz and /metrics; default:
+    /// clients need none
+    #[arg(long, env = "WEFT_TLS_CLIENT_CA", value_name = "FILE")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
     /// How long a change can be read and watched from, such as 1h; 0s: no limit; default: 1h. Clients that were
     /// away for longer read everything again. Age, number and bytes: whichever is reached first counts, on
     /// the server that leads
@@ -131,6 +144,7 @@ impl ServerFlags {
         layer!(self, file;
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
             join_token_file, peer_tls_cert, peer_tls_key, peer_tls_ca,
+            tls_cert, tls_key, tls_client_ca,
             history_age, history_changes, history_mib, backup_dir, backup_interval, backup_keep,
             profile, workers, log_level, log_format,
         );
@@ -162,6 +176,13 @@ impl ServerFlags {
                     "--join-token-file and WEFT_JOIN_TOKEN are both given: which one counts?",
                 ));
             }
+        };
+        let tls = match (self.tls_cert, self.tls_key, self.tls_client_ca) {
+            (None, None, None) => None,
+            (Some(cert), Some(key), client_ca) => {
+                Some(TlsFiles { identity: Identity { cert, key }, client_ca })
+            }
+            _ => return Err(Failure::new("TLS for clients needs both of --tls-cert and --tls-key")),
         };
         let peer_tls = match (self.peer_tls_cert, self.peer_tls_key, self.peer_tls_ca) {
             (None, None, None) => None,
@@ -195,6 +216,7 @@ impl ServerFlags {
             join: self.join.unwrap_or_default(),
             join_token,
             peer_tls,
+            tls,
             history,
             backup: self.backup_dir.map(|folder| BackupOptions {
                 folder,
