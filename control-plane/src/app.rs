@@ -129,6 +129,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         gate: gate.clone(),
         peer_advertise: seen_as(addrs.peer),
         bootstrap: config.join.is_empty(),
+        learner: config.learner,
         timing: config.raft.clone(),
         snapshot_every: config.snapshot_every,
         history: config.history,

@@ -71,6 +71,8 @@ pub struct ServerConfig {
     pub peer_tls: Option<PeerTlsFiles>,
     /// TLS on the ports of clients: gRPC and HTTP.
     pub tls: Option<TlsFiles>,
+    /// Follow the group without a vote until promoted.
+    pub learner: bool,
     /// Clocks of the Raft group; all servers should have the same.
     pub raft: RaftTiming,
     /// Clocks of gossip; all members should have the same.
@@ -151,6 +153,7 @@ impl ServerConfig {
             peer_port: PEER_PORT,
             gossip_port: GOSSIP_PORT,
             join: Vec::new(),
+            learner: false,
             join_token: TokenSource::DataFolder,
             peer_tls: None,
             tls: None,

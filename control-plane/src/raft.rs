@@ -32,8 +32,10 @@ mod join;
 mod leader;
 mod link;
 mod log_store;
+mod membership;
 mod network;
 pub mod restore;
+mod retired;
 mod rounds;
 mod service;
 mod snapshot;
@@ -54,8 +56,9 @@ use weft_state::{
 pub use config::{Outside, RaftConfig, RaftTiming, SNAPSHOT_EVERY};
 pub use coordinator::Coordinator;
 pub use describe::describe_entry;
-pub use error::{JoinError, LeaseError, ProposeError, StartError};
+pub use error::{GroupChangeError, JoinError, LeaseError, ProposeError, StartError};
 pub use image::StateImage;
+pub use membership::{ChangeRefused, GroupChange};
 pub use status::{DiskState, PeerRole, PeerStatus, RaftStatus};
 
 /// Told of every change right where it happens. Called with the machine's write lock held, so that what

@@ -263,6 +263,14 @@ async fn maintenance_snapshots_and_mirrors_work_or_say_what_to_do() {
     let foreign = etcdctl(at, &["snapshot", "restore", &file, "--data-dir", &target]).await;
     assert!(foreign.code != 0, "{foreign:?}");
 
+    let id = status[0]["Status"]["header"]["member_id"].as_u64().expect("an id");
+    let id = format!("{id:x}");
+    assert!(ok(at, &["move-leader", &id]).await.contains("Leadership transferred"));
+    let refused = etcdctl(at, &["member", "remove", &id]).await;
+    assert!(refused.code != 0 && refused.stderr.contains("not enough started members"), "{refused:?}");
+    let refused = etcdctl(at, &["member", "remove", "1"]).await;
+    assert!(refused.code != 0 && refused.stderr.contains("member not found"), "{refused:?}");
+
     // A mirror onto a second group.
     let other = Mesh::with_servers(1).await;
     let to = other.servers[0].grpc();

@@ -108,7 +108,10 @@ async fn files_that_are_no_snapshot_are_refused_by_what_they_are() {
             &["snapshot", "restore", &path, "--data-dir", &data_dir],
         ] {
             let refused = run(args).await;
-            assert!(refused.code == 1 && refused.stderr.contains(expected), "{expected}: {refused:?}");
+            // A file that was changed at all is found by the checksum over all of it, before it is looked into.
+            let says = |text: &str| refused.stderr.contains(text);
+            let told = says(expected) || says("the SHA-256 at its end is not that of");
+            assert!(refused.code == 1 && told, "{expected}: {refused:?}");
         }
         assert!(!mesh.folder("never").exists(), "nothing was made");
     }
@@ -235,4 +238,38 @@ async fn a_server_on_a_full_disk_refuses_puts_and_recovers_when_deletes_and_comp
         client.kv().put("small", "x").await.map(|_| ()).map_err(|e| e.to_string())
     })
     .await;
+}
+
+/// R02, R03: changing the group by name, over real processes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_are_made_to_lead_removed_and_come_back_as_new_ones() {
+    let mut mesh = Mesh::with_servers(3).await;
+    for name in ["s2", "s1"] {
+        let done = mesh.cli(&mesh.servers[2], &["server", "transfer", name]).await;
+        assert!(done.code == 0 && done.stdout.contains(&format!("{name} (")), "{done:?}");
+        let status = mesh.cli(&mesh.servers[2], &["status", "--output", "json"]).await;
+        assert_eq!(json(&status.stdout)["leader"], *name, "{status:?}");
+    }
+    let unknown = mesh.cli(&mesh.servers[0], &["server", "remove", "s9"]).await;
+    assert!(unknown.code == 1 && unknown.stderr.contains("its servers are s"), "{unknown:?}");
+
+    let removed = mesh.cli(&mesh.servers[0], &["server", "remove", "s3", "--output", "json"]).await;
+    assert_eq!((removed.code, &json(&removed.stdout)["done"]), (0, &Value::from("removed")), "{removed:?}");
+    until("the removed server ends by itself", Duration::from_secs(20), || async {
+        let log = mesh.servers[2].process().log();
+        if log.contains("was removed from its group") { Ok(()) } else { Err("it runs".to_owned()) }
+    })
+    .await;
+    let gone = mesh.servers.remove(2);
+    let data_dir = gone.data_dir().display().to_string();
+    drop(gone);
+    let args = ["server", "--name", "s3", "--data-dir", &data_dir, "--grpc-port", "0", "--http-port", "0"];
+    let again =
+        run(&[&args[..], &["--dns-port", "0", "--peer-port", "0", "--gossip-port", "0"]].concat()).await;
+    assert!(again.code == 1 && again.stderr.contains("start with an empty data folder"), "{again:?}");
+
+    // With an empty folder it is a new server, and the group is three again.
+    std::fs::remove_dir_all(&data_dir).expect("removed");
+    mesh.add_server("s3").await;
+    mesh.wait_for_voters(3).await;
 }

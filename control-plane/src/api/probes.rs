@@ -47,7 +47,8 @@ pub fn why_not_ready_alone(coordinator: &Coordinator) -> Vec<String> {
     }
     match status.peers.iter().find(|p| p.id == status.id) {
         Some(own) if own.voter => {}
-        Some(_) => reasons.push("not a voter yet: catching up with the leader".to_owned()),
+        Some(_) => reasons
+            .push("not a voter yet: catching up with the leader, or a learner to be promoted".to_owned()),
         None => reasons.push("not a member of the raft group: it was not taken in yet".to_owned()),
     }
     reasons

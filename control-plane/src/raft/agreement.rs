@@ -11,21 +11,17 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
-    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
-use weft_core::fsio;
 
 use super::{
-    StartError,
     driver::Node,
     forward::{Answer, Question, Refusal},
+    retired::Retired,
 };
 
 /// Entries between two noted hashes. They cost a few multiplications.
@@ -39,8 +35,6 @@ const COMPARE_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a server may take to get to the entry that is compared.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-
-const FILE: &str = "quarantine";
 
 /// The hashes of this server's state at past entries.
 #[derive(Debug, Default)]
@@ -108,32 +102,6 @@ pub fn judge(voters: &[u64], hashes: &BTreeMap<u64, u64>) -> Verdict {
     };
     let servers: Vec<u64> = hashes.iter().filter(|(_, hash)| **hash != right).map(|(id, _)| *id).collect();
     if servers.is_empty() { Verdict::Agreed } else { Verdict::Wrong { right, servers } }
-}
-
-/// The mark in the data folder of a server that must not be used: JSON, so that a person can read it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Mark {
-    entry: u64,
-    ours: String,
-    theirs: String,
-}
-
-/// Refuses a data folder that was put into quarantine.
-pub fn check_folder(data_dir: &Path) -> Result<(), StartError> {
-    let path = data_dir.join(FILE);
-    let io_error = |source| StartError::Io { path: path.clone(), source };
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error(error)),
-    };
-    // A mark that cannot be read is a mark.
-    let mark = serde_json::from_slice::<Mark>(&bytes);
-    let (entry, ours, theirs) = match mark {
-        Ok(Mark { entry, ours, theirs }) => (entry.to_string(), ours, theirs),
-        Err(_) => ("?".to_owned(), "?".to_owned(), "?".to_owned()),
-    };
-    Err(StartError::Quarantined { path, entry, ours, theirs })
 }
 
 impl Node {
@@ -213,15 +181,9 @@ impl Node {
     /// Never answers a client again from a state that is known to be wrong.
     async fn quarantine(&self, index: u64, right: u64) {
         let ours = self.replica.notes().lock().at(index).unwrap_or_default();
-        let mark = Mark { entry: index, ours: format!("{ours:016x}"), theirs: format!("{right:016x}") };
-        let text = serde_json::to_vec(&mark).expect("our types are encodable");
-        let path: PathBuf = self.data_dir.join(FILE);
-        let written = fsio::write_atomic(&path, &text);
-        tracing::error!(
-            entry = index, ours = mark.ours, theirs = mark.theirs, mark = %path.display(), ?written,
-            "this server's state differs from that of the majority: it ends, and will not start with this data again"
-        );
-        self.end_now().await;
+        let differs =
+            Retired::Differs { entry: index, ours: format!("{ours:016x}"), theirs: format!("{right:016x}") };
+        self.retire(differs).await;
     }
 }
 
@@ -280,14 +242,5 @@ mod tests {
         assert_eq!(notes.at(last - NOTE_EVERY), Some(last - NOTE_EVERY + 1));
         assert_eq!(notes.at(NOTE_EVERY), None, "the oldest is gone");
         assert_eq!(notes.at(last - 1), None, "never noted");
-    }
-
-    #[test]
-    fn a_mark_that_cannot_be_read_is_a_mark() {
-        let folder = tempfile::tempdir().expect("a folder");
-        check_folder(folder.path()).expect("no mark");
-        std::fs::write(folder.path().join(FILE), b"{\"entry").expect("written");
-        let refused = check_folder(folder.path()).expect_err("a mark");
-        assert!(matches!(refused, StartError::Quarantined { .. }), "{refused}");
     }
 }

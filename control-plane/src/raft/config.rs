@@ -32,6 +32,8 @@ pub struct RaftConfig {
     /// Form a new group of one if the data folder holds no state. Without it, an empty server waits to
     /// be taken into a group by [`super::Coordinator::join_group`]. With state it means nothing.
     pub bootstrap: bool,
+    /// Stay without a vote when taken into a group, until promoted.
+    pub learner: bool,
     /// Clocks.
     pub timing: RaftTiming,
     /// Log entries between two snapshots; at least 1.

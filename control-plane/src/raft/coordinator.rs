@@ -20,8 +20,8 @@ use weft_state::{
 };
 
 use super::{
-    ApplyObserver, DiskState, JoinError, LeaseError, Outside, PeerRole, PeerStatus, ProposeError, Proposed,
-    RaftConfig, RaftStatus, StartError,
+    ApplyObserver, DiskState, GroupChange, GroupChangeError, JoinError, LeaseError, Outside, PeerRole,
+    PeerStatus, ProposeError, Proposed, RaftConfig, RaftStatus, StartError,
     driver::Node,
     forward::{Answer, Question, Refusal},
     image::StateImage,
@@ -235,6 +235,32 @@ impl Coordinator {
     /// See [`JoinError`]: all but `ForeignCluster` may pass by themselves.
     pub async fn join_group(&self, server_peer_addrs: Vec<SocketAddr>) -> Result<(), JoinError> {
         self.node.join(server_peer_addrs).await
+    }
+
+    /// Have the leader change the group, and wait until this server sees it.
+    ///
+    /// # Errors
+    /// `Refused` with the reason; `Unavailable` as for [`Coordinator::propose`]. After `OutcomeUnknown` it may come
+    /// about: look at [`Coordinator::status`] before asking again.
+    pub async fn change_group(&self, change: GroupChange) -> Result<(), GroupChangeError> {
+        let start = Instant::now();
+        match self.ask(Question::Change(change), false, start).await? {
+            Answer::Changed(result) => result?,
+            _ => return Err(mismatch(start).into()),
+        }
+        let is_seen = || {
+            let status = self.status();
+            match change {
+                GroupChange::Remove { id, .. } => status.peers.iter().all(|peer| peer.id.0 != id),
+                GroupChange::Promote { id } => status.peers.iter().any(|peer| peer.id.0 == id && peer.voter),
+                GroupChange::Transfer { to } => status.leader == Some(NodeId(to)),
+            }
+        };
+        // It is done; a server that hears of it late only says so late.
+        while !is_seen() && start.elapsed() < self.node.timing.deadline {
+            sleep(RETRY_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Reach this peer there from now on.

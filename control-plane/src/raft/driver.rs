@@ -24,7 +24,7 @@ use weft_core::id::{ClusterId, NodeId};
 use weft_state::{command::Command, machine::Machine, retention::HistoryLimits};
 
 use super::{
-    ApplyObserver, Outside, RaftConfig, agreement,
+    ApplyObserver, Outside, RaftConfig,
     batcher::{Batcher, ENTRIES_IN_FLIGHT_MAX, write_entry},
     cluster::Cluster,
     config::RaftTiming,
@@ -34,6 +34,7 @@ use super::{
     link::{Link, MESSAGES_IN_FLIGHT_MAX, Route, route},
     log_store::LogStore,
     network::{Factory, Peers},
+    retired,
     rounds::Rounds,
     service::Service,
     snapshot::{SnapshotFile, SnapshotFolder},
@@ -70,6 +71,7 @@ pub struct Node {
     pub(super) name: String,
     pub(super) data_dir: PathBuf,
     pub(super) advertise: SocketAddr,
+    pub(super) learner: bool,
     pub(super) timing: RaftTiming,
     pub(super) raft: Raft,
     pub(super) replica: Arc<Replica>,
@@ -111,7 +113,7 @@ impl Node {
         outside: Outside,
     ) -> Result<Arc<Self>, StartError> {
         let raft_config = raft_config(&config)?;
-        agreement::check_folder(&config.data_dir)?;
+        retired::check_folder(&config.data_dir)?;
         let cluster = Arc::new(Cluster::load(&config.data_dir, config.id)?);
         let clock = Arc::new(LeaseClock::default());
         let (disk_clock, data_dir) = (clock.clone(), config.data_dir.clone());
@@ -159,6 +161,7 @@ impl Node {
             name: config.name,
             data_dir: config.data_dir,
             advertise: config.peer_advertise,
+            learner: config.learner,
             timing: config.timing,
             raft,
             replica,
@@ -195,6 +198,7 @@ impl Node {
         node.spawn(Node::give_back_memory);
         node.spawn(Node::keep_lease_time);
         node.spawn(Node::compare_states);
+        node.spawn(Node::notice_removal);
         if let Err(error) = node.form_group(config.bootstrap).await {
             node.shutdown().await;
             return Err(error);
@@ -219,6 +223,10 @@ impl Node {
     /// this server is the only voter.
     async fn form_group(&self, bootstrap: bool) -> Result<(), StartError> {
         let fatal = |e: &dyn std::fmt::Display| StartError::Raft(e.to_string());
+        if bootstrap && self.learner && self.log.is_pristine() {
+            let reason = "the first server of a group votes: --learner needs --join";
+            return Err(StartError::Setting(reason.to_owned()));
+        }
         if bootstrap && self.log.is_pristine() {
             if self.cluster.id().is_none() {
                 let id = ClusterId(fastrand::u64(1..));
@@ -394,7 +402,7 @@ impl Node {
     /// Ends the process: nothing that this server holds can be relied on.
     pub(super) async fn end_now(&self) {
         #[cfg(not(test))]
-        std::process::abort();
+        std::process::exit(1);
         #[cfg(test)]
         self.crash().await;
     }
@@ -411,7 +419,7 @@ impl Node {
     }
 
     /// If this server leads, lets the follower that has everything take over.
-    async fn hand_over(&self) {
+    pub(super) async fn hand_over(&self) {
         let Some(target) = self.successor().await else { return };
         tracing::info!(to = %NodeId(target), "hand leadership over before stopping");
         let mut leader = self.leader.subscribe();

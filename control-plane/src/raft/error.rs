@@ -96,6 +96,17 @@ pub enum LeaseError {
     Unavailable(#[from] ProposeError),
 }
 
+/// Why the group was not changed as somebody asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupChangeError {
+    /// The leader refuses. Nothing was changed, except after `Failed`, where it may come about yet.
+    #[error(transparent)]
+    Refused(#[from] super::ChangeRefused),
+    /// No leader could be asked, or it was lost on the way.
+    #[error(transparent)]
+    Unavailable(#[from] ProposeError),
+}
+
 /// Why this server is not a voter of the group yet. Asking again is safe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
@@ -167,21 +178,15 @@ pub enum StartError {
         /// Id of this server.
         ours: weft_core::id::NodeId,
     },
-    /// The server found its state to differ from that of the majority (P12).
+    /// The data is of a server that must not be in its group any more.
     #[error(
-        "{path}: this server's state after entry {entry} was {ours}, that of the other servers {theirs}: this data must \
-         not be used. Keep a copy for those who look for the cause, remove this server from the group, and start it \
-         with an empty data folder and --join"
+        "{path}: {reason}; to join the group as a new server, start with an empty data folder and --join"
     )]
-    Quarantined {
+    Retired {
         /// The mark.
         path: PathBuf,
-        /// Index of the entry.
-        entry: String,
-        /// Hash of this server's state.
-        ours: String,
-        /// Hash of the others' state.
-        theirs: String,
+        /// What is in it.
+        reason: String,
     },
     /// Stored entries or the Raft core's own state do not make sense together.
     #[error("raft: {0}")]

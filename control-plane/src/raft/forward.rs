@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::{ChangeRefused, GroupChange};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use weft_state::{
@@ -38,6 +39,10 @@ pub enum Question {
     ReadIndex,
     /// The hash of the asked server's state after an entry. Any server answers.
     HashAt(u64),
+    /// Change the group.
+    Change(GroupChange),
+    /// Whether a server is in the group.
+    IsMember(u64),
     /// The asked server's state after an entry is not what most have. Any server.
     Differs {
         /// The entry.
@@ -62,6 +67,10 @@ pub enum Answer {
     Refused(Refusal),
     /// To `HashAt`; none if the server is not that far, or does not remember.
     HashAt(Option<u64>),
+    /// To `Change`.
+    Changed(Result<(), ChangeRefused>),
+    /// To `IsMember`.
+    IsMember(bool),
 }
 
 /// A command that is committed and was applied on the leader.

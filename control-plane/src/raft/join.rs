@@ -40,7 +40,7 @@ use super::{
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
 /// A learner this many entries behind is caught up: it gets them within a round or two.
-const CATCH_UP_LAG: u64 = 64;
+pub const CATCH_UP_LAG: u64 = 64;
 
 /// How long one call of the joining server may take: above [`CATCH_UP_MAX`].
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,7 +57,7 @@ const REDIRECTS_MAX: usize = 3;
 impl Node {
     /// Asks any of these servers to be taken in.
     pub async fn join(self: &Arc<Self>, servers: Vec<SocketAddr>) -> Result<(), JoinError> {
-        if self.is_voter_at(self.advertise) {
+        if self.is_taken_in() {
             return self.check_cluster(&servers).await;
         }
         self.cluster.expect_invitation();
@@ -73,7 +73,7 @@ impl Node {
             let mut addr = *first;
             for _ in 0..REDIRECTS_MAX {
                 match self.ask_to_join(addr).await {
-                    Ok(answer) if answer.voter => return self.wait_until_voter().await,
+                    Ok(answer) if answer.voter || answer.learner => return self.wait_until_taken_in().await,
                     Ok(answer) => match answer.leader_address.parse() {
                         Ok(leader) if leader != addr => addr = leader,
                         _ => {
@@ -117,6 +117,7 @@ impl Node {
             name: self.name.clone(),
             peer_address: self.advertise.to_string(),
             cluster_id: self.cluster.wire_id(),
+            learner: self.learner,
         };
         let mut client = self.peers.client(addr, Lane::Forward);
         let answer = match timeout(JOIN_TIMEOUT, client.join(request)).await {
@@ -139,10 +140,10 @@ impl Node {
         }
     }
 
-    /// The leader says that this server votes; its own log says so shortly after.
-    async fn wait_until_voter(&self) -> Result<(), JoinError> {
+    /// The leader says that this server is a member; its own log says so shortly after.
+    async fn wait_until_taken_in(&self) -> Result<(), JoinError> {
         let deadline = Instant::now() + CATCH_UP_MAX;
-        while !self.is_voter_at(self.advertise) {
+        while !self.is_taken_in() {
             if Instant::now() > deadline {
                 return Err(JoinError::Refused { reason: "the log does not arrive here".to_owned() });
             }
@@ -154,10 +155,11 @@ impl Node {
         Ok(())
     }
 
-    fn is_voter_at(&self, addr: SocketAddr) -> bool {
+    /// Whether it is what it wants to be, at its present address.
+    fn is_taken_in(&self) -> bool {
         let membership = self.membership();
-        membership.voter_ids().any(|id| id == self.id.0)
-            && membership.get_node(&self.id.0).is_some_and(|peer| peer.addr == addr)
+        (self.learner || membership.voter_ids().any(|id| id == self.id.0))
+            && membership.get_node(&self.id.0).is_some_and(|peer| peer.addr == self.advertise)
     }
 
     /// Answers a server that asks to be taken in.
@@ -165,8 +167,12 @@ impl Node {
         let Some(ours) = self.cluster.id() else {
             return Err(Status::unavailable("this server belongs to no cluster yet itself"));
         };
-        let answer =
-            |voter, leader: String| JoinResponse { cluster_id: ours.0, voter, leader_address: leader };
+        let answer = |voter, leader: String| JoinResponse {
+            cluster_id: ours.0,
+            voter,
+            leader_address: leader,
+            learner: false,
+        };
         if request.cluster_id != 0 && request.cluster_id != ours.0 {
             tracing::warn!(
                 server = %NodeId(request.id), name = request.name, theirs = %ClusterId(request.cluster_id), %ours,
@@ -199,6 +205,10 @@ impl Node {
         }
         self.peers.set_address(NodeId(request.id), addr);
         let peer = Peer { name: request.name, addr };
+        if request.learner {
+            self.make_member(request.id, peer).await.map_err(Status::unavailable)?;
+            return Ok(JoinResponse { learner: true, ..answer(false, String::new()) });
+        }
         self.add(request.id, peer).await.map_err(Status::unavailable)?;
         Ok(answer(true, String::new()))
     }
@@ -215,7 +225,7 @@ impl Node {
         if self.is_voter(id) {
             return Ok(());
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await?;
         tracing::info!(server = %NodeId(id), "a server votes now");
         Ok(())
     }
@@ -242,20 +252,21 @@ impl Node {
                         "another member of the group was last at this address: if it lost its data, it still counts in majorities"
                     );
                 }
-                self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, peer)]))).await?;
+                self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, peer)])), true).await?;
             }
             // Nothing else can have moved there: the server itself says so, with its id.
             Some(known) if known != peer => {
                 tracing::info!(server = %NodeId(id), old = %known.addr, new = %peer.addr, "a server of the group has a new address");
-                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)]))).await?;
+                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await?;
             }
             Some(_) => {}
         }
         Ok(())
     }
 
-    async fn change(&self, change: ChangeMembers<u64, Peer>) -> Result<(), String> {
-        let result = timeout(self.timing.deadline, self.raft.change_membership(change, true)).await;
+    /// Changes the members through a joint configuration; `retain`: voters that are taken out stay as learners.
+    pub(super) async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), String> {
+        let result = timeout(self.timing.deadline, self.raft.change_membership(change, retain)).await;
         match result {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(ClientWriteError::<TypeConfig>::ChangeMembershipError(

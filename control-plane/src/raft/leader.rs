@@ -49,6 +49,8 @@ impl Node {
                 .await
                 .map(|left| Answer::Remaining(left.map(|d| d.as_millis() as u64))),
             Question::ReadIndex => self.read_index_here(patience).await.map(|c| Answer::ReadIndex(c.index)),
+            Question::Change(change) => self.change_group(change).await.map(Answer::Changed),
+            Question::IsMember(id) => self.has_member(id, patience).await.map(Answer::IsMember),
             Question::HashAt(index) => Ok(Answer::HashAt(self.hash_at(index, patience).await)),
             Question::Differs { index, right } => Ok(self.told_to_differ(index, right).await),
         };

@@ -133,6 +133,11 @@ impl Replica {
         }
     }
 
+    /// The members as of what was applied: those are committed.
+    pub fn membership(&self) -> StoredMembership {
+        self.applied.lock().membership.clone()
+    }
+
     /// Has another state from now on, as no server ever should.
     #[cfg(test)]
     pub fn replace(&self, machine: Machine) {

@@ -24,6 +24,7 @@ use super::*;
 use crate::gate::{self, Gate, Tokens};
 
 mod agreement;
+mod membership;
 
 /// Long enough for a busy machine; nothing waits this long when it works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,6 +79,10 @@ async fn start(id: u64, setup: Setup) -> Server {
 }
 
 async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
+    start_as(id, setup, false).await
+}
+
+async fn start_as(id: u64, setup: Setup, learner: bool) -> Result<Server, StartError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("is bound");
     let seen = Arc::new(Seen::default());
@@ -89,6 +94,7 @@ async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
         gate: gate(),
         peer_advertise: addr,
         bootstrap: setup.bootstrap,
+        learner,
         timing: timing(),
         snapshot_every: setup.snapshot_every,
         history: setup.history,
@@ -574,6 +580,7 @@ async fn a_data_folder_of_another_server_is_refused() {
         name: "copy".to_owned(),
         data_dir: folder.path().to_path_buf(),
         peer_advertise: listener.local_addr().expect("is bound"),
+        learner: false,
         peer_listener: listener.into(),
         gate: gate(),
         bootstrap: false,
@@ -684,6 +691,7 @@ async fn a_server_that_cannot_catch_up_delays_nobody_else() {
         name: "lost".to_owned(),
         peer_address: nobody.to_string(),
         cluster_id: 0,
+        learner: false,
     };
     let asked = request.clone();
     let stuck = tokio::spawn(async move { client.join(asked).await });

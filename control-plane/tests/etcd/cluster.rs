@@ -58,13 +58,30 @@ async fn what_is_not_offered_says_so_and_what_to_do_instead() {
     let server = Server::start().await;
     let refusals = [
         refusal(server.cluster().member_add(pb::MemberAddRequest::default()).await),
-        refusal(server.cluster().member_remove(pb::MemberRemoveRequest::default()).await),
-        refusal(server.maintenance().move_leader(pb::MoveLeaderRequest::default()).await),
+        refusal(server.cluster().member_update(pb::MemberUpdateRequest::default()).await),
     ];
     for (code, text) in refusals {
         assert_eq!(code, Code::Unimplemented);
         assert!(text.starts_with("etcdserver: ") && text.contains("is not offered by weft: "), "{text}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn changes_of_members_that_are_not_there_are_refused_as_etcd_refuses_them() {
+    let server = Server::start().await;
+    let refusals = [
+        refusal(server.cluster().member_remove(pb::MemberRemoveRequest { id: 99 }).await),
+        refusal(server.cluster().member_promote(pb::MemberPromoteRequest { id: 99 }).await),
+        refusal(server.maintenance().move_leader(pb::MoveLeaderRequest { target_id: 99 }).await),
+    ];
+    for (code, text) in refusals {
+        assert_eq!((code, text.as_str()), (Code::NotFound, "etcdserver: member not found"));
+    }
+    let mut forced = tonic::Request::new(pb::MemberRemoveRequest { id: 99 });
+    forced.metadata_mut().insert("weft-force", "yes".parse().unwrap());
+    let (code, text) = refusal(server.cluster().member_remove(forced).await);
+    assert!(code == Code::InvalidArgument && text.contains("weft-force"), "{text}");
     server.stop().await;
 }
 

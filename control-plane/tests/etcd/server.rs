@@ -69,6 +69,7 @@ impl Server {
             name: "one".to_owned(),
             data_dir: data_dir.path().to_owned(),
             peer_advertise: peer_addr,
+            learner: false,
             peer_listener: peer_listener.into(),
             gate: Arc::new(Gate::new(Tokens::given(&"t".repeat(32)).unwrap(), None)),
             bootstrap,

@@ -33,6 +33,7 @@ pub mod election;
 pub mod endpoint;
 pub mod error;
 pub mod grant;
+mod group;
 pub mod kv;
 pub mod lease;
 mod link;

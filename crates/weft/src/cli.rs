@@ -14,7 +14,7 @@ mod members;
 mod proxy;
 mod quota;
 mod semaphore;
-mod server;
+pub(crate) mod server;
 mod services;
 mod snapshot;
 mod status;
@@ -127,6 +127,10 @@ enum Command {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Dev(flags) => control(None, dev::run(flags)),
+        Command::Server(flags) if flags.change.is_some() => {
+            let change = flags.change.expect("looked at right here");
+            client(change.run())
+        }
         Command::Server(flags) => {
             let flags = flags.layered()?;
             control(Some(flags.workers()?), server::run(flags))

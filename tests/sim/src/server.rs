@@ -79,6 +79,7 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
         peer_listener: spec.net.listen(peer_addr(number)),
         gate: Arc::new(Gate::new(Tokens::given(TOKEN).expect("it is well formed"), None)),
         peer_advertise: peer_addr(number),
+        learner: false,
         bootstrap: number == 1,
         timing: RaftTiming::default(),
         snapshot_every: SNAPSHOT_EVERY,

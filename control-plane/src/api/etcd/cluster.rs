@@ -1,9 +1,11 @@
-//! `Cluster`: who the members are. Changing them is Weft's own business.
+//! `Cluster`: who the members are, and changing that.
 
-use tonic::Request;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 use weft_xds_proto::etcdserverpb as pb;
 
 use super::{Answer, Api, status};
+use crate::raft::GroupChange;
 
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Api {
@@ -13,25 +15,15 @@ impl pb::cluster_server::Cluster for Api {
         if request.into_inner().linearizable {
             self.read_barrier().await?;
         }
-        let members = self
-            .coordinator
-            .status()
-            .peers
-            .into_iter()
-            .map(|peer| pb::Member {
-                id: peer.id.0,
-                name: peer.name,
-                peer_ur_ls: vec![format!("{}://{}", self.options.peer_scheme, peer.addr)],
-                client_ur_ls: (self.options.client_urls)(peer.id),
-                is_learner: !peer.voter,
-            })
-            .collect();
+        let members = self.members();
         Ok(pb::MemberListResponse { header: Some(self.header_now()), members }.into())
     }
 
+    /// A member announces itself: its id is that of its data folder, which does not exist yet when etcd's clients ask.
     async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
         self.admit_admin(request.metadata()).await?;
-        Err(status::not_offered("adding a member", "start `weft server --join HOST:PORT` on the new machine"))
+        let instead = "start `weft server --join HOST:PORT` on the new machine, which adds itself";
+        Err(status::not_offered("adding a member that was not started", instead))
     }
 
     async fn member_remove(
@@ -39,7 +31,10 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Answer<pb::MemberRemoveResponse> {
         self.admit_admin(request.metadata()).await?;
-        Err(status::not_offered("removing a member", "membership is changed with weft; see `weft status`"))
+        let force = forces(request.metadata())?;
+        let id = request.into_inner().id;
+        self.change_group(GroupChange::Remove { id, force }).await?;
+        Ok(pb::MemberRemoveResponse { header: Some(self.header_now()), members: self.members() }.into())
     }
 
     async fn member_update(
@@ -49,7 +44,7 @@ impl pb::cluster_server::Cluster for Api {
         self.admit_admin(request.metadata()).await?;
         Err(status::not_offered(
             "updating a member",
-            "restart it with weft; its new addresses spread by gossip",
+            "restart it with its new address, which it tells the others itself",
         ))
     }
 
@@ -58,9 +53,41 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Answer<pb::MemberPromoteResponse> {
         self.admit_admin(request.metadata()).await?;
-        Err(status::not_offered(
-            "promoting a learner",
-            "weft does it by itself when the learner has caught up",
-        ))
+        let id = request.into_inner().id;
+        self.change_group(GroupChange::Promote { id }).await?;
+        Ok(pb::MemberPromoteResponse { header: Some(self.header_now()), members: self.members() }.into())
+    }
+}
+
+/// Metadata entry of a removal: also if it leaves the group without a majority that answers.
+const FORCE: &str = "weft-force";
+
+fn forces(metadata: &MetadataMap) -> Result<bool, Status> {
+    match metadata.get(FORCE) {
+        None => Ok(false),
+        Some(value) if value == "true" => Ok(true),
+        Some(value) => {
+            Err(Status::invalid_argument(format!("metadata {FORCE} is {value:?}: expected \"true\"")))
+        }
+    }
+}
+
+impl Api {
+    /// Changes the group through whoever leads it.
+    pub(super) async fn change_group(&self, change: GroupChange) -> Result<(), Status> {
+        self.coordinator.change_group(change).await.map_err(|error| status::group_change(&error))
+    }
+
+    fn members(&self) -> Vec<pb::Member> {
+        let peers = self.coordinator.status().peers.into_iter();
+        peers
+            .map(|peer| pb::Member {
+                id: peer.id.0,
+                name: peer.name,
+                peer_ur_ls: vec![format!("{}://{}", self.options.peer_scheme, peer.addr)],
+                client_ur_ls: (self.options.client_urls)(peer.id),
+                is_learner: !peer.voter,
+            })
+            .collect()
     }
 }

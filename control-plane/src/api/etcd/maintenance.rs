@@ -11,7 +11,7 @@ use weft_xds_proto::etcdserverpb::downgrade_request::DowngradeAction;
 
 use super::pager::Pager;
 use super::{API_VERSION, Answer, Api, snapshot, status};
-use crate::raft::DiskState;
+use crate::raft::{DiskState, GroupChange};
 
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Api {
@@ -109,9 +109,12 @@ impl pb::maintenance_server::Maintenance for Api {
         Ok(snapshot::stream(image, header).into())
     }
 
+    /// Whichever server is asked, as opposed to etcd, where it has to be the leader.
     async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
         self.admit_admin(request.metadata()).await?;
-        Err(status::not_offered("moving the leader", "stop or restart the leading weft server"))
+        let to = request.into_inner().target_id;
+        self.change_group(GroupChange::Transfer { to }).await?;
+        Ok(pb::MoveLeaderResponse { header: Some(self.header_now()) }.into())
     }
 
     /// There is never one under way: the format on disk does not follow etcd's versions.

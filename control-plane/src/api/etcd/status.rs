@@ -8,7 +8,7 @@ use weft_state::auth::AuthError;
 use weft_state::error::StoreError;
 
 use crate::api::status::too_late;
-use crate::raft::{LeaseError, ProposeError};
+use crate::raft::{ChangeRefused, GroupChangeError, LeaseError, ProposeError};
 
 /// Metadata entry with what was seen and allowed, in words.
 pub const DETAIL: &str = "weft-detail";
@@ -213,6 +213,30 @@ pub fn downgrade_to(version: &str) -> Status {
 /// An operation that Weft does not offer on this API, and what to do instead.
 pub fn not_offered(what: &str, instead: &str) -> Status {
     Status::new(Code::Unimplemented, format!("etcdserver: {what} is not offered by weft: {instead}"))
+}
+
+/// The answer to a change of the group that was not made.
+pub fn group_change(error: &GroupChangeError) -> Status {
+    let refused = match error {
+        GroupChangeError::Unavailable(error) => return propose(error),
+        GroupChangeError::Refused(refused) => refused,
+    };
+    let (code, text) = match refused {
+        ChangeRefused::Unknown { .. } => (Code::NotFound, "etcdserver: member not found"),
+        ChangeRefused::LastVoter(_) | ChangeRefused::QuorumAtRisk { .. } => (
+            Code::FailedPrecondition,
+            "etcdserver: re-configuration failed due to not enough started members",
+        ),
+        ChangeRefused::Behind { .. } => (
+            Code::FailedPrecondition,
+            "etcdserver: can only promote a learner member which is in sync with leader",
+        ),
+        ChangeRefused::NotVoter(_) => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
+        ChangeRefused::NoSuccessor | ChangeRefused::Failed(_) => {
+            (Code::Unavailable, "etcdserver: unhealthy cluster")
+        }
+    };
+    detailed(code, text.to_owned(), refused)
 }
 
 /// Attaches the detail where it fits a header; the text itself is never changed.

@@ -43,7 +43,7 @@ async fn a_follower_whose_state_differs_ends_and_does_not_start_again() {
     let setup =
         Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY, history: HistoryLimits::default() };
     let refused = try_start(id.0, setup).await.map(|_| ()).expect_err("it is in quarantine");
-    assert!(matches!(refused, StartError::Quarantined { .. }), "{refused}");
+    assert!(matches!(refused, StartError::Retired { .. }), "{refused}");
     // The others go on.
     put_until_done(&servers[0], "k", "w").await;
     for server in servers {

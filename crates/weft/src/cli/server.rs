@@ -1,5 +1,7 @@
 //! `weft server`.
 
+pub(crate) mod group;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 

@@ -13,6 +13,8 @@ use weft_control_plane::listener::TlsFiles;
 use weft_core::config::parse_duration;
 use weft_core::tls::Identity;
 
+use crate::cli::server::group::GroupCommand;
+
 use super::{LogFormat, default_data_dir, host_name, layer, load};
 use crate::failure::Failure;
 
@@ -27,6 +29,13 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct ServerFlags {
+    /// Change the group in place of running a server
+    #[command(subcommand)]
+    #[serde(skip)]
+    pub(crate) change: Option<GroupCommand>,
+    /// Follow the group without a vote until somebody promotes this server (weft server promote)
+    #[arg(long, env = "WEFT_LEARNER")]
+    pub(crate) learner: bool,
     /// YAML file with any of these flags as keys, such as `grpc-port: 2379`; default: none
     #[arg(long, env = "WEFT_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -141,6 +150,7 @@ impl ServerFlags {
     }
 
     fn over(mut self, mut file: Self) -> Self {
+        self.learner |= file.learner;
         layer!(self, file;
             name, data_dir, bind, advertise, grpc_port, http_port, dns_port, peer_port, gossip_port, join,
             join_token_file, peer_tls_cert, peer_tls_key, peer_tls_ca,
@@ -206,6 +216,7 @@ impl ServerFlags {
                 .map_or(defaults.history.bytes_max, |mib| mib.saturating_mul(1024 * 1024)),
         };
         Ok(ServerConfig {
+            learner: self.learner,
             bind: self.bind.unwrap_or(config::BIND),
             advertise: self.advertise,
             grpc_port: self.grpc_port.unwrap_or(config::GRPC_PORT),
