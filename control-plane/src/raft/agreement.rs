@@ -123,7 +123,7 @@ impl Node {
         let asked = others.map(|(id, peer)| {
             let (id, addr) = (*id, self.peers.address(*id, peer.addr));
             async move {
-                match self.link().ask(id, addr, Question::HashAt(index), ANSWER_MAX).await {
+                match self.link().ask_any(id, addr, Question::HashAt(index), ANSWER_MAX).await {
                     Answer::HashAt(Some(hash)) => Some((id, hash)),
                     _ => None,
                 }
@@ -153,7 +153,8 @@ impl Node {
                     let Some(peer) = membership.get_node(id) else { continue };
                     let addr = self.peers.address(*id, peer.addr);
                     // Whoever does not hear it is told at the next comparison.
-                    let _ = self.link().ask(*id, addr, Question::Differs { index, right }, ANSWER_MAX).await;
+                    let _ =
+                        self.link().ask_any(*id, addr, Question::Differs { index, right }, ANSWER_MAX).await;
                 }
                 if servers.contains(&self.id.0) {
                     self.quarantine(index, right).await;

@@ -88,10 +88,8 @@ impl Link {
         }
     }
 
-    /// One question to one server.
+    /// One question to the leader. Not waited for much longer once another server leads.
     pub async fn ask(&self, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
-        let asked = Asked { patience_ms: patience.as_millis() as u64, question };
-        let asking = self.peers.ask((id, addr), Lane::Forward, asked, ask::Body::Question);
         let leader = NodeId(id);
         let mut changes = self.leader.clone();
         let replaced = async {
@@ -107,20 +105,27 @@ impl Link {
                 }
             }
         };
-        let result = tokio::select! {
-            result = timeout(patience + WAY_SLACK, asking) => result,
+        tokio::select! {
+            answer = self.ask_any(id, addr, question, patience) => answer,
             () = replaced => {
                 let reason = format!("leader {leader} at {addr} was replaced before it answered");
-                return Answer::Refused(Refusal::Unknown(reason));
+                Answer::Refused(Refusal::Unknown(reason))
             }
-        };
-        let refusal = match result {
-            Ok(Ok(answer)) => match codec::decode("answer of the leader", &answer) {
+        }
+    }
+
+    /// One question to one server, whoever leads.
+    pub async fn ask_any(&self, id: u64, addr: SocketAddr, question: Question, patience: Duration) -> Answer {
+        let asked = Asked { patience_ms: patience.as_millis() as u64, question };
+        let asking = self.peers.ask((id, addr), Lane::Forward, asked, ask::Body::Question);
+        let server = NodeId(id);
+        let refusal = match timeout(patience + WAY_SLACK, asking).await {
+            Ok(Ok(answer)) => match codec::decode("answer of a peer", &answer) {
                 Ok(answer) => return answer,
                 Err(error) => Refusal::Unknown(error.to_string()),
             },
             Ok(Err(status)) => {
-                let reason = format!("leader {leader} at {addr}: {}", status.message());
+                let reason = format!("server {server} at {addr}: {}", status.message());
                 // Refused at the door, before anything was done with it.
                 let at_the_door = status.code() == tonic::Code::FailedPrecondition;
                 if at_the_door || never_sent(&status) {
@@ -129,7 +134,7 @@ impl Link {
                     Refusal::Unknown(reason)
                 }
             }
-            Err(_) => Refusal::Unknown(format!("leader {leader} at {addr} does not answer")),
+            Err(_) => Refusal::Unknown(format!("server {server} at {addr} does not answer")),
         };
         Answer::Refused(refusal)
     }

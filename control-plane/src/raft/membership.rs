@@ -293,7 +293,8 @@ impl Node {
             for (id, peer) in membership.nodes().filter(|(id, _)| **id != self.id.0) {
                 let (id, addr) = (*id, self.peers.address(*id, peer.addr));
                 let question = Question::IsMember(self.id.0);
-                if let Answer::IsMember(false) = self.link().ask(id, addr, question, MEMBER_ANSWER_MAX).await
+                if let Answer::IsMember(false) =
+                    self.link().ask_any(id, addr, question, MEMBER_ANSWER_MAX).await
                 {
                     return self.retire(Retired::Removed).await;
                 }
