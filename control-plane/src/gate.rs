@@ -34,6 +34,7 @@ use tonic::transport::{Channel, Endpoint};
 use weft_core::net::{Accepted, Dialer, GivenStream};
 
 pub use error::{Refused, Unreached};
+pub use handshake::Random;
 pub use tls::{PeerTls, PeerTlsError, PeerTlsFiles};
 pub use token::{Secret, TokenError, TokenSource, Tokens};
 
@@ -74,6 +75,7 @@ pub enum LetIn {
 pub struct Gate {
     tokens: Tokens,
     tls: Option<PeerTls>,
+    random: Random,
     pending: Semaphore,
     refused: Mutex<HashSet<(IpAddr, Refused)>>,
     unreached: Mutex<HashMap<SocketAddr, String>>,
@@ -85,10 +87,16 @@ impl Gate {
         Self {
             tokens,
             tls,
+            random: handshake::system_random,
             pending: Semaphore::new(PENDING_MAX),
             refused: Mutex::default(),
             unreached: Mutex::default(),
         }
+    }
+
+    /// Takes what has to be random from there: in a simulation, from its seed.
+    pub fn with_random(self, random: Random) -> Self {
+        Self { random, ..self }
     }
 
     /// Whether connections between servers are encrypted.
@@ -118,7 +126,7 @@ impl Gate {
         match (accepted, &self.tls) {
             (Accepted::Tcp(mut stream), None) => {
                 let _ = stream.set_nodelay(true);
-                let accepted = handshake::accept(&mut stream, &tokens, &[]).await;
+                let accepted = handshake::accept(&mut stream, &tokens, &[], self.random).await;
                 if let Err(refused) = accepted {
                     drain(stream).await;
                     return Err(refused);
@@ -128,7 +136,7 @@ impl Gate {
             (Accepted::Tcp(stream), Some(tls)) => {
                 let _ = stream.set_nodelay(true);
                 let (mut stream, binding) = tls.accept(stream).await?;
-                let accepted = handshake::accept(&mut stream, &tokens, &binding).await;
+                let accepted = handshake::accept(&mut stream, &tokens, &binding, self.random).await;
                 if let Err(refused) = accepted {
                     drain(stream).await;
                     return Err(refused);
@@ -136,7 +144,7 @@ impl Gate {
                 Ok(LetIn::Other(Box::new(stream)))
             }
             (Accepted::Given(mut stream), _) => {
-                handshake::accept(&mut stream, &tokens, &[]).await?;
+                handshake::accept(&mut stream, &tokens, &[], self.random).await?;
                 Ok(LetIn::Other(stream))
             }
         }
@@ -187,7 +195,7 @@ impl Gate {
             (Some(dialer), _) => {
                 let dialled = timeout(CONNECT_MAX, dialer.dial(to)).await.map_err(late)?;
                 let mut stream = dialled.map_err(Unreached::Connect)?;
-                in_time(handshake::connect(&mut stream, &tokens, &[])).await?;
+                in_time(handshake::connect(&mut stream, &tokens, &[], self.random)).await?;
                 Ok(stream)
             }
             (None, tls) => {
@@ -195,12 +203,12 @@ impl Gate {
                 let mut stream = connected.map_err(Unreached::Connect)?;
                 let _ = stream.set_nodelay(true);
                 let Some(tls) = tls else {
-                    in_time(handshake::connect(&mut stream, &tokens, &[])).await?;
+                    in_time(handshake::connect(&mut stream, &tokens, &[], self.random)).await?;
                     return Ok(Box::new(stream));
                 };
                 in_time(async {
                     let (mut stream, binding) = tls.connect(stream).await?;
-                    handshake::connect(&mut stream, &tokens, &binding).await?;
+                    handshake::connect(&mut stream, &tokens, &binding, self.random).await?;
                     Ok(Box::new(stream) as GivenStream)
                 })
                 .await

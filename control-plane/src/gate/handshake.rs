@@ -70,14 +70,27 @@ fn key(token: &Token) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes())
 }
 
+/// Fills bytes that nobody can foresee: a proof over bytes that were seen before could be a repeated one.
+pub type Random = fn(&mut [u8]) -> io::Result<()>;
+
+/// Those of the system's.
+pub fn system_random(bytes: &mut [u8]) -> io::Result<()> {
+    rand::fill(bytes).map_err(|_| io::Error::other("the system gives no random bytes"))
+}
+
 /// The side that connects: proves the first token, and wants the other side to prove it too.
-pub async fn connect<S>(stream: &mut S, tokens: &[Token], binding: &[u8]) -> Result<(), Unreached>
+pub async fn connect<S>(
+    stream: &mut S,
+    tokens: &[Token],
+    binding: &[u8],
+    random: Random,
+) -> Result<(), Unreached>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let token = tokens.first().ok_or(Unreached::TokenRefused)?;
     let mut connects = [0; RANDOM_BYTES];
-    rand::fill(&mut connects).map_err(|_| Unreached::Random)?;
+    random(&mut connects).map_err(|_| Unreached::Random)?;
     write(stream, &[GREETING.as_slice(), &connects].concat()).await.map_err(closed)?;
 
     let mut greeting = [0; GREETING.len()];
@@ -105,7 +118,12 @@ where
 }
 
 /// The side that accepts: lets in who proves any of the tokens.
-pub async fn accept<S>(stream: &mut S, tokens: &[Token], binding: &[u8]) -> Result<(), Refused>
+pub async fn accept<S>(
+    stream: &mut S,
+    tokens: &[Token],
+    binding: &[u8],
+    random: Random,
+) -> Result<(), Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -125,7 +143,7 @@ where
     let mut connects = [0; RANDOM_BYTES];
     stream.read_exact(&mut connects).await.map_err(broken)?;
     let mut accepts = [0; RANDOM_BYTES];
-    rand::fill(&mut accepts).map_err(|_| Refused::Broken(io::ErrorKind::Other))?;
+    random(&mut accepts).map_err(|error| Refused::Broken(error.kind()))?;
     write(stream, &[GREETING.as_slice(), &accepts].concat()).await.map_err(broken)?;
 
     let mut proof = [0; PROOF_BYTES];
@@ -171,11 +189,11 @@ mod tests {
         let (connecting, accepting) =
             ((tokens(connecting.0), connecting.1), (tokens(accepting.0), accepting.1));
         let accepted = async {
-            let accepted = accept(&mut other, &accepting.0, accepting.1).await;
+            let accepted = accept(&mut other, &accepting.0, accepting.1, system_random).await;
             drop(other);
             accepted
         };
-        tokio::join!(connect(&mut one, &connecting.0, connecting.1), accepted)
+        tokio::join!(connect(&mut one, &connecting.0, connecting.1, system_random), accepted)
     }
 
     #[tokio::test]
@@ -225,8 +243,11 @@ mod tests {
             said.extend(proof);
             heard.extend(answer);
         };
-        let (connected, accepted, ()) =
-            tokio::join!(connect(&mut one, &known, b""), accept(&mut other, &known, b""), passing);
+        let (connected, accepted, ()) = tokio::join!(
+            connect(&mut one, &known, b"", system_random),
+            accept(&mut other, &known, b"", system_random),
+            passing
+        );
         assert!(connected.is_ok() && accepted.is_ok());
         (said, heard)
     }
@@ -236,11 +257,11 @@ mod tests {
         let (said, heard) = recorded("a").await;
         let (mut one, mut other) = duplex(256);
         one.write_all(&said).await.expect("writes");
-        assert_eq!(accept(&mut other, &tokens("a"), b"").await, Err(Refused::WrongToken));
+        assert_eq!(accept(&mut other, &tokens("a"), b"", system_random).await, Err(Refused::WrongToken));
 
         let (mut one, mut other) = duplex(256);
         other.write_all(&heard).await.expect("writes");
-        let connected = connect(&mut one, &tokens("a"), b"").await;
+        let connected = connect(&mut one, &tokens("a"), b"", system_random).await;
         assert!(matches!(connected, Err(Unreached::Unproven)), "{connected:?}");
     }
 
@@ -263,7 +284,7 @@ mod tests {
             other.write_all(&[&[YES], proof.as_slice()].concat()).await.expect("writes");
         };
         let known = tokens("a");
-        let (connected, ()) = tokio::join!(connect(&mut one, &known, b""), mirror);
+        let (connected, ()) = tokio::join!(connect(&mut one, &known, b"", system_random), mirror);
         assert!(matches!(connected, Err(Unreached::Unproven)), "{connected:?}");
     }
 
@@ -280,7 +301,7 @@ mod tests {
             let (mut one, mut other) = duplex(256);
             one.write_all(said).await.expect("writes");
             one.shutdown().await.expect("ends");
-            assert_eq!(accept(&mut other, &tokens("a"), b"").await, Err(expected), "{said:?}");
+            assert_eq!(accept(&mut other, &tokens("a"), b"", system_random).await, Err(expected), "{said:?}");
         }
         for (said, expected) in [
             (b"\x15\x03\x03\x00\x02\x02\x46".as_slice(), "speaks TLS"),
@@ -291,7 +312,8 @@ mod tests {
             let (mut one, mut other) = duplex(256);
             other.write_all(said).await.expect("writes");
             other.shutdown().await.expect("ends");
-            let connected = connect(&mut one, &tokens("a"), b"").await.expect_err("refused").to_string();
+            let connected =
+                connect(&mut one, &tokens("a"), b"", system_random).await.expect_err("refused").to_string();
             assert!(connected.contains(expected), "{connected}");
         }
     }
@@ -304,11 +326,11 @@ mod tests {
                 let (mut one, mut other) = duplex(4096);
                 let _ = one.write_all(&said).await;
                 let _ = one.shutdown().await;
-                assert!(accept(&mut other, &tokens("a"), b"").await.is_err());
+                assert!(accept(&mut other, &tokens("a"), b"", system_random).await.is_err());
                 let (mut one, mut other) = duplex(4096);
                 let _ = other.write_all(&said).await;
                 let _ = other.shutdown().await;
-                assert!(connect(&mut one, &tokens("a"), b"").await.is_err());
+                assert!(connect(&mut one, &tokens("a"), b"", system_random).await.is_err());
             });
         }
     }

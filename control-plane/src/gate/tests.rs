@@ -134,7 +134,7 @@ async fn a_certificate_of_our_ca_for_something_else_is_no_servers() {
         let mut stream =
             tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("TLS is agreed on");
         let tokens = Tokens::given(TOKEN).expect("a token").current();
-        handshake::connect(&mut stream, &tokens, &[]).await
+        handshake::connect(&mut stream, &tokens, &[], handshake::system_random).await
     };
     let (connected, accepted) = tokio::join!(connected, accepted);
     assert!(matches!(connected, Err(Unreached::NoServer)), "{connected:?}");

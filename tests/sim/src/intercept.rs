@@ -92,6 +92,13 @@ pub unsafe extern "C" fn getrandom(
     bytes as libc::ssize_t
 }
 
+/// Random bytes for code that takes them from no symbol of the C library: from the seed on a thread that simulates.
+pub(crate) fn random_bytes(bytes: &mut [u8]) -> std::io::Result<()> {
+    // SAFETY: the slice may be written as far as it is long.
+    let filled = unsafe { getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if filled == bytes.len() as libc::ssize_t { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -300,8 +300,7 @@ impl State {
             Event::Dial { from, to, answer } => self.dialled(from, to, answer, net),
             Event::Dialled { answer, result, .. } => vec![Effect::Answer { answer, result }],
             Event::Data { pipe: id, bytes } => {
-                // Not what they say: servers prove their token over random bytes that no seed decides.
-                self.trace.note(&[1, self.now, id, bytes.len() as u64]);
+                self.trace.note(&[1, self.now, id, bytes.len() as u64, u64::from(crc32fast::hash(&bytes))]);
                 let Some(pipe) = self.pipes.get_mut(&id) else { return Vec::new() };
                 pipe.in_flight -= bytes.len();
                 if pipe.reader_gone {

@@ -72,12 +72,14 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
     let watches = Watches::new();
     let changes = Arc::new(RegistryChanges::default());
     let config_changes = Arc::new(MeshConfigChanges::default());
+    let tokens = Tokens::given(TOKEN).expect("it is well formed");
+    let gate = Gate::new(tokens, None).with_random(crate::intercept::random_bytes);
     let config = RaftConfig {
         id: NodeId(u64::from(number)),
         name: format!("s{number}"),
         data_dir: spec.data_dir,
         peer_listener: spec.net.listen(peer_addr(number)),
-        gate: Arc::new(Gate::new(Tokens::given(TOKEN).expect("it is well formed"), None)),
+        gate: Arc::new(gate),
         peer_advertise: peer_addr(number),
         learner: false,
         bootstrap: number == 1,
