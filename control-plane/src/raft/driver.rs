@@ -56,9 +56,6 @@ const KEEP_ENTRIES: u64 = 1000;
 /// Together with twice [`STOP_MAX`] it is less than the process leaves for all of it.
 const HANDOVER_MAX: Duration = Duration::from_millis(350);
 
-/// How much of that it waits for the whole log.
-const CATCH_UP_MAX: Duration = Duration::from_millis(200);
-
 /// Pause before a majority is looked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -416,49 +413,6 @@ impl Node {
         let _ = self.raft.shutdown().await;
         self.replica.stop_writing();
         self.wal.close().await;
-    }
-
-    /// If this server leads, lets the follower that has everything take over.
-    pub(super) async fn hand_over(&self) {
-        let Some(target) = self.successor().await else { return };
-        tracing::info!(to = %NodeId(target), "hand leadership over before stopping");
-        let mut leader = self.leader.subscribe();
-        if self.raft.trigger().transfer_leader(target).await.is_err() {
-            return;
-        }
-        let own = Some(self.id);
-        let _ = leader.wait_for(|l| l.is_some() && *l != own).await;
-    }
-
-    /// The voter that leads next: one that was heard of lately and has the whole log. If none gets there
-    /// in time there is none: it would refuse, and the group would be without a leader for longer than if
-    /// it had not been asked.
-    async fn successor(&self) -> Option<u64> {
-        let deadline = Instant::now() + CATCH_UP_MAX;
-        loop {
-            let metrics = self.metrics();
-            let (Some(replication), ServerState::Leader) = (&metrics.replication, metrics.state) else {
-                return None;
-            };
-            let heard = |id: u64| {
-                let at = metrics.heartbeat.as_ref().and_then(|h| h.get(&id).copied().flatten());
-                at.is_some_and(|at| at.elapsed() < self.timing.election_timeout_max)
-            };
-            let mut others =
-                metrics.membership_config.voter_ids().filter(|id| *id != self.id.0 && heard(*id)).peekable();
-            others.peek()?;
-            let complete = |id: &u64| {
-                let matched = replication.get(id).copied().flatten().map(|matched| matched.index());
-                matched >= metrics.last_log_index
-            };
-            if let Some(id) = others.find(complete) {
-                return Some(id);
-            }
-            if Instant::now() > deadline {
-                return None;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
     }
 
     // --- what others ask of it

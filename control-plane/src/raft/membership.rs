@@ -1,4 +1,5 @@
-//! Changes of the group that somebody asks for: removing a server, making a learner a voter, handing over leadership.
+//! Changes of the group that somebody asks for: removing a server, making a learner a voter, handing over leadership,
+//! also by a leader that stops.
 //! (How a server gets in is in [`super::join`].)
 //!
 //! The leader carries them out, one at a time, through a joint configuration (Raft thesis §4.3). One that would leave
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use openraft::{ChangeMembers, Instant as _};
+use openraft::{ChangeMembers, Instant as _, ServerState};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 use weft_core::id::NodeId;
@@ -26,7 +27,10 @@ use super::{
 };
 
 /// Between two looks at what the leader has heard.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How long a leader that goes waits for another server to have the whole log.
+const SUCCESSOR_MAX: Duration = Duration::from_millis(200);
 
 /// Between two looks whether this server is still a member.
 const MEMBER_LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -236,6 +240,49 @@ impl Node {
             }
             if Instant::now() > deadline {
                 return Err(ChangeRefused::Behind { id, matched, last, heard });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// If this server leads, lets the follower that has everything take over.
+    pub(super) async fn hand_over(&self) {
+        let Some(target) = self.successor().await else { return };
+        tracing::info!(to = %NodeId(target), "hand leadership over before stopping");
+        let mut leader = self.leader.subscribe();
+        if self.raft.trigger().transfer_leader(target).await.is_err() {
+            return;
+        }
+        let own = Some(self.id);
+        let _ = leader.wait_for(|l| l.is_some() && *l != own).await;
+    }
+
+    /// The voter that leads next: one that was heard of lately and has the whole log. If none gets there
+    /// in time there is none: it would refuse, and the group would be without a leader for longer than if
+    /// it had not been asked.
+    async fn successor(&self) -> Option<u64> {
+        let deadline = Instant::now() + SUCCESSOR_MAX;
+        loop {
+            let metrics = self.metrics();
+            let (Some(replication), ServerState::Leader) = (&metrics.replication, metrics.state) else {
+                return None;
+            };
+            let heard = self.heard();
+            let mut others = metrics
+                .membership_config
+                .voter_ids()
+                .filter(|id| *id != self.id.0 && heard.contains(id))
+                .peekable();
+            others.peek()?;
+            let complete = |id: &u64| {
+                let matched = replication.get(id).copied().flatten().map(|matched| matched.index());
+                matched >= metrics.last_log_index
+            };
+            if let Some(id) = others.find(complete) {
+                return Some(id);
+            }
+            if Instant::now() > deadline {
+                return None;
             }
             sleep(LOOK_EVERY).await;
         }
