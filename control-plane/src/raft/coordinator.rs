@@ -229,7 +229,8 @@ impl Coordinator {
         self.node.leader.subscribe()
     }
 
-    /// Ask any of these servers to be taken into their group, as a voter. Safe to call again.
+    /// Ask any of these servers to be taken into their group, as a voter, or without a vote if this server is to be a
+    /// learner. Safe to call again.
     ///
     /// # Errors
     /// See [`JoinError`]: all but `ForeignCluster` may pass by themselves.

@@ -107,7 +107,7 @@ pub enum GroupChangeError {
     Unavailable(#[from] ProposeError),
 }
 
-/// Why this server is not a voter of the group yet. Asking again is safe.
+/// Why this server is not a member of the group yet, as it is to be. Asking again is safe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// None of the addresses answered.

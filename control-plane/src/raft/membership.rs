@@ -4,8 +4,8 @@
 //!
 //! The leader carries them out, one at a time, through a joint configuration (Raft thesis §4.3). One that would leave
 //! the group without a majority that the leader has heard of lately is refused: it would be the last change for a
-//! while. Who is taken out is told so by whoever leads, marks its data and ends ([`super::retired`]); until it knows, it
-//! disturbs nobody, since nobody votes for it while there is a leader (pre-vote, R02).
+//! while. Who is taken out learns it from its own log, or by asking the leader when it has none, marks its data and ends
+//! ([`super::retired`]); until then it disturbs nobody, since nobody votes for it while there is a leader (pre-vote, R02).
 
 use std::{
     collections::{BTreeSet, HashSet},
