@@ -6,6 +6,7 @@
 //!
 //! Time and randomness are arguments everywhere but in `health_check` and `expiry`, which drive checks and timers.
 
+pub mod breaker;
 pub mod check;
 pub mod endpoint;
 pub mod endpoint_set;

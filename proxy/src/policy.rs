@@ -4,5 +4,6 @@
 pub mod cache;
 pub mod compression;
 pub mod cors;
+pub mod deadline;
 pub mod edits;
 pub mod fault;

@@ -102,8 +102,15 @@ fn cluster_json(cluster: &Cluster) -> Value {
             "metadata": view.endpoint.metadata,
         })
     };
+    let load = &cluster.shared.load;
     json!({
         "name": cluster.name(),
+        "under_way": {
+            "requests": load.requests(),
+            "retries": load.retries(),
+            "limited_connections": load.connections(),
+            "pending": load.pending(),
+        },
         "load_balancing": cluster.config.cluster.lb_policy.to_string(),
         "version": cluster.config.version,
         "total": counts.total,

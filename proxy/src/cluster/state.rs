@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::breaker::Load;
 use super::check::CheckState;
 use super::endpoint::EndpointState;
 use super::endpoint_set::EndpointSet;
@@ -30,6 +31,8 @@ pub struct Cluster {
 pub struct ClusterShared {
     /// Place in the rotation.
     pub rotation: Arc<Rotation>,
+    /// What is under way.
+    pub load: Load,
     /// Its counters.
     pub metrics: ClusterMetrics,
     /// Milliseconds of the process clock at which discovery was last told that it is in use.
@@ -42,7 +45,12 @@ const TOUCH_MILLIS: u64 = 1000;
 impl ClusterShared {
     /// `phase` as in [`Rotation::new`].
     pub fn new(phase: u64, metrics: ClusterMetrics) -> Self {
-        Self { rotation: Arc::new(Rotation::new(phase)), metrics, touched: AtomicU64::new(0) }
+        Self {
+            rotation: Arc::new(Rotation::new(phase)),
+            load: Load::default(),
+            metrics,
+            touched: AtomicU64::new(0),
+        }
     }
 
     /// Whether discovery should be told again that the cluster is in use; at most once a second for all workers.

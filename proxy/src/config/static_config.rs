@@ -38,6 +38,10 @@ use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSourc
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
 
+mod breaker;
+
+pub use breaker::{StaticCircuitBreaker, StaticRetryBudget};
+
 /// The static part of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -98,6 +102,12 @@ pub struct StaticCluster {
     /// Ejection of endpoints that fail requests; on by default.
     #[serde(default)]
     pub outlier_detection: Option<StaticOutlierDetection>,
+    /// What may be under way at once.
+    #[serde(default)]
+    pub circuit_breaker: Option<StaticCircuitBreaker>,
+    /// How many repetitions may be.
+    #[serde(default)]
+    pub retry_budget: Option<StaticRetryBudget>,
     /// Where it is.
     pub endpoints: Vec<StaticEndpoint>,
 }
@@ -286,6 +296,7 @@ impl StaticCluster {
                 problems.push("outlier-detection: base-ejection-time must be longer than 0".to_owned());
             }
         }
+        problems.extend(breaker::problems(self.circuit_breaker.as_ref(), self.retry_budget.as_ref()));
         let (check, outlier) = (self.health_check.as_ref(), self.outlier_detection.as_ref());
         for (what, time) in [
             ("connect-timeout", self.connect_timeout),
@@ -323,6 +334,7 @@ impl StaticCluster {
         let mut cluster = Cluster::with_defaults(&self.name);
         cluster.lb_policy = self.policy()?;
         cluster.protocol = self.protocol()?;
+        cluster.breaker = breaker::breaker(self.circuit_breaker.as_ref(), self.retry_budget.as_ref());
         if let Some(timeout) = self.connect_timeout {
             cluster.connect_timeout = timeout;
         }
@@ -426,6 +438,8 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>, problems: &mut V
 mod tests {
     use std::path::Path;
 
+    use weft_xds_proto::resource::cluster::RetryLimit;
+
     use super::*;
 
     fn parse(yaml: &str) -> StaticConfig {
@@ -445,6 +459,8 @@ clusters:
     connect-timeout: 200ms
     health-check: {path: /health, interval: 2s}
     outlier-detection: {consecutive-failures: 2, max-ejection-percent: 10}
+    circuit-breaker: {max-requests: 100, max-connections: 10, max-pending: 5}
+    retry-budget: {percent: 10}
     endpoints:
       - 127.0.0.1:9002
       - {address: '127.0.0.1:9001', weight: 3}
@@ -458,6 +474,9 @@ clusters:
         assert_eq!(c.cluster.protocol, Protocol::Http2);
         assert_eq!(c.cluster.connect_timeout, Duration::from_millis(200));
         assert_eq!(c.cluster.outlier_detection.consecutive_failures, 2);
+        let b = c.cluster.breaker;
+        assert_eq!((b.max_requests, b.max_connections, b.max_pending), (100, 10, 5));
+        assert_eq!(b.retries, RetryLimit::Budget { percent: 10, min: 3 });
         assert_eq!(c.cluster.health_check.as_ref().unwrap().interval, Duration::from_secs(2));
         let weights: Vec<_> = c.endpoints.iter().map(|e| (e.address.port(), e.weight)).collect();
         assert_eq!(weights, [(9001, 3), (9002, 1)], "sorted by address");
@@ -474,6 +493,7 @@ clusters:
   - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0}]}
   - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}}
   - {name: d, endpoints: ['127.0.0.1:1'], connect-timeout: 2h, health-check: {interval: 90000h, timeout: 2h}, outlier-detection: {base-ejection-time: 90000h, max-ejection-time: 2h}}
+  - {name: e, endpoints: ['127.0.0.1:1'], circuit-breaker: {max-requests: 0}, retry-budget: {percent: 200}}
 ",
         );
         let problems = config.problems().join("\n");
@@ -497,6 +517,8 @@ clusters:
             "health-check: timeout must be at most 3600s",
             "base-ejection-time must be at most 3600s",
             "max-ejection-time must be at most 3600s",
+            "max-requests 0 lets nothing through",
+            "percent 200 is not between 0 and 100",
         ] {
             assert!(problems.contains(part), "{part} not in\n{problems}");
         }

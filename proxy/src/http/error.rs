@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::cluster::breaker::Overflow;
 use crate::cluster::endpoint_set::Counts;
 use crate::listener::refusal::Refusal;
+use crate::policy::deadline::BadDeadline;
 use crate::route::host::HostError;
 
 /// One variant for each thing that a caller does about it; [`super::rescue`] maps them to answers.
@@ -58,6 +60,14 @@ pub(crate) enum RequestError {
     BadAnswer { cluster: String, addr: SocketAddr, why: String },
     #[error("endpoint {addr} of cluster {cluster} did not answer within {limit:?}")]
     Timeout { cluster: String, addr: SocketAddr, limit: Duration },
+    #[error(transparent)]
+    BadDeadline(#[from] BadDeadline),
+    #[error("the caller's deadline has passed before the request could be forwarded")]
+    DeadlineSpent,
+    #[error("endpoint {addr} of cluster {cluster} did not answer within the {limit:?} that the caller gives")]
+    DeadlineExceeded { cluster: String, addr: SocketAddr, limit: Duration },
+    #[error("circuit breaker of cluster {cluster}: {why} ({limit})")]
+    Overflow { cluster: String, why: Overflow, limit: u32 },
     #[error("nothing more of the request body came within {0:?}")]
     SlowBody(Duration),
     #[error("the request body broke off: {0}")]

@@ -7,7 +7,8 @@
 //!   idempotent and there is no body; the server closed it as idle while the request was on its way.
 //! - a sidecar says that its app is down: another endpoint, under the same conditions.
 //! - what the route says: an answer of some status, a broken exchange or a try that takes too long, under the same
-//!   conditions.
+//!   conditions, and as long as the cluster's retry budget lasts (P41). The others are outside it: they reach no
+//!   endpoint that has work to do, and are few.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,12 +27,14 @@ use super::error::RequestError;
 use super::headers;
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::target::Target;
+use crate::cluster::breaker::{Admitted, ConnectionPermit, Overflow, RetryPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::picker::Tried;
 use crate::cluster::state::Cluster;
 use crate::limits::{CONNECT_RETRIES_MAX, RETRY_BACKOFF_DEFAULT, RETRY_BACKOFF_MAX};
 use crate::listener::connection::InFlight;
+use crate::policy::deadline;
 use crate::route::compiled;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
@@ -42,10 +45,12 @@ use crate::upstream::request_body::{Progress, RequestBody};
 /// is told once: a head below 500 is no success before the body has followed.
 pub(crate) struct Exchange {
     ctx: Rc<Context>,
-    cluster: Arc<Cluster>,
+    admitted: Admitted,
     active: ActiveRequest,
     /// `None` on HTTP/2, whose connection is shared.
     lease: Option<Lease>,
+    /// Given up after the connection is.
+    _permit: Option<ConnectionPermit>,
     progress: Option<Rc<Progress>>,
     /// Not told yet.
     outcome: Option<Outcome>,
@@ -80,7 +85,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(outcome) = self.outcome.take() {
-            report(&self.ctx, &self.cluster, self.active.endpoint(), outcome);
+            report(&self.ctx, self.admitted.cluster(), self.active.endpoint(), outcome);
         }
     }
 }
@@ -101,12 +106,14 @@ impl Outgoing {
     }
 }
 
-/// What a route says of times and tries.
+/// What a route and the caller say of times and tries.
 pub(crate) struct Plan {
     /// For the head of the answer, unless the times below say something.
     head: Duration,
     /// When the request as a whole is over.
     pub until: Option<(tokio::time::Instant, Duration)>,
+    /// Whether it is the caller's patience that ends then.
+    by_caller: bool,
     one_try: Option<Duration>,
     tries_left: u32,
     codes: Vec<u16>,
@@ -117,16 +124,37 @@ pub(crate) struct Plan {
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Plan {
-    /// For a request that came at `started`.
-    pub fn new(route: &compiled::Forward, started: Instant, default: Duration) -> Self {
+    /// Without a route: the caller's deadline, if there is one.
+    pub fn of_caller(deadline: Option<Duration>, started: Instant, default: Duration) -> Option<Self> {
+        deadline.map(|t| Self {
+            head: default,
+            until: Some((tokio::time::Instant::from_std(started + t), t)),
+            by_caller: true,
+            one_try: None,
+            tries_left: 0,
+            codes: Vec::new(),
+            backoff: RETRY_BACKOFF_DEFAULT,
+        })
+    }
+
+    /// For a request that came at `started`, from a caller that waits for `deadline`.
+    pub fn new(
+        route: &compiled::Forward,
+        deadline: Option<Duration>,
+        started: Instant,
+        default: Duration,
+    ) -> Self {
         let limit = |t: Option<Duration>| t.filter(|t| !t.is_zero());
-        let until = limit(route.timeout).map(|t| (tokio::time::Instant::from_std(started + t), t));
+        let by_caller = deadline.is_some_and(|d| limit(route.timeout).is_none_or(|t| d <= t));
+        let until = limit(route.timeout).into_iter().chain(deadline).min();
+        let until = until.map(|t| (tokio::time::Instant::from_std(started + t), t));
         let one_try = limit(route.try_timeout);
         let says = route.timeout.is_some() || route.try_timeout.is_some();
         let retry = route.retry.as_ref();
         Self {
             head: if says { FOR_EVER } else { default },
             until,
+            by_caller,
             one_try,
             tries_left: retry.map_or(0, |r| r.attempts),
             codes: retry.map(|r| r.codes.clone()).unwrap_or_default(),
@@ -140,6 +168,12 @@ impl Plan {
         one.into_iter().chain(self.until).min_by_key(|(at, _)| *at)
     }
 
+    /// Whether a try that was given up at `at` was given up because the caller waits no longer: that says nothing of
+    /// the endpoint.
+    fn is_callers(&self, at: tokio::time::Instant) -> bool {
+        self.by_caller && self.until.is_some_and(|(until, _)| until == at)
+    }
+
     fn may_retry(&self) -> bool {
         self.tries_left > 0
     }
@@ -149,8 +183,8 @@ impl Plan {
         if self.tries_left == 0 {
             return false;
         }
-        // Between half and all of it, so that those that failed together do not come back together.
-        let wait = self.backoff.min(RETRY_BACKOFF_MAX).mul_f64(0.5 + rng / 2.0);
+        // Anything up to it ("full jitter"), so that those that failed together do not come back together.
+        let wait = self.backoff.min(RETRY_BACKOFF_MAX).mul_f64(rng);
         if self.until.is_some_and(|(at, _)| tokio::time::Instant::now() + wait >= at) {
             return false;
         }
@@ -173,10 +207,17 @@ pub(crate) async fn forward(
 ) -> Result<Response<ResponseBody>, RequestError> {
     // HTTP/2 is also used for streams in which the client waits for its turn.
     let http2 = outgoing.head.version == Version::HTTP_2;
+    let admitted = Admitted::new(cluster).map_err(|(cluster, why)| overflow(&cluster, why))?;
+    let cluster = admitted.cluster();
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
-    let mut request = request_to(&cluster, outgoing)?;
-    let mut course = Course { ctx, cluster: &cluster, tried: Tried::new(), replayed: false };
+    let mut request = request_to(cluster, outgoing)?;
+    let mut course =
+        Course { ctx, admitted: &admitted, cluster, tried: Tried::new(), replayed: false, permit: None };
+    let permit = match cluster.config.cluster.protocol {
+        Protocol::Http1 => course.connection(plan.as_deref()).await?,
+        Protocol::Http2 => None,
+    };
     // An endpoint whose reused connection turned out to be closed gets the request on a fresh one.
     let mut again: Option<Arc<EndpointState>> = None;
     loop {
@@ -185,6 +226,13 @@ pub(crate) async fn forward(
             Some(endpoint) => endpoint,
             None => course.pick()?,
         };
+        if let Some((until, _)) = plan.as_ref().and_then(|p| p.until) {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() {
+                return Err(RequestError::DeadlineSpent);
+            }
+            deadline::tell(request.headers_mut(), left);
+        }
         let active = endpoint.start();
         let (mut link, reused) = match course.link(&endpoint, fresh).await {
             Ok(link) => link,
@@ -198,6 +246,7 @@ pub(crate) async fn forward(
         let planned = plan.as_ref().is_some_and(|p| p.may_retry());
         let spare = (reused || behind_sidecar || planned).then(|| copy(&request)).flatten();
         let sent = link.send(request);
+        let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(sent, progress.as_deref(), stall, ctx.timeouts.request).await,
             Some(plan) => {
@@ -206,15 +255,22 @@ pub(crate) async fn forward(
                     None => waited.await,
                     Some((at, limit)) => match tokio::time::timeout_at(at, waited).await {
                         Ok(waited) => waited,
-                        Err(_) => Err(Late::Endpoint(limit)),
+                        Err(_) => {
+                            for_caller = plan.is_callers(at);
+                            Err(Late::Endpoint(limit))
+                        }
                     },
                 }
             }
         };
         let answer = match waited {
             Err(Late::Client) => return Err(RequestError::SlowBody(stall)),
+            Err(Late::Endpoint(limit)) if for_caller => {
+                let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
+                return Err(RequestError::DeadlineExceeded { cluster, addr, limit });
+            }
             Err(Late::Endpoint(limit)) => {
-                report(ctx, &cluster, &endpoint, Outcome::Failure);
+                report(ctx, cluster, &endpoint, Outcome::Failure);
                 if matches!(link, Link::Http2(_)) {
                     // It may be dead without a word; others should not find out one after the other.
                     ctx.pool.discard(endpoint.addr());
@@ -266,30 +322,31 @@ pub(crate) async fn forward(
             && course.again(&mut plan, &endpoint).await
         {
             if answer.status().is_server_error() {
-                report(ctx, &cluster, &endpoint, Outcome::Failure);
+                report(ctx, cluster, &endpoint, Outcome::Failure);
             }
             request = same;
             continue;
         }
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            report(ctx, &cluster, &endpoint, Outcome::Failure);
+            report(ctx, cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
         }
         if let Some(why) = headers::doubtful_framing(answer.headers()) {
-            report(ctx, &cluster, &endpoint, Outcome::Failure);
+            report(ctx, cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, why));
         }
         let outcome = if answer.status().is_server_error() {
-            report(ctx, &cluster, &endpoint, Outcome::Failure);
+            report(ctx, cluster, &endpoint, Outcome::Failure);
             None
         } else {
             Some(Outcome::Success)
         };
         let exchange = Exchange {
             ctx: ctx.clone(),
-            cluster: cluster.clone(),
+            admitted,
             active,
             lease: link.into_lease(),
+            _permit: permit,
             progress,
             outcome,
             in_flight: None,
@@ -301,9 +358,12 @@ pub(crate) async fn forward(
 /// The tries of one request.
 struct Course<'a> {
     ctx: &'a Context,
+    admitted: &'a Admitted,
     cluster: &'a Arc<Cluster>,
     tried: Tried,
     replayed: bool,
+    /// Of the present try, if the route gave it.
+    permit: Option<RetryPermit>,
 }
 
 enum Retry {
@@ -315,6 +375,16 @@ impl Course<'_> {
     /// Whether the route gives the request another try; at another endpoint, if there is one.
     async fn again(&mut self, plan: &mut Option<&mut Plan>, endpoint: &EndpointState) -> bool {
         let Some(plan) = plan else { return false };
+        if !plan.may_retry() {
+            return false;
+        }
+        // That of the try that has just failed.
+        self.permit = None;
+        self.permit = self.admitted.retry();
+        if self.permit.is_none() {
+            self.cluster.shared.metrics.overflows.retries.inc();
+            return false;
+        }
         let rng = self.ctx.rng.borrow_mut().f64();
         if !plan.next_try(rng).await {
             return false;
@@ -333,6 +403,14 @@ impl Course<'_> {
             cluster: self.cluster.name().to_owned(),
             counts: Box::new(self.cluster.endpoints.counts()),
         })
+    }
+
+    /// The place of a connection, if their number is limited. It is waited for as long as a connection itself would be.
+    async fn connection(&self, plan: Option<&Plan>) -> Result<Option<ConnectionPermit>, RequestError> {
+        let limit = self.cluster.config.cluster.connect_timeout;
+        let until = plan.and_then(|p| p.until).map(|(at, _)| at).into_iter();
+        let until = until.fold(tokio::time::Instant::now() + limit, |a, b| a.min(b));
+        self.admitted.connection(until).await.map_err(|why| overflow(self.cluster, why))
     }
 
     async fn link(&self, endpoint: &EndpointState, fresh: bool) -> Result<(Link, bool), Arc<ConnectError>> {
@@ -557,6 +635,17 @@ fn incoming_answer(answer: Response<Incoming>, exchange: Exchange) -> Response<R
     head.version = Version::HTTP_11;
     head.extensions.clear();
     Response::from_parts(head, ResponseBody::upstream(body, Box::new(exchange)))
+}
+
+fn overflow(cluster: &Cluster, why: Overflow) -> RequestError {
+    let (counters, limits) = (&cluster.shared.metrics.overflows, &cluster.config.cluster.breaker);
+    let (counter, limit) = match why {
+        Overflow::Requests => (&counters.requests, limits.max_requests),
+        Overflow::Pending => (&counters.pending, limits.max_pending),
+        Overflow::Wait(_) => (&counters.wait, limits.max_connections),
+    };
+    counter.inc();
+    RequestError::Overflow { cluster: cluster.name().to_owned(), why, limit }
 }
 
 fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {

@@ -36,6 +36,9 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, &'static str) {
         E::Broken { .. } => (StatusCode::BAD_GATEWAY, "upstream-closed"),
         E::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "upstream-invalid"),
         E::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout"),
+        E::BadDeadline(_) => (StatusCode::BAD_REQUEST, "bad-deadline"),
+        E::DeadlineSpent | E::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
+        E::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overflow"),
         E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, "timeout"),
         E::ClientBody(_) => (StatusCode::BAD_REQUEST, "client-body"),
     }
@@ -58,6 +61,7 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
         }
         RequestError::NoReadyEndpoint { .. }
         | RequestError::NoControlPlane { .. }
+        | RequestError::Overflow { .. }
         | RequestError::Shortage(_) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -4,7 +4,7 @@
 //! copies for mirrors → [`super::forward`] → header edits of the answer, CORS, compression.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
@@ -44,7 +44,7 @@ pub(crate) async fn respond(
     target: Target,
     incoming: Incoming,
     routed: Routed,
-    started: Instant,
+    times: (Instant, Option<Duration>),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let Routed { route, path } = routed;
     if let Some(fault) = &route.fault {
@@ -84,7 +84,7 @@ pub(crate) async fn respond(
                 Some((_, Lookup::Answer(response))) => response,
                 stored => {
                     let parts = (head, target, incoming);
-                    let response = send(ctx, connection, (&route, to), path, parts, started).await?;
+                    let response = send(ctx, connection, (&route, to), path, parts, times).await?;
                     match stored {
                         Some((policy, lookup)) => cached::keep(ctx, policy, lookup, response),
                         None => response,
@@ -113,7 +113,7 @@ async fn send(
     (route, to): (&Route, &Forward),
     path: Option<String>,
     (mut head, mut target, incoming): (request::Parts, Target, Incoming),
-    started: Instant,
+    (started, deadline): (Instant, Option<Duration>),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let backend = to.draw(&mut ctx.rng.borrow_mut());
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
@@ -136,7 +136,7 @@ async fn send(
     backend.request_headers.apply(&mut head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
     mirror::copies(ctx, to, &mut outgoing);
-    let mut plan = Plan::new(to, started, ctx.timeouts.request);
+    let mut plan = Plan::new(to, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
     let forwarded = server::explained(connection, forward(ctx, cluster, outgoing, Some(&mut plan)).await);
     let status = match &forwarded {

@@ -11,12 +11,13 @@ use hyper::body::Incoming;
 use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
-use super::forward::{Outgoing, forward};
+use super::forward::{Outgoing, Plan, forward};
 use super::resolve::Resolved;
 use super::{downgrade, headers, rescue, resolve, routed, target};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
+use crate::policy::deadline;
 
 /// Never fails: every error is an answer.
 pub(crate) async fn handle(
@@ -57,24 +58,33 @@ async fn respond(
         downgrade::check(&head)?;
     }
     let target = target::of(&head)?;
+    let deadline = deadline::of(&head.headers)?;
+    if deadline.is_some_and(|left| left.is_zero()) {
+        return Err(RequestError::DeadlineSpent);
+    }
     let cluster = match resolve::resolve(ctx, &target, &head).await? {
         Resolved::Cluster(cluster) => cluster,
         // On the heap: requests without a route do not pay for its size.
         Resolved::Route(found) => {
-            let routed = routed::respond(ctx, connection, head, target, body, found, started);
+            let routed = routed::respond(ctx, connection, head, target, body, found, (started, deadline));
             return Box::pin(routed).await;
         }
     };
     let takes_trailers = prepare(ctx, connection, &mut head)?;
     let metrics = cluster.clone();
     let outgoing = Outgoing::new(head, target, takes_trailers, body);
-    let forwarded = explained(connection, forward(ctx, cluster, outgoing, None).await);
+    let mut plan = Plan::of_caller(deadline, started, ctx.timeouts.request);
+    let forwarded = explained(connection, forward(ctx, cluster, outgoing, plan.as_mut()).await);
     let status = match &forwarded {
         Ok(response) => response.status(),
         Err(error) => rescue::status(error).0,
     };
     metrics.shared.metrics.answered(status, started.elapsed());
-    forwarded
+    let mut response = forwarded?;
+    if let Some((at, _)) = plan.and_then(|p| p.until) {
+        response.body_mut().limit(at);
+    }
+    Ok(response)
 }
 
 /// The guard knows better what was wrong with the body.
@@ -131,6 +141,8 @@ fn count(ctx: &Context, error: &RequestError) {
         | RequestError::Broken { .. }
         | RequestError::BadAnswer { .. }
         | RequestError::Timeout { .. }
+        | RequestError::DeadlineExceeded { .. }
+        | RequestError::Overflow { .. }
         | RequestError::SlowBody(_)
         | RequestError::Shortage(_)
         | RequestError::ClientBody(_) => {}

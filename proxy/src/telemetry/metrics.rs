@@ -38,6 +38,7 @@ pub struct Metrics {
     ejections: Counters,
     connects: Counters,
     connect_failures: Counters,
+    overflows: Counters,
     endpoints: Gauges,
     refused: Counters,
     unrouted: Counters,
@@ -86,6 +87,11 @@ impl Metrics {
                 "Connections to endpoints that failed",
                 by_service,
             ),
+            overflows: r.counters(
+                "weft_proxy_overflows_total",
+                "Requests and retries refused by a cluster's circuit breaker, by what was full",
+                &["direction", "service", "kind"],
+            ),
             endpoints: r.gauges(
                 "weft_proxy_endpoints",
                 "Endpoints of a cluster, all and those in rotation",
@@ -125,6 +131,11 @@ impl Metrics {
             ejections: self.ejections.with(&labels),
             connects: self.connects.with(&labels),
             connect_failures: self.connect_failures.with(&labels),
+            overflows: {
+                let [requests, pending, wait, retries] =
+                    OVERFLOWS.map(|kind| self.overflows.with(&[direction.as_str(), service, kind]));
+                Overflows { requests, pending, wait, retries }
+            },
             endpoints: self.endpoints.with(&[direction.as_str(), service, "all"]),
             usable: self.endpoints.with(&[direction.as_str(), service, "usable"]),
         }
@@ -139,6 +150,9 @@ impl Metrics {
         self.seconds.remove(&labels);
         for family in [&self.retries, &self.ejections, &self.connects, &self.connect_failures] {
             family.remove(&labels);
+        }
+        for kind in OVERFLOWS {
+            self.overflows.remove(&[direction.as_str(), service, kind]);
         }
         for kind in ["all", "usable"] {
             self.endpoints.remove(&[direction.as_str(), service, kind]);
@@ -158,6 +172,22 @@ impl Metrics {
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// What can be full, as labels.
+const OVERFLOWS: [&str; 4] = ["requests", "pending", "wait", "retries"];
+
+/// What a cluster's circuit breaker refused.
+#[derive(Debug, Clone)]
+pub struct Overflows {
+    /// Too many requests under way.
+    pub requests: Counter,
+    /// Too many wait for a connection.
+    pub pending: Counter,
+    /// No connection became free in time.
+    pub wait: Counter,
+    /// Repetitions beyond the budget.
+    pub retries: Counter,
+}
+
 /// Handles of one cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterMetrics {
@@ -171,6 +201,8 @@ pub struct ClusterMetrics {
     pub connects: Counter,
     /// Connections that failed.
     pub connect_failures: Counter,
+    /// Refused by the circuit breaker.
+    pub overflows: Overflows,
     /// Endpoints known.
     pub endpoints: Gauge,
     /// Endpoints in rotation.

@@ -9,6 +9,7 @@ mod http2_abuse;
 mod inbound;
 mod mesh;
 mod names;
+mod resilience;
 mod routes;
 mod shortage;
 mod support;

@@ -13,6 +13,10 @@ use serde::Serialize;
 
 use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 
+mod breaker;
+
+pub use breaker::{CircuitBreaker, RetryLimit};
+
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cluster {
@@ -28,6 +32,8 @@ pub struct Cluster {
     pub outlier_detection: OutlierDetection,
     /// What endpoints speak.
     pub protocol: Protocol,
+    /// What may be under way at once.
+    pub breaker: CircuitBreaker,
 }
 
 impl Cluster {
@@ -40,6 +46,7 @@ impl Cluster {
             health_check: Some(HealthCheck::default()),
             outlier_detection: OutlierDetection::default(),
             protocol: Protocol::default(),
+            breaker: CircuitBreaker::default(),
         }
     }
 }
@@ -203,6 +210,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             health_check: health_check(&v, &p.health_checks)?,
             outlier_detection: outlier_detection(&v, p.outlier_detection.as_ref())?,
             protocol: protocol(&v, &p)?,
+            breaker: breaker::decode(&v, p.circuit_breakers.as_ref())?,
             name,
         })
     }
@@ -399,6 +407,7 @@ impl From<&Cluster> for pb::Cluster {
             } as i32,
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier_detection_to_proto(&c.outlier_detection),
+            circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
                 Protocol::Http1 => Default::default(),
                 Protocol::Http2 => [(HTTP_OPTIONS_KEY.to_owned(), pack_any(http2_options()))].into(),

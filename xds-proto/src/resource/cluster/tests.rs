@@ -48,6 +48,21 @@ prop_compose! {
     }
 }
 
+fn breaker() -> impl Strategy<Value = CircuitBreaker> {
+    let retries = prop_oneof![
+        any::<u32>().prop_map(RetryLimit::AtOnce),
+        (0u32..=100, any::<u32>()).prop_map(|(percent, min)| RetryLimit::Budget { percent, min }),
+    ];
+    (any::<u32>(), any::<u32>(), any::<u32>(), retries).prop_map(
+        |(max_requests, max_connections, max_pending, retries)| CircuitBreaker {
+            max_requests,
+            max_connections,
+            max_pending,
+            retries,
+        },
+    )
+}
+
 prop_compose! {
     fn cluster()(
         name in "[a-z][a-z0-9-]{0,62}",
@@ -56,8 +71,9 @@ prop_compose! {
         health_check in proptest::option::of(health_check()),
         outlier_detection in outlier(),
         protocol in prop_oneof![Just(Protocol::Http1), Just(Protocol::Http2)],
+        breaker in breaker(),
     ) -> Cluster {
-        Cluster { name, lb_policy, connect_timeout, health_check, outlier_detection, protocol }
+        Cluster { name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker }
     }
 }
 
