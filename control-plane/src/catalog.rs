@@ -207,7 +207,7 @@ impl Catalog {
     /// How proxies balance over a service, also over one that does not exist yet.
     pub fn load_balancing(&self, service: &str) -> LbPolicy {
         if let Some(view) = self.service(service) {
-            return view.load_balancing;
+            return view.load_balancing.clone();
         }
         let set = self.inner.registry.as_ref().and_then(|c| c.read(|m| m.load_balancing(service)));
         view::policy(set.as_deref())
@@ -310,7 +310,11 @@ impl Inner {
             if dirty.all {
                 for name in held.services.keys() {
                     let emptied = |s: &Arc<ServiceView>| {
-                        Arc::new(ServiceView::new(Vec::new(), s.gossip.clone(), Some(s.load_balancing)))
+                        Arc::new(ServiceView::new(
+                            Vec::new(),
+                            s.gossip.clone(),
+                            Some(s.load_balancing.clone()),
+                        ))
                     };
                     fresh.entry(name.clone()).or_insert_with(|| held.services.get(name).map(emptied));
                 }
@@ -324,7 +328,7 @@ impl Inner {
                 let claims = view::gossip_claims(&catalog, name);
                 let base = fresh.get(name).cloned().flatten().or_else(|| held.services.get(name).cloned());
                 let (registry, old, balancing) = match &base {
-                    Some(s) => (s.registry.clone(), s.gossip.as_slice(), s.load_balancing),
+                    Some(s) => (s.registry.clone(), s.gossip.as_slice(), s.load_balancing.clone()),
                     None => (Vec::new(), &[][..], self.stored_policy(name)),
                 };
                 if claims != old {

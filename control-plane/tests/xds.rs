@@ -135,7 +135,7 @@ async fn changes_of_the_catalogue_reach_the_proxy() {
     services.set(vec![hello(&[2, 3])]);
     until(&discovery, |s| ports(s, "hello") == [2, 3]).await;
     services.set(vec![service("hello", &[2, 3], LbPolicy::LeastConnections)]);
-    let policy = |s: &ConfigSnapshot| s.clusters.get("hello").map(|c| c.cluster.lb_policy);
+    let policy = |s: &ConfigSnapshot| s.clusters.get("hello").map(|c| c.cluster.lb_policy.clone());
     until(&discovery, |s| policy(s) == Some(LbPolicy::LeastConnections)).await;
     services.set(vec![hello(&[])]);
     let snapshot = until(&discovery, |s| ports(s, "hello").is_empty()).await;

@@ -7,3 +7,4 @@ pub mod cors;
 pub mod deadline;
 pub mod edits;
 pub mod fault;
+pub mod sticky;

@@ -155,7 +155,7 @@ fn cluster(name: &str, version: &str) -> Resource {
 
 fn unusable_cluster(name: &str, version: &str) -> Resource {
     let mut proto = ClusterProto::from(&Cluster::with_defaults(name));
-    proto.lb_policy = 5;
+    proto.lb_policy = 6;
     resource(name, version, pack_any(proto))
 }
 
@@ -232,7 +232,7 @@ async fn a_bad_resource_beside_a_good_one_is_rejected_by_name_and_the_good_one_i
     let cds = vec![unusable_cluster("bad", "1"), cluster("good", "1")];
     let nonce = stream.send(ResourceType::Cluster, cds, &[]).await;
     let error = stream.answer(&nonce).await.error_detail.unwrap();
-    let reason = r#"Cluster "bad": lb_policy: seen MAGLEV, allowed ROUND_ROBIN, RANDOM or LEAST_REQUEST"#;
+    let reason = r#"Cluster "bad": lb_policy: seen CLUSTER_PROVIDED, allowed ROUND_ROBIN, RANDOM, LEAST_REQUEST, RING_HASH or MAGLEV"#;
     assert_eq!(nack::rejected(&error), [("bad".to_owned(), reason.to_owned())]);
     // The answer goes out after the good one is in use.
     assert_eq!(ports(&snapshots.borrow(), "good"), Some(vec![1001]));

@@ -114,7 +114,7 @@ async fn balancing_policy_is_switched_at_run_time() {
     let dev = dev().await;
     let (grpc, url) = (dev.addr("grpc").to_string(), format!("http://{}/", dev.addr("outbound")));
     curl(&["--fail", &url, "-H", "Host: hello"]).await;
-    for policy in ["random", "least-connections", "round-robin"] {
+    for policy in ["random", "least-connections", "peak-ewma", "maglev:header=x-user", "round-robin"] {
         let set = weft_tests::process::run(&["lb", "hello", policy, "--endpoints", &grpc]).await;
         assert_eq!(set.code, 0, "{set:?}");
         let admin = format!("http://{}/clusters", dev.addr("admin"));
@@ -127,7 +127,7 @@ async fn balancing_policy_is_switched_at_run_time() {
     }
     let refused = weft_tests::process::run(&["lb", "hello", "fastest", "--endpoints", &grpc]).await;
     assert_ne!(refused.code, 0);
-    for allowed in ["round-robin", "random", "least-connections"] {
+    for allowed in ["round-robin", "random", "least-connections", "maglev:KEY"] {
         assert!(refused.stderr.contains(allowed), "{refused:?}");
     }
 }

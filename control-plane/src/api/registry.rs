@@ -344,7 +344,7 @@ pub async fn services(
                 "name": s.name,
                 "healthy": s.healthy,
                 "total": s.total,
-                "load_balancing": s.load_balancing.as_str(),
+                "load_balancing": s.load_balancing.to_string(),
                 "sources": s.sources,
             })
         })

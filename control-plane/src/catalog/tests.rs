@@ -32,7 +32,7 @@ fn a_view_is_swapped_whole_and_announced() {
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
     let summary = &catalog.services()[0];
-    assert_eq!((summary.healthy, summary.total, summary.load_balancing), (1, 2, LbPolicy::Random));
+    assert_eq!((summary.healthy, summary.total, &summary.load_balancing), (1, 2, &LbPolicy::Random));
     assert_eq!(summary.sources, ["gossip"]);
     let endpoints = catalog.endpoints("web");
     assert_eq!(ids(&endpoints.iter().collect::<Vec<_>>()), ["a", "b"]);

@@ -59,7 +59,7 @@ impl ServiceView {
             name: name.to_owned(),
             healthy: self.routable().filter(|c| c.health == InstanceHealth::Passing).count(),
             total: self.routable().count(),
-            load_balancing: self.load_balancing,
+            load_balancing: self.load_balancing.clone(),
             sources,
         }
     }

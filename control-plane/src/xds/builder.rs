@@ -124,7 +124,7 @@ fn resource<T: Serialize>(
 
 fn cluster(service: &ServiceView) -> Cluster {
     Cluster {
-        lb_policy: service.lb_policy,
+        lb_policy: service.lb_policy.clone(),
         protocol: labels::protocol(service.instances.iter().map(|i| &i.metadata)),
         health_check: Some(HealthCheck { path: health_path(service), ..HealthCheck::default() }),
         ..Cluster::with_defaults(service.name.clone())

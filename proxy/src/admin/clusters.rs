@@ -53,7 +53,7 @@ fn section(out: &mut String, direction: &str, mesh: &MeshState) {
     for cluster in all(mesh) {
         let counts = cluster.endpoints.counts();
         let config = &cluster.config;
-        let policy = config.cluster.lb_policy;
+        let policy = &config.cluster.lb_policy;
         // Writing to a string does not fail.
         let _ =
             writeln!(out, "{direction} {} {policy} ({counts}) version {}", cluster.name(), config.version);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::check::CheckState;
+use super::latency::Latency;
 use super::outlier::{Ejection, Failures};
 
 /// State of one address in one cluster, shared by all workers and by successive endpoint sets.
@@ -16,6 +17,8 @@ pub struct EndpointState {
     addr: SocketAddr,
     since: Instant,
     active: AtomicU32,
+    /// Of answers, where the balancing policy looks at them.
+    pub latency: Latency,
     /// Failures in a row.
     pub failures: Failures,
     /// Changed and read under the lock of the mesh state's writer, except for display.
@@ -36,6 +39,7 @@ impl EndpointState {
             addr,
             since: Instant::now(),
             active: AtomicU32::new(0),
+            latency: Latency::default(),
             failures: Failures::default(),
             health: Mutex::default(),
         })
@@ -54,6 +58,11 @@ impl EndpointState {
     /// Requests in flight, of all workers.
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// See [`Latency::cost`].
+    pub fn cost(&self, now: u64) -> f64 {
+        self.latency.cost(now, self.active())
     }
 
     /// Counts a request in flight until it is dropped.

@@ -115,7 +115,7 @@ impl EndpointSet {
     /// Reads the states once; later changes of them need a new set.
     pub fn new(
         endpoints: impl IntoIterator<Item = (Endpoint, Arc<EndpointState>)>,
-        policy: LbPolicy,
+        policy: &LbPolicy,
         rotation: &Arc<Rotation>,
     ) -> Self {
         let endpoints: Box<[EndpointView]> = endpoints
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn set(pairs: &[(Endpoint, Arc<EndpointState>)]) -> EndpointSet {
-        EndpointSet::new(pairs.to_vec(), LbPolicy::RoundRobin, &Arc::new(Rotation::new(0)))
+        EndpointSet::new(pairs.to_vec(), &LbPolicy::RoundRobin, &Arc::new(Rotation::new(0)))
     }
 
     /// SD-31, D05.
@@ -200,7 +200,7 @@ mod tests {
             "1 ready, 1 ejected, 1 failing checks, 1 reported unhealthy of 4"
         );
         assert_eq!(
-            EndpointSet::new([], LbPolicy::Random, &Arc::new(Rotation::new(0))).counts().to_string(),
+            EndpointSet::new([], &LbPolicy::Random, &Arc::new(Rotation::new(0))).counts().to_string(),
             "it has no endpoints"
         );
     }

@@ -1,7 +1,7 @@
 //! The choice among the usable endpoints of a cluster.
 //!
-//! Each algorithm implements pingora-load-balancing's selection traits, so that it also works under its
-//! `LoadBalancer`. A request here does not go through that (it costs several times a pick, and swaps endpoints and
+//! Round robin, random and least connections implement pingora-load-balancing's selection traits, so that they also
+//! work under its `LoadBalancer`. A request here does not go through that (it costs several times a pick, and swaps endpoints and
 //! health separately): it calls [`Picker::pick`] on the picker of its own snapshot.
 
 use std::collections::BTreeSet;
@@ -15,10 +15,12 @@ use smallvec::SmallVec;
 use weft_xds_proto::resource::cluster::LbPolicy;
 
 use super::endpoint::EndpointState;
+use super::hashed::{Maglev, Ring};
 use super::least_connections::LeastConnections;
 use super::random::Random;
 use super::rotation::Rotation;
 use super::round_robin::RoundRobin;
+use super::two_choices::{By, TwoChoices};
 
 /// Endpoints that a request has tried already; few.
 pub type Tried = SmallVec<[SocketAddr; 4]>;
@@ -32,13 +34,31 @@ pub enum Picker {
     Random(Arc<Random>),
     /// The least busy one.
     LeastConnections(Arc<LeastConnections>),
+    /// The better one of two.
+    TwoChoices(Box<TwoChoices>),
+    /// The one of the key.
+    Ring(Box<Ring>),
+    /// The one of the key.
+    Maglev(Box<Maglev>),
+}
+
+/// What a choice depends on, beside the endpoints.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ask<'a> {
+    /// Of the request, where the policy hashes one; without, any will do.
+    pub key: Option<u64>,
+    /// Not these.
+    pub tried: &'a [SocketAddr],
+    /// In nanoseconds of the process clock, where [`Picker::needs_time`].
+    pub now: u64,
 }
 
 impl Picker {
     /// Over these endpoints with their weights; `rotation` is the cluster's.
-    pub fn new(policy: LbPolicy, endpoints: &[(Arc<EndpointState>, u32)], rotation: &Arc<Rotation>) -> Self {
+    pub fn new(policy: &LbPolicy, endpoints: &[(Arc<EndpointState>, u32)], rotation: &Arc<Rotation>) -> Self {
         let backends: BTreeSet<Backend> =
             endpoints.iter().map(|(state, weight)| backend(state, *weight)).collect();
+        let candidates = || Candidates::new(&backends, rotation.clone());
         match policy {
             LbPolicy::RoundRobin => {
                 Self::RoundRobin(Arc::new(BackendSelection::build_with_config(&backends, rotation)))
@@ -49,12 +69,35 @@ impl Picker {
             LbPolicy::LeastConnections => {
                 Self::LeastConnections(Arc::new(BackendSelection::build_with_config(&backends, rotation)))
             }
+            LbPolicy::LeastRequest => Self::TwoChoices(Box::new(TwoChoices::new(candidates(), By::Load))),
+            LbPolicy::PeakEwma => Self::TwoChoices(Box::new(TwoChoices::new(candidates(), By::Latency))),
+            LbPolicy::RingHash(_) => Self::Ring(Box::new(Ring::new(candidates()))),
+            LbPolicy::Maglev(_) => Self::Maglev(Box::new(Maglev::new(candidates()))),
         }
     }
 
-    /// An endpoint that is not among the tried ones; `None` if there is none left.
+    /// Any endpoint that is not among the tried ones; `None` if there is none left.
     pub fn pick(&self, tried: &[SocketAddr], rng: &mut fastrand::Rng) -> Option<&Arc<EndpointState>> {
+        self.pick_for(Ask { tried, ..Ask::default() }, rng)
+    }
+
+    /// Whether answers' times matter, and so the time of the choice.
+    pub fn needs_time(&self) -> bool {
+        matches!(self, Self::TwoChoices(p) if p.by() == By::Latency)
+    }
+
+    /// An endpoint for a request; `None` if there is none left.
+    pub fn pick_for(&self, ask: Ask<'_>, rng: &mut fastrand::Rng) -> Option<&Arc<EndpointState>> {
+        let Ask { key, tried, now } = ask;
+        let mut key = || key.unwrap_or_else(|| rng.u64(..));
         match self {
+            Self::Ring(p) => return p.pick(key(), tried).map(|i| &p.candidates().states[i]),
+            Self::Maglev(p) => return p.pick(key(), tried).map(|i| &p.candidates().states[i]),
+            _ => {}
+        }
+        match self {
+            Self::Ring(_) | Self::Maglev(_) => None,
+            Self::TwoChoices(p) => p.pick(tried, now, rng).map(|i| &p.candidates().states[i]),
             Self::RoundRobin(p) => p.pick(tried).map(|i| &p.candidates().states[i]),
             Self::Random(p) => p.pick(tried, rng).map(|i| &p.candidates().states[i]),
             Self::LeastConnections(p) => p.pick(tried).map(|i| &p.candidates().states[i]),
@@ -93,6 +136,20 @@ impl Candidates {
 
     pub(crate) fn len(&self) -> usize {
         self.states.len()
+    }
+
+    /// Running sums of the weights.
+    pub(crate) fn sums(&self) -> Box<[u64]> {
+        let sum = |sum: &mut u64, weight: &u32| {
+            *sum += u64::from(*weight);
+            Some(*sum)
+        };
+        self.weights.iter().scan(0, sum).collect()
+    }
+
+    /// In order of addresses, as backends are.
+    pub(crate) fn index_of(&self, addr: SocketAddr) -> Option<usize> {
+        self.states.binary_search_by_key(&addr, |s| s.addr()).ok()
     }
 
     pub(crate) fn is_tried(&self, index: usize, tried: &[SocketAddr]) -> bool {

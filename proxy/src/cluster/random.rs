@@ -21,15 +21,7 @@ pub struct Random {
 impl Random {
     fn new(backends: &BTreeSet<Backend>, rotation: Arc<Rotation>) -> Self {
         let candidates = Candidates::new(backends, rotation);
-        let sums = if candidates.is_uniform() {
-            Box::default()
-        } else {
-            let sum = |sum: &mut u64, weight: &u32| {
-                *sum += u64::from(*weight);
-                Some(*sum)
-            };
-            candidates.weights.iter().scan(0, sum).collect()
-        };
+        let sums = if candidates.is_uniform() { Box::default() } else { candidates.sums() };
         Self { candidates, sums }
     }
 

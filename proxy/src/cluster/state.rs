@@ -97,7 +97,7 @@ impl Cluster {
             let state = states.get(&endpoint.address).cloned();
             (endpoint.clone(), state.unwrap_or_else(|| EndpointState::new(endpoint.address)))
         });
-        let endpoints = EndpointSet::new(endpoints, config.cluster.lb_policy, &shared.rotation);
+        let endpoints = EndpointSet::new(endpoints, &config.cluster.lb_policy, &shared.rotation);
         Self { config, endpoints, shared }
     }
 

@@ -87,7 +87,7 @@ pub struct RouteEntry {
 pub struct StaticCluster {
     /// Unique.
     pub name: String,
-    /// `round-robin` (default), `random` or `least-connections`.
+    /// `round-robin` (default) or another of [`LbPolicy::WORDS`].
     #[serde(default)]
     pub load_balancing: Option<String>,
     /// `http1` (default) or `http2`, without TLS.
@@ -314,11 +314,9 @@ impl StaticCluster {
     fn policy(&self) -> Result<LbPolicy, String> {
         match &self.load_balancing {
             None => Ok(LbPolicy::RoundRobin),
-            Some(text) => text.parse().map_err(|_| {
-                format!(
-                    "load-balancing {text:?} is unknown; allowed are round-robin, random, least-connections"
-                )
-            }),
+            Some(text) => text
+                .parse()
+                .map_err(|_| format!("load-balancing {text:?} is unknown; allowed are {}", LbPolicy::WORDS)),
         }
     }
 

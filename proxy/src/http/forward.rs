@@ -10,11 +10,12 @@
 //!   conditions, and as long as the cluster's retry budget lasts (P41). The others are outside it: they reach no
 //!   endpoint that has work to do, and are few.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
@@ -30,11 +31,12 @@ use super::target::Target;
 use crate::cluster::breaker::{Admitted, ConnectionPermit, Overflow, RetryPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
-use crate::cluster::picker::Tried;
+use crate::cluster::picker::{Ask, Tried};
 use crate::cluster::state::Cluster;
 use crate::limits::{CONNECT_RETRIES_MAX, RETRY_BACKOFF_DEFAULT, RETRY_BACKOFF_MAX};
 use crate::listener::connection::InFlight;
 use crate::policy::deadline;
+use crate::policy::sticky::Sticky;
 use crate::route::compiled;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
@@ -97,12 +99,14 @@ pub(crate) struct Outgoing {
     pub takes_trailers: bool,
     pub body: RequestBody,
     pub progress: Option<Rc<Progress>>,
+    /// Who asks, if it is known.
+    pub client: Option<IpAddr>,
 }
 
 impl Outgoing {
     pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: Incoming) -> Self {
         let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
-        Self { head, target, takes_trailers, body, progress }
+        Self { head, target, takes_trailers, body, progress, client: None }
     }
 }
 
@@ -211,9 +215,20 @@ pub(crate) async fn forward(
     let cluster = admitted.cluster();
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
+    let sticky = match cluster.config.cluster.lb_policy.hash_on() {
+        None => Sticky::default(),
+        Some(on) => Sticky::of(on, &outgoing.head.headers, outgoing.client, ctx.rng.borrow_mut().u64(..)),
+    };
     let mut request = request_to(cluster, outgoing)?;
-    let mut course =
-        Course { ctx, admitted: &admitted, cluster, tried: Tried::new(), replayed: false, permit: None };
+    let mut course = Course {
+        ctx,
+        admitted: &admitted,
+        cluster,
+        key: sticky.key,
+        tried: Tried::new(),
+        replayed: false,
+        permit: None,
+    };
     let permit = match cluster.config.cluster.protocol {
         Protocol::Http1 => course.connection(plan.as_deref()).await?,
         Protocol::Http2 => None,
@@ -245,6 +260,7 @@ pub(crate) async fn forward(
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
         let planned = plan.as_ref().is_some_and(|p| p.may_retry());
         let spare = (reused || behind_sidecar || planned).then(|| copy(&request)).flatten();
+        let sent_at = course.time();
         let sent = link.send(request);
         let mut for_caller = false;
         let waited = match plan.as_ref() {
@@ -284,7 +300,12 @@ pub(crate) async fn forward(
                 let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
                 return Err(RequestError::Timeout { cluster, addr, limit });
             }
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                if let (Some(sent), Some(now)) = (sent_at, course.time()) {
+                    endpoint.latency.observe(now, now.saturating_sub(sent));
+                }
+                answer
+            }
             Ok(Err((error, unsent))) => {
                 let kept = planned.then(|| spare.as_ref().and_then(copy)).flatten();
                 let failed = course.failed(&endpoint, reused, error, unsent, spare, progress.as_deref());
@@ -351,7 +372,11 @@ pub(crate) async fn forward(
             outcome,
             in_flight: None,
         };
-        return Ok(incoming_answer(answer, exchange));
+        let mut answer = incoming_answer(answer, exchange);
+        if let Some(cookie) = sticky.set_cookie {
+            answer.headers_mut().append(SET_COOKIE, cookie);
+        }
+        return Ok(answer);
     }
 }
 
@@ -360,6 +385,8 @@ struct Course<'a> {
     ctx: &'a Context,
     admitted: &'a Admitted,
     cluster: &'a Arc<Cluster>,
+    /// By which the request sticks to an endpoint.
+    key: Option<u64>,
     tried: Tried,
     replayed: bool,
     /// Of the present try, if the route gave it.
@@ -396,9 +423,16 @@ impl Course<'_> {
         true
     }
 
+    /// In nanoseconds of the process clock, if the balancing policy looks at it.
+    fn time(&self) -> Option<u64> {
+        let nanos = || u64::try_from(self.ctx.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.cluster.endpoints.picker().needs_time().then(nanos)
+    }
+
     fn pick(&self) -> Result<Arc<EndpointState>, RequestError> {
         let picker = self.cluster.endpoints.picker();
-        let picked = picker.pick(&self.tried, &mut self.ctx.rng.borrow_mut()).cloned();
+        let ask = Ask { key: self.key, tried: &self.tried, now: self.time().unwrap_or(0) };
+        let picked = picker.pick_for(ask, &mut self.ctx.rng.borrow_mut()).cloned();
         picked.ok_or_else(|| RequestError::NoReadyEndpoint {
             cluster: self.cluster.name().to_owned(),
             counts: Box::new(self.cluster.endpoints.counts()),

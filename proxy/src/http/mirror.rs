@@ -33,6 +33,7 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
             takes_trailers: outgoing.takes_trailers,
             body: outgoing.body.copied(),
             progress: None,
+            client: outgoing.client,
         };
         let (held, name) = (Held::new(ctx), mirror.cluster.clone());
         // Ends with its answer, at the latest with the time for one; the worker's runtime ends what is left.

@@ -135,6 +135,7 @@ async fn send(
     route.request_headers.apply(&mut head.headers);
     backend.request_headers.apply(&mut head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
+    outgoing.client = Some(connection.peer.ip());
     mirror::copies(ctx, to, &mut outgoing);
     let mut plan = Plan::new(to, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();

@@ -72,7 +72,8 @@ async fn respond(
     };
     let takes_trailers = prepare(ctx, connection, &mut head)?;
     let metrics = cluster.clone();
-    let outgoing = Outgoing::new(head, target, takes_trailers, body);
+    let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
+    outgoing.client = Some(connection.peer.ip());
     let mut plan = Plan::of_caller(deadline, started, ctx.timeouts.request);
     let forwarded = explained(connection, forward(ctx, cluster, outgoing, plan.as_mut()).await);
     let status = match &forwarded {

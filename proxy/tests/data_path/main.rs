@@ -1,5 +1,6 @@
 //! The data path over real sockets on loopback: clients, a proxy from a static configuration, upstreams.
 
+mod balancing;
 mod drain;
 mod failure;
 mod forwarding;

@@ -1,7 +1,5 @@
 //! CDS: how to reach a service, apart from where its instances are.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
@@ -13,8 +11,10 @@ use serde::Serialize;
 
 use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 
+mod balancing;
 mod breaker;
 
+pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
 pub use breaker::{CircuitBreaker, RetryLimit};
 
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
@@ -48,56 +48,6 @@ impl Cluster {
             protocol: Protocol::default(),
             breaker: CircuitBreaker::default(),
         }
-    }
-}
-
-/// How an endpoint is chosen among the usable ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
-pub enum LbPolicy {
-    /// Each in turn.
-    #[default]
-    RoundRobin,
-    /// Any, with equal chance.
-    Random,
-    /// The one with the fewest requests in flight among all (Envoy's `LEAST_REQUEST`, with a full scan).
-    LeastConnections,
-}
-
-impl LbPolicy {
-    /// All, in the order in which people are told them.
-    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::LeastConnections];
-
-    /// As written by people: `round-robin`, `random`, `least-connections`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round-robin",
-            Self::Random => "random",
-            Self::LeastConnections => "least-connections",
-        }
-    }
-}
-
-impl fmt::Display for LbPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A word that is no balancing policy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown load balancing policy {seen:?}, allowed: round-robin, random, least-connections")]
-pub struct UnknownLbPolicy {
-    /// The word.
-    pub seen: String,
-}
-
-impl FromStr for LbPolicy {
-    type Err = UnknownLbPolicy;
-    fn from_str(s: &str) -> Result<Self, UnknownLbPolicy> {
-        Self::ALL
-            .into_iter()
-            .find(|p| p.as_str() == s)
-            .ok_or_else(|| UnknownLbPolicy { seen: s.chars().take(64).collect() })
     }
 }
 
@@ -196,11 +146,8 @@ impl TryFrom<pb::Cluster> for Cluster {
         if p.transport_socket.is_some() || !p.transport_socket_matches.is_empty() {
             return Err(v.error("transport_socket", "set", "unset"));
         }
-        if p.load_balancing_policy.is_some() {
-            return Err(v.error("load_balancing_policy", "set", "unset; use lb_policy"));
-        }
         Ok(Self {
-            lb_policy: lb_policy(&v, p.lb_policy)?,
+            lb_policy: balancing::decode(&v, &p)?,
             connect_timeout: v.duration(
                 "connect_timeout",
                 p.connect_timeout.as_ref(),
@@ -244,19 +191,6 @@ fn check_endpoints_come_by_eds(v: &Validator<'_>, p: &pb::Cluster) -> Result<(),
         ));
     }
     Ok(())
-}
-
-fn lb_policy(v: &Validator<'_>, policy: i32) -> Result<LbPolicy, InvalidResource> {
-    use pb::cluster::LbPolicy as P;
-    match P::try_from(policy) {
-        Ok(P::RoundRobin) => Ok(LbPolicy::RoundRobin),
-        Ok(P::Random) => Ok(LbPolicy::Random),
-        Ok(P::LeastRequest) => Ok(LbPolicy::LeastConnections),
-        other => {
-            let seen = other.map_or_else(|_| policy.to_string(), |p| p.as_str_name().to_owned());
-            Err(v.error("lb_policy", seen, "ROUND_ROBIN, RANDOM or LEAST_REQUEST"))
-        }
-    }
 }
 
 fn health_check(
@@ -391,7 +325,8 @@ fn protocol(v: &Validator<'_>, p: &pb::Cluster) -> Result<Protocol, InvalidResou
 
 impl From<&Cluster> for pb::Cluster {
     fn from(c: &Cluster) -> Self {
-        use pb::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy as P};
+        use pb::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
+        let (lb_policy, load_balancing_policy) = balancing::encode(&c.lb_policy);
         Self {
             name: c.name.clone(),
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -400,11 +335,8 @@ impl From<&Cluster> for pb::Cluster {
                 service_name: String::new(),
             }),
             connect_timeout: Some(duration_to_proto(c.connect_timeout)),
-            lb_policy: match c.lb_policy {
-                LbPolicy::RoundRobin => P::RoundRobin,
-                LbPolicy::Random => P::Random,
-                LbPolicy::LeastConnections => P::LeastRequest,
-            } as i32,
+            lb_policy: lb_policy as i32,
+            load_balancing_policy,
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier_detection_to_proto(&c.outlier_detection),
             circuit_breakers: Some(breaker::encode(&c.breaker)),

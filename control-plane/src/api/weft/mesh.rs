@@ -31,7 +31,7 @@ impl pb::mesh_server::Mesh for WeftApi {
             name: s.name,
             healthy: count(s.healthy),
             total: count(s.total),
-            load_balancing: s.load_balancing.as_str().to_owned(),
+            load_balancing: s.load_balancing.to_string(),
             sources: s.sources.into_iter().map(str::to_owned).collect(),
         });
         Ok(Reply::new(pb::ServicesResponse { services: services.collect() }))
@@ -106,7 +106,7 @@ impl pb::mesh_server::Mesh for WeftApi {
         })?;
         let policy: LbPolicy =
             policy.parse().map_err(|e| Status::invalid_argument(format!("policy: {e}")))?;
-        let command = Command::SetLoadBalancing { service, policy: policy.as_str().to_owned() };
+        let command = Command::SetLoadBalancing { service, policy: policy.to_string() };
         let proposed = self.propose(&asking, command).await?;
         match proposed.response {
             Ok(Response::SetLoadBalancing) => {

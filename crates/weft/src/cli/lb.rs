@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
+use weft_xds_proto::resource::cluster::LbPolicy;
 
 use super::{Connection, Output};
 use crate::failure::Failure;
@@ -16,23 +17,13 @@ use crate::output::{self, Format};
 pub(crate) struct Lb {
     /// Service name
     service: String,
-    /// New policy; without it, the present one is shown
-    #[arg(value_enum)]
-    policy: Option<Policy>,
+    /// New policy; without it, the present one is shown. One of round-robin, random, least-connections,
+    /// least-request, peak-ewma, ring-hash:KEY, maglev:KEY, where KEY is header=NAME, cookie=NAME or source
+    policy: Option<LbPolicy>,
     #[command(flatten)]
     connection: Connection,
     #[command(flatten)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Policy {
-    /// One after the other
-    RoundRobin,
-    /// Any of them
-    Random,
-    /// The one with the fewest requests in flight
-    LeastConnections,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,7 +40,7 @@ impl Lb {
         let mesh = self.connection.client()?.mesh();
         let answer = match self.policy {
             Some(policy) => {
-                let name = policy.to_possible_value().expect("no policy is skipped").get_name().to_owned();
+                let name = policy.to_string();
                 let revision = mesh.set_load_balancing(&self.service, &name).await?;
                 Answer { service: self.service, load_balancing: name, revision: Some(revision) }
             }

@@ -1,0 +1,121 @@
+//! Balancing policies over real sockets; their distributions are tested beside them.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+
+use crate::support::*;
+
+struct Three {
+    upstreams: [Upstream; 3],
+    proxy: Proxy,
+}
+
+async fn three(policy: &str) -> Three {
+    let upstreams = [Upstream::start("a").await, Upstream::start("b").await, Upstream::start("c").await];
+    let more = format!("    load-balancing: '{policy}'\n");
+    let proxy = proxy(&orders(&upstreams.each_ref().map(|u| u.addr), &more)).await;
+    Three { upstreams, proxy }
+}
+
+async fn call(client: &mut Client, path: &str, field: Option<(&str, &str)>) -> Reply {
+    let mut request = Request::get(path).header("host", "orders");
+    if let Some((name, value)) = field {
+        request = request.header(name, value);
+    }
+    let reply = client.call(request.body(empty()).unwrap()).await.unwrap();
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.body);
+    reply
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_header_values_stick_to_one_endpoint_and_move_only_when_it_dies() {
+    for policy in ["maglev:header=x-user", "ring-hash:header=x-user"] {
+        let mut three = three(policy).await;
+        let mut client = Client::http1(three.proxy.outbound).await;
+        let users: Vec<String> = (0..24).map(|n| format!("user-{n}")).collect();
+        let mut homes = Vec::new();
+        for user in &users {
+            homes.push(call(&mut client, "/", Some(("x-user", user))).await.body);
+        }
+        assert_eq!(homes.iter().collect::<HashSet<_>>().len(), 3, "{policy}: {homes:?}");
+        for (user, home) in users.iter().zip(&homes) {
+            assert_eq!(&call(&mut client, "/", Some(("x-user", user))).await.body, home);
+        }
+        three.upstreams[0].kill().await;
+        let mut moved = 0;
+        for (user, home) in users.iter().zip(&homes) {
+            let now = call(&mut client, "/", Some(("x-user", user))).await.body;
+            assert_ne!(now, "a");
+            moved += usize::from(&now != home && home != "a");
+        }
+        assert!(moved <= 3, "{policy}: {moved} of 24 moved whose endpoint lives");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_given_a_cookie_and_stays_where_it_was() {
+    let three = three("ring-hash:cookie=SID").await;
+    let mut client = Client::http1(three.proxy.outbound).await;
+    let first = call(&mut client, "/", None).await;
+    let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+    assert!(cookie.starts_with("SID=") && first.header("set-cookie").contains("HttpOnly"), "{first:?}");
+    for _ in 0..10 {
+        let next = call(&mut client, "/", Some(("cookie", &cookie))).await;
+        assert_eq!((next.body.as_str(), next.header("set-cookie")), (first.body.as_str(), ""));
+    }
+    let mut seen = HashSet::new();
+    for _ in 0..60 {
+        seen.insert(call(&mut client, "/", None).await.body);
+    }
+    assert_eq!(seen.len(), 3, "clients without one are spread");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_address_sticks_to_one_endpoint() {
+    let three = three("maglev:source").await;
+    let mut seen = HashSet::new();
+    for _ in 0..12 {
+        seen.insert(get(three.proxy.outbound, "orders", "/").await.body);
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+}
+
+/// One endpoint that takes long gets few requests, by what it takes or by what it has under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_endpoint_gets_few_requests() {
+    for policy in ["peak-ewma", "least-request"] {
+        let (slow, _task) = raw_upstream(|mut stream, _| async move {
+            while read_head(&mut stream).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow";
+                if tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
+        let fast = [Upstream::start("a").await, Upstream::start("b").await];
+        let more = format!("    load-balancing: {policy}\n");
+        let proxy = proxy(&orders(&[fast[0].addr, fast[1].addr, slow], &more)).await;
+        let outbound = proxy.outbound;
+        let clients: Vec<_> = (0..6)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut client = Client::http1(outbound).await;
+                    let mut slow = 0;
+                    for _ in 0..30 {
+                        slow += usize::from(call(&mut client, "/", None).await.body == "slow");
+                    }
+                    slow
+                })
+            })
+            .collect();
+        let mut to_slow = 0;
+        for client in clients {
+            to_slow += client.await.unwrap();
+        }
+        assert!(to_slow < 45, "{policy}: {to_slow} of 180, where a third would be 60");
+    }
+}
