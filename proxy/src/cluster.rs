@@ -8,6 +8,7 @@
 
 pub mod breaker;
 pub mod check;
+pub mod compare;
 pub mod endpoint;
 pub mod endpoint_set;
 pub(crate) mod expiry;

@@ -208,6 +208,15 @@ impl MeshState {
         }
     }
 
+    /// Compares endpoints of clusters of which an interval is over, and ejects who is worse than the others.
+    pub fn compare(&self, now: Instant) {
+        for (name, cluster) in &self.view.load_full().clusters {
+            for (addr, cause) in cluster.outliers(now) {
+                self.eject(name, addr, cause, now);
+            }
+        }
+    }
+
     /// When the next ejection is over.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.view.load().clusters.values().filter_map(|c| c.next_expiry()).min()

@@ -113,6 +113,8 @@ fn cluster_json(cluster: &Cluster) -> Value {
         },
         "load_balancing": cluster.config.cluster.lb_policy.to_string(),
         "version": cluster.config.version,
+        "panic_policy": cluster.config.cluster.panic.to_string(),
+        "in_panic": counts.panic.is_some(),
         "total": counts.total,
         "ready": counts.usable,
         "ejected": counts.ejected,

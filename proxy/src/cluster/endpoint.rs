@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::check::CheckState;
+use super::compare::Window;
 use super::latency::Latency;
 use super::outlier::{Ejection, Failures};
 
@@ -19,6 +20,8 @@ pub struct EndpointState {
     active: AtomicU32,
     /// Of answers, where the balancing policy looks at them.
     pub latency: Latency,
+    /// Of this interval, where endpoints are compared.
+    pub window: Window,
     /// Failures in a row.
     pub failures: Failures,
     /// Changed and read under the lock of the mesh state's writer, except for display.
@@ -40,6 +43,7 @@ impl EndpointState {
             since: Instant::now(),
             active: AtomicU32::new(0),
             latency: Latency::default(),
+            window: Window::default(),
             failures: Failures::default(),
             health: Mutex::default(),
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_xds_proto::resource::cluster::LbPolicy;
+use weft_xds_proto::resource::cluster::{LbPolicy, PanicPolicy};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth};
 
 use super::check::CheckStatus;
@@ -19,6 +19,22 @@ pub struct EndpointSet {
     endpoints: Box<[EndpointView]>,
     picker: Picker,
     counts: Counts,
+}
+
+/// How endpoints are chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Among the usable ones.
+    pub policy: &'a LbPolicy,
+    /// If those are few.
+    pub panic: PanicPolicy,
+}
+
+impl<'a> From<&'a LbPolicy> for Rules<'a> {
+    /// Without panic.
+    fn from(policy: &'a LbPolicy) -> Self {
+        Self { policy, panic: PanicPolicy::Degraded }
+    }
 }
 
 /// One endpoint of the set.
@@ -88,6 +104,19 @@ pub struct Counts {
     pub failing_checks: usize,
     /// [`Status::Unhealthy`].
     pub unhealthy: usize,
+    /// The panic policy, if it is time for it.
+    pub panic: Option<PanicPolicy>,
+}
+
+impl Counts {
+    /// Those that a request may go to.
+    pub fn pickable(&self) -> usize {
+        match self.panic {
+            Some(PanicPolicy::Spread { .. }) => self.total,
+            Some(PanicPolicy::Fail { .. }) => 0,
+            Some(PanicPolicy::Degraded) | None => self.usable,
+        }
+    }
 }
 
 impl std::fmt::Display for Counts {
@@ -107,7 +136,8 @@ impl std::fmt::Display for Counts {
             write!(f, "{}{count} {what}", if first { "" } else { ", " })?;
             first = false;
         }
-        write!(f, " of {}", self.total)
+        write!(f, " of {}", self.total)?;
+        self.panic.map_or(Ok(()), |panic| write!(f, "; panic: {panic}"))
     }
 }
 
@@ -115,7 +145,7 @@ impl EndpointSet {
     /// Reads the states once; later changes of them need a new set.
     pub fn new(
         endpoints: impl IntoIterator<Item = (Endpoint, Arc<EndpointState>)>,
-        policy: &LbPolicy,
+        rules: Rules<'_>,
         rotation: &Arc<Rotation>,
     ) -> Self {
         let endpoints: Box<[EndpointView]> = endpoints
@@ -131,7 +161,10 @@ impl EndpointSet {
                 Status::Unhealthy => counts.unhealthy += 1,
             }
         }
-        let usable = || endpoints.iter().filter(|v| v.status.is_usable());
+        counts.panic = Some(rules.panic).filter(|p| p.applies(counts.usable, counts.total));
+        let spread = matches!(counts.panic, Some(PanicPolicy::Spread { .. }));
+        let fail = matches!(counts.panic, Some(PanicPolicy::Fail { .. }));
+        let usable = || endpoints.iter().filter(|v| spread || (v.status.is_usable() && !fail));
         // As long as all are equal the weights stay as they are, and round robin an exact cycle.
         let mixed =
             usable().any(|v| v.status == Status::Ready) && usable().any(|v| v.status == Status::Degraded);
@@ -141,7 +174,7 @@ impl EndpointSet {
                 (v.state.clone(), v.endpoint.weight.max(1).saturating_mul(factor))
             })
             .collect();
-        Self { picker: Picker::new(policy, &weighted, rotation), endpoints, counts }
+        Self { picker: Picker::new(rules.policy, &weighted, rotation), endpoints, counts }
     }
 
     /// All, in order of their addresses.
@@ -177,8 +210,13 @@ mod tests {
         (endpoint, state)
     }
 
+    fn with_panic(pairs: &[(Endpoint, Arc<EndpointState>)], panic: PanicPolicy) -> EndpointSet {
+        let rules = Rules { policy: &LbPolicy::RoundRobin, panic };
+        EndpointSet::new(pairs.to_vec(), rules, &Arc::new(Rotation::new(0)))
+    }
+
     fn set(pairs: &[(Endpoint, Arc<EndpointState>)]) -> EndpointSet {
-        EndpointSet::new(pairs.to_vec(), &LbPolicy::RoundRobin, &Arc::new(Rotation::new(0)))
+        with_panic(pairs, PanicPolicy::Degraded)
     }
 
     /// SD-31, D05.
@@ -200,9 +238,37 @@ mod tests {
             "1 ready, 1 ejected, 1 failing checks, 1 reported unhealthy of 4"
         );
         assert_eq!(
-            EndpointSet::new([], &LbPolicy::Random, &Arc::new(Rotation::new(0))).counts().to_string(),
+            EndpointSet::new([], (&LbPolicy::Random).into(), &Arc::new(Rotation::new(0)))
+                .counts()
+                .to_string(),
             "it has no endpoints"
         );
+    }
+
+    /// P40: panic is a policy, and a state that is shown.
+    #[test]
+    fn few_usable_endpoints_are_used_alone_spared_or_helped_by_all() {
+        let pairs = [
+            pair(1, EndpointHealth::Healthy),
+            pair(2, EndpointHealth::Unhealthy),
+            pair(3, EndpointHealth::Unhealthy),
+        ];
+        let picked = |pairs: &[_], panic| {
+            let set = with_panic(pairs, panic);
+            let mut rng = fastrand::Rng::with_seed(1);
+            let picks = (0..9).filter_map(|_| set.picker().pick(&[], &mut rng).map(|e| e.addr().port()));
+            let mut picks: Vec<_> = picks.collect();
+            picks.sort_unstable();
+            picks.dedup();
+            (picks, set.counts().pickable(), set.counts().to_string())
+        };
+        let text = |panic: &str| format!("1 ready, 2 reported unhealthy of 3{panic}");
+        assert_eq!(picked(&pairs, PanicPolicy::Degraded), (vec![1], 1, text("")));
+        let spread = PanicPolicy::Spread { below: 50 };
+        assert_eq!(picked(&pairs, spread), (vec![1, 2, 3], 3, text("; panic: spread below 50 %")));
+        let fail = PanicPolicy::Fail { below: 50 };
+        assert_eq!(picked(&pairs, fail), (vec![], 0, text("; panic: fail below 50 %")));
+        assert_eq!(picked(&pairs[..2], spread).0, [1], "half is not below half");
     }
 
     #[test]

@@ -1,12 +1,17 @@
-//! Ends ejections when their time is over, on the control runtime.
+//! Ends ejections when their time is over, and compares endpoints from time to time, on the control runtime.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::time::MissedTickBehavior;
+
+use crate::limits::COMPARE_TICK;
 use crate::mesh_view::MeshState;
 
-/// Runs until it is aborted. Sleeps while nothing is ejected.
+/// Runs until it is aborted.
 pub(crate) async fn run(mesh: Arc<MeshState>) {
+    let mut tick = tokio::time::interval(COMPARE_TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let next = mesh.next_expiry();
         let over = async {
@@ -18,6 +23,7 @@ pub(crate) async fn run(mesh: Arc<MeshState>) {
         tokio::select! {
             () = over => mesh.expire_ejections(Instant::now()),
             () = mesh.ejected.notified() => {}
+            _ = tick.tick() => mesh.compare(Instant::now()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Passive health: an endpoint that fails requests is left out for a while. Pure; the caller knows the time.
 //!
 //! ```text
-//!            failures in a row reach the limit, or one connect failure
+//!            failures in a row reach a limit, one connect failure, or worse than the others (`compare`)
 //!  in ────────────────────────────────────────────────────────────────> ejected
 //!  in <──────────────────────────────────────────────────────────────── ejected
 //!            its time is over, or an active check passed
@@ -19,15 +19,28 @@ use weft_xds_proto::resource::cluster::OutlierDetection;
 pub enum Outcome {
     /// An answer below 500.
     Success,
-    /// A 5xx answer, a connection that broke, no answer in time.
+    /// A 5xx answer of the app, or one that cannot be used.
     Failure,
+    /// 502, 503 or 504, a connection that broke, no answer in time: the way there rather than the app.
+    GatewayFailure,
     /// No connection: nobody listens there, so one is enough.
     ConnectFailure,
 }
 
-/// Failures in a row. Shared by all workers.
+impl Outcome {
+    /// Of an answer with this status.
+    pub fn of_status(status: http::StatusCode) -> Self {
+        match status.as_u16() {
+            502..=504 => Self::GatewayFailure,
+            500.. => Self::Failure,
+            _ => Self::Success,
+        }
+    }
+}
+
+/// Failures in a row: all, and those of the way there. Shared by all workers.
 #[derive(Debug, Default)]
-pub struct Failures(AtomicU32);
+pub struct Failures(AtomicU32, AtomicU32);
 
 impl Failures {
     /// Counts one outcome. Answers the cause if the endpoint should be ejected.
@@ -35,16 +48,25 @@ impl Failures {
         match outcome {
             Outcome::Success => {
                 // A store alone would take the cache line from other workers on each request.
-                if self.0.load(Ordering::Relaxed) != 0 {
-                    self.0.store(0, Ordering::Relaxed);
+                for counter in [&self.0, &self.1] {
+                    if counter.load(Ordering::Relaxed) != 0 {
+                        counter.store(0, Ordering::Relaxed);
+                    }
                 }
                 None
             }
-            _ if policy.consecutive_failures == 0 => None,
+            _ if policy.consecutive_failures == 0 && policy.consecutive_gateway == 0 => None,
             Outcome::ConnectFailure => Some(Cause::Connect),
             Outcome::Failure => {
-                let failures = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-                (failures >= policy.consecutive_failures).then_some(Cause::Failures)
+                self.1.store(0, Ordering::Relaxed);
+                reached(&self.0, policy.consecutive_failures).then_some(Cause::Failures)
+            }
+            Outcome::GatewayFailure => {
+                let gateway = reached(&self.1, policy.consecutive_gateway);
+                match reached(&self.0, policy.consecutive_failures) {
+                    _ if gateway => Some(Cause::Gateway),
+                    any => any.then_some(Cause::Failures),
+                }
             }
         }
     }
@@ -57,7 +79,14 @@ impl Failures {
     /// The endpoint starts afresh.
     pub fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
+        self.1.store(0, Ordering::Relaxed);
     }
+}
+
+/// Counts one more; 0 is no limit.
+fn reached(counter: &AtomicU32, limit: u32) -> bool {
+    let seen = counter.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    limit > 0 && seen >= limit
 }
 
 /// Why an endpoint is ejected.
@@ -67,6 +96,14 @@ pub enum Cause {
     Connect,
     /// [`OutlierDetection::consecutive_failures`] in a row.
     Failures,
+    /// [`OutlierDetection::consecutive_gateway`] in a row.
+    Gateway,
+    /// [`OutlierDetection::success_rate`].
+    SuccessRate,
+    /// [`OutlierDetection::failure_percentage`].
+    FailurePercentage,
+    /// [`OutlierDetection::latency`].
+    Latency,
 }
 
 impl Cause {
@@ -75,6 +112,10 @@ impl Cause {
         match self {
             Self::Connect => "connect-failure",
             Self::Failures => "consecutive-failures",
+            Self::Gateway => "gateway-failures",
+            Self::SuccessRate => "success-rate",
+            Self::FailurePercentage => "failure-percentage",
+            Self::Latency => "latency",
         }
     }
 }
@@ -147,6 +188,7 @@ mod tests {
             base_ejection_time: SECOND * 10,
             max_ejection_time: SECOND * 60,
             max_ejection_percent: 50,
+            ..OutlierDetection::default()
         }
     }
 
@@ -160,6 +202,24 @@ mod tests {
         }
         assert_eq!(failures.record(Outcome::Failure, &policy), Some(Cause::Failures));
         assert_eq!(failures.in_a_row(), 3);
+    }
+
+    #[test]
+    fn gateway_failures_have_a_limit_of_their_own_and_count_as_failures_too() {
+        let policy = OutlierDetection { consecutive_failures: 4, consecutive_gateway: 2, ..policy() };
+        let failures = Failures::default();
+        let cause = |outcome| failures.record(outcome, &policy);
+        assert_eq!(cause(Outcome::GatewayFailure), None);
+        assert_eq!(cause(Outcome::Failure), None, "ends the row of those of the way there");
+        assert_eq!(cause(Outcome::GatewayFailure), None);
+        assert_eq!(cause(Outcome::GatewayFailure), Some(Cause::Gateway));
+        failures.reset();
+        let policy = OutlierDetection { consecutive_gateway: 0, ..policy.clone() };
+        let causes: Vec<_> = (0..4).map(|_| failures.record(Outcome::GatewayFailure, &policy)).collect();
+        assert_eq!(causes, [None, None, None, Some(Cause::Failures)]);
+        assert_eq!(Outcome::of_status(http::StatusCode::BAD_GATEWAY), Outcome::GatewayFailure);
+        assert_eq!(Outcome::of_status(http::StatusCode::NOT_IMPLEMENTED), Outcome::Failure);
+        assert_eq!(Outcome::of_status(http::StatusCode::NOT_FOUND), Outcome::Success);
     }
 
     #[test]

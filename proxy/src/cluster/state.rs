@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::breaker::Load;
 use super::check::CheckState;
+use super::compare;
 use super::endpoint::EndpointState;
-use super::endpoint_set::EndpointSet;
+use super::endpoint_set::{EndpointSet, Rules};
 use super::outlier::{Cause, Outcome, may_eject};
 use super::rotation::Rotation;
 use crate::config_snapshot::ClusterConfig;
@@ -33,6 +36,8 @@ pub struct ClusterShared {
     pub rotation: Arc<Rotation>,
     /// What is under way.
     pub load: Load,
+    /// When endpoints were compared last. Only the control runtime locks it.
+    compared: Mutex<Option<Instant>>,
     /// Its counters.
     pub metrics: ClusterMetrics,
     /// Milliseconds of the process clock at which discovery was last told that it is in use.
@@ -48,6 +53,7 @@ impl ClusterShared {
         Self {
             rotation: Arc::new(Rotation::new(phase)),
             load: Load::default(),
+            compared: Mutex::default(),
             metrics,
             touched: AtomicU64::new(0),
         }
@@ -97,7 +103,8 @@ impl Cluster {
             let state = states.get(&endpoint.address).cloned();
             (endpoint.clone(), state.unwrap_or_else(|| EndpointState::new(endpoint.address)))
         });
-        let endpoints = EndpointSet::new(endpoints, &config.cluster.lb_policy, &shared.rotation);
+        let rules = Rules { policy: &config.cluster.lb_policy, panic: config.cluster.panic };
+        let endpoints = EndpointSet::new(endpoints, rules, &shared.rotation);
         Self { config, endpoints, shared }
     }
 
@@ -108,7 +115,11 @@ impl Cluster {
 
     /// Counts the outcome of a request. Answers the cause if the endpoint should be ejected.
     pub fn record(&self, endpoint: &EndpointState, outcome: Outcome) -> Option<Cause> {
-        endpoint.failures.record(outcome, &self.config.cluster.outlier_detection)
+        let policy = &self.config.cluster.outlier_detection;
+        if policy.compares() {
+            endpoint.window.count(outcome != Outcome::Success);
+        }
+        endpoint.failures.record(outcome, policy)
     }
 
     /// The state of an address that is still part of the cluster.
@@ -137,6 +148,23 @@ impl Cluster {
             changed |= view.state.health.lock().ejection.expire(now);
         }
         changed
+    }
+
+    /// Compares endpoints, if an interval is over. Answers who should be ejected.
+    pub(crate) fn outliers(&self, now: Instant) -> Vec<(SocketAddr, Cause)> {
+        let policy = &self.config.cluster.outlier_detection;
+        if !policy.compares() {
+            return Vec::new();
+        }
+        let mut compared = self.shared.compared.lock();
+        let since = *compared.get_or_insert(now);
+        if now.saturating_duration_since(since) < policy.interval {
+            return Vec::new();
+        }
+        *compared = Some(now);
+        let views = self.endpoints.endpoints().iter();
+        let seen: Vec<_> = views.map(|v| (v.state.addr(), v.state.window.take())).collect();
+        compare::outliers(&seen, policy)
     }
 
     /// When the next ejection is over.

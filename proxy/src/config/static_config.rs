@@ -32,15 +32,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_meshconfig::{Document, MeshConfig};
-use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy, OutlierDetection, Protocol};
+use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy, Protocol};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
 
 mod breaker;
+mod outlier;
 
 pub use breaker::{StaticCircuitBreaker, StaticRetryBudget};
+pub use outlier::{StaticOutlierDetection, StaticPanic, StaticRule};
 
 /// The static part of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -102,6 +104,9 @@ pub struct StaticCluster {
     /// Ejection of endpoints that fail requests; on by default.
     #[serde(default)]
     pub outlier_detection: Option<StaticOutlierDetection>,
+    /// What to do when few endpoints are usable.
+    #[serde(default)]
+    pub panic: Option<StaticPanic>,
     /// What may be under way at once.
     #[serde(default)]
     pub circuit_breaker: Option<StaticCircuitBreaker>,
@@ -131,24 +136,6 @@ pub struct StaticHealthCheck {
     /// Successes in a row until it is back.
     #[serde(default)]
     pub healthy_threshold: Option<u32>,
-}
-
-/// Ejection of endpoints.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct StaticOutlierDetection {
-    /// 5xx answers and broken exchanges in a row until an endpoint is ejected; 0 turns it off.
-    #[serde(default)]
-    pub consecutive_failures: Option<u32>,
-    /// First ejection; it doubles with each further one.
-    #[serde(default, with = "weft_core::config::duration::option")]
-    pub base_ejection_time: Option<Duration>,
-    /// Longest ejection.
-    #[serde(default, with = "weft_core::config::duration::option")]
-    pub max_ejection_time: Option<Duration>,
-    /// Share of the endpoints that may be ejected, counted after the ejection.
-    #[serde(default)]
-    pub max_ejection_percent: Option<u32>,
 }
 
 /// One endpoint: `IP:PORT`, or a mapping with a weight.
@@ -286,16 +273,8 @@ impl StaticCluster {
                 problems.push("health-check: thresholds start at 1".to_owned());
             }
         }
-        if let Some(outlier) = &self.outlier_detection {
-            if let Some(percent) = outlier.max_ejection_percent.filter(|p| *p > 100) {
-                problems.push(format!(
-                    "outlier-detection: max-ejection-percent {percent} is not between 0 and 100"
-                ));
-            }
-            if outlier.base_ejection_time.is_some_and(|t| t.is_zero()) {
-                problems.push("outlier-detection: base-ejection-time must be longer than 0".to_owned());
-            }
-        }
+        problems.extend(self.outlier_detection.iter().flat_map(|o| o.problems()));
+        problems.extend(self.panic.iter().filter_map(|p| p.parse().err()));
         problems.extend(breaker::problems(self.circuit_breaker.as_ref(), self.retry_budget.as_ref()));
         let (check, outlier) = (self.health_check.as_ref(), self.outlier_detection.as_ref());
         for (what, time) in [
@@ -304,6 +283,7 @@ impl StaticCluster {
             ("health-check: timeout", check.and_then(|c| c.timeout)),
             ("outlier-detection: base-ejection-time", outlier.and_then(|o| o.base_ejection_time)),
             ("outlier-detection: max-ejection-time", outlier.and_then(|o| o.max_ejection_time)),
+            ("outlier-detection: interval", outlier.and_then(|o| o.interval)),
         ] {
             if time.is_some_and(|t| t > limits::CLUSTER_TIME_MAX) {
                 problems.push(format!("{what} must be at most {:?}", limits::CLUSTER_TIME_MAX));
@@ -340,6 +320,9 @@ impl StaticCluster {
         if let Some(outlier) = &self.outlier_detection {
             cluster.outlier_detection = outlier.with_defaults();
         }
+        if let Some(panic) = &self.panic {
+            cluster.panic = panic.parse()?;
+        }
         let mut endpoints = Vec::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
             let (address, weight) = endpoint.parse()?;
@@ -359,22 +342,6 @@ impl StaticHealthCheck {
             timeout: self.timeout.unwrap_or(defaults.timeout),
             unhealthy_threshold: self.unhealthy_threshold.unwrap_or(defaults.unhealthy_threshold),
             healthy_threshold: self.healthy_threshold.unwrap_or(defaults.healthy_threshold),
-        }
-    }
-}
-
-impl StaticOutlierDetection {
-    fn with_defaults(&self) -> OutlierDetection {
-        let defaults = OutlierDetection::default();
-        let base_ejection_time = self.base_ejection_time.unwrap_or(defaults.base_ejection_time);
-        OutlierDetection {
-            consecutive_failures: self.consecutive_failures.unwrap_or(defaults.consecutive_failures),
-            base_ejection_time,
-            max_ejection_time: self
-                .max_ejection_time
-                .unwrap_or(defaults.max_ejection_time)
-                .max(base_ejection_time),
-            max_ejection_percent: self.max_ejection_percent.unwrap_or(defaults.max_ejection_percent),
         }
     }
 }
@@ -436,7 +403,7 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>, problems: &mut V
 mod tests {
     use std::path::Path;
 
-    use weft_xds_proto::resource::cluster::RetryLimit;
+    use weft_xds_proto::resource::cluster::{PanicPolicy, RetryLimit};
 
     use super::*;
 
@@ -459,6 +426,7 @@ clusters:
     outlier-detection: {consecutive-failures: 2, max-ejection-percent: 10}
     circuit-breaker: {max-requests: 100, max-connections: 10, max-pending: 5}
     retry-budget: {percent: 10}
+    panic: {policy: fail, below: 30}
     endpoints:
       - 127.0.0.1:9002
       - {address: '127.0.0.1:9001', weight: 3}
@@ -472,6 +440,7 @@ clusters:
         assert_eq!(c.cluster.protocol, Protocol::Http2);
         assert_eq!(c.cluster.connect_timeout, Duration::from_millis(200));
         assert_eq!(c.cluster.outlier_detection.consecutive_failures, 2);
+        assert_eq!(c.cluster.panic, PanicPolicy::Fail { below: 30 });
         let b = c.cluster.breaker;
         assert_eq!((b.max_requests, b.max_connections, b.max_pending), (100, 10, 5));
         assert_eq!(b.retries, RetryLimit::Budget { percent: 10, min: 3 });
@@ -491,7 +460,7 @@ clusters:
   - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0}]}
   - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}}
   - {name: d, endpoints: ['127.0.0.1:1'], connect-timeout: 2h, health-check: {interval: 90000h, timeout: 2h}, outlier-detection: {base-ejection-time: 90000h, max-ejection-time: 2h}}
-  - {name: e, endpoints: ['127.0.0.1:1'], circuit-breaker: {max-requests: 0}, retry-budget: {percent: 200}}
+  - {name: e, endpoints: ['127.0.0.1:1'], circuit-breaker: {max-requests: 0}, retry-budget: {percent: 200}, panic: {policy: scream}, outlier-detection: {interval: 10ms, latency: {threshold: 1}}}
 ",
         );
         let problems = config.problems().join("\n");
@@ -516,6 +485,9 @@ clusters:
             "base-ejection-time must be at most 3600s",
             "max-ejection-time must be at most 3600s",
             "max-requests 0 lets nothing through",
+            "\"scream\" is unknown",
+            "interval must be at least 1s",
+            "latency: threshold 1 is not between 2 and 100",
             "percent 200 is not between 0 and 100",
         ] {
             assert!(problems.contains(part), "{part} not in\n{problems}");

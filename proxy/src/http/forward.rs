@@ -79,7 +79,7 @@ impl Exchange {
     pub fn broke_off(mut self) {
         let by_client = self.progress.as_ref().is_some_and(|p| p.has_failed());
         if self.outcome.is_some() && !by_client {
-            self.outcome = Some(Outcome::Failure);
+            self.outcome = Some(Outcome::GatewayFailure);
         }
     }
 }
@@ -286,7 +286,7 @@ pub(crate) async fn forward(
                 return Err(RequestError::DeadlineExceeded { cluster, addr, limit });
             }
             Err(Late::Endpoint(limit)) => {
-                report(ctx, cluster, &endpoint, Outcome::Failure);
+                report(ctx, cluster, &endpoint, Outcome::GatewayFailure);
                 if matches!(link, Link::Http2(_)) {
                     // It may be dead without a word; others should not find out one after the other.
                     ctx.pool.discard(endpoint.addr());
@@ -302,7 +302,9 @@ pub(crate) async fn forward(
             }
             Ok(Ok(answer)) => {
                 if let (Some(sent), Some(now)) = (sent_at, course.time()) {
-                    endpoint.latency.observe(now, now.saturating_sub(sent));
+                    let took = now.saturating_sub(sent);
+                    endpoint.latency.observe(now, took);
+                    endpoint.window.took(took);
                 }
                 answer
             }
@@ -343,7 +345,7 @@ pub(crate) async fn forward(
             && course.again(&mut plan, &endpoint).await
         {
             if answer.status().is_server_error() {
-                report(ctx, cluster, &endpoint, Outcome::Failure);
+                report(ctx, cluster, &endpoint, Outcome::of_status(answer.status()));
             }
             request = same;
             continue;
@@ -356,11 +358,12 @@ pub(crate) async fn forward(
             report(ctx, cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, why));
         }
-        let outcome = if answer.status().is_server_error() {
-            report(ctx, cluster, &endpoint, Outcome::Failure);
-            None
-        } else {
-            Some(Outcome::Success)
+        let outcome = match Outcome::of_status(answer.status()) {
+            Outcome::Success => Some(Outcome::Success),
+            failure => {
+                report(ctx, cluster, &endpoint, failure);
+                None
+            }
         };
         let exchange = Exchange {
             ctx: ctx.clone(),
@@ -416,17 +419,18 @@ impl Course<'_> {
         if !plan.next_try(rng).await {
             return false;
         }
-        if self.cluster.endpoints.counts().usable > self.tried.len() + 1 {
+        if self.cluster.endpoints.counts().pickable() > self.tried.len() + 1 {
             self.tried.push(endpoint.addr());
         }
         self.cluster.shared.metrics.retries.inc();
         true
     }
 
-    /// In nanoseconds of the process clock, if the balancing policy looks at it.
+    /// In nanoseconds of the process clock, if balancing or outlier detection look at it.
     fn time(&self) -> Option<u64> {
         let nanos = || u64::try_from(self.ctx.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.cluster.endpoints.picker().needs_time().then(nanos)
+        let compared = self.cluster.config.cluster.outlier_detection.latency.is_some();
+        (compared || self.cluster.endpoints.picker().needs_time()).then(nanos)
     }
 
     fn pick(&self) -> Result<Arc<EndpointState>, RequestError> {
@@ -478,7 +482,7 @@ impl Course<'_> {
             return Err(RequestError::LocalAppDown { service: self.cluster.name().to_owned(), addr, why });
         }
         self.tried.push(addr);
-        let left = self.cluster.endpoints.counts().usable > self.tried.len();
+        let left = self.cluster.endpoints.counts().pickable() > self.tried.len();
         if self.tried.len() > CONNECT_RETRIES_MAX || !left {
             return Err(RequestError::CannotConnect {
                 cluster: self.cluster.name().to_owned(),
@@ -517,7 +521,8 @@ impl Course<'_> {
             self.not_connected(endpoint, cause(&error))?;
             return Ok(Retry::OtherEndpoint(same));
         }
-        report(self.ctx, self.cluster, endpoint, Outcome::Failure);
+        let outcome = if error.is_parse() { Outcome::Failure } else { Outcome::GatewayFailure };
+        report(self.ctx, self.cluster, endpoint, outcome);
         let (cluster, addr) = (self.cluster.name().to_owned(), endpoint.addr());
         if error.is_parse() {
             return Err(RequestError::BadAnswer { cluster, addr, why: error.to_string() });

@@ -119,3 +119,68 @@ async fn a_slow_endpoint_gets_few_requests() {
         assert!(to_slow < 45, "{policy}: {to_slow} of 180, where a third would be 60");
     }
 }
+
+/// Answers each second request badly: never enough failures in a row.
+async fn half_bad() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    raw_upstream(move |mut stream, _| {
+        let count = count.clone();
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                let bad = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst).is_multiple_of(2);
+                let status = if bad { "500 Bad" } else { "200 OK" };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nbad");
+                if tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_fails_more_than_the_others_is_ejected() {
+    let (bad, _task) = half_bad().await;
+    let good = [Upstream::start("a").await, Upstream::start("b").await];
+    let rule = "failure-percentage: {threshold: 40, min-hosts: 3, min-requests: 5}";
+    let more = format!("    outlier-detection: {{interval: 1s, base-ejection-time: 60s, {rule}}}\n");
+    let proxy = proxy(&orders(&[good[0].addr, good[1].addr, bad], &more)).await;
+    until("it is out", || async {
+        for _ in 0..30 {
+            get(proxy.outbound, "orders", "/").await;
+        }
+        let clusters = get(proxy.admin, "admin", "/clusters").await.body;
+        if clusters.contains("ejected failure-percentage") { Ok(()) } else { Err(clusters) }
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(get(proxy.outbound, "orders", "/").await.status, StatusCode::OK);
+    }
+}
+
+/// P40: what happens when few endpoints are left is for the operator to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn panic_spreads_or_fails_as_configured() {
+    let failing_checks = |panic: &str| {
+        format!("    health-check: {{path: /status/500, interval: 100ms, unhealthy-threshold: 1}}\n{panic}")
+    };
+    let upstreams = [Upstream::start("a").await, Upstream::start("b").await];
+    let addrs = upstreams.each_ref().map(|u| u.addr);
+    let spread = proxy(&orders(&addrs, &failing_checks("    panic: {policy: spread}\n"))).await;
+    let fail = proxy(&orders(&addrs, &failing_checks("    panic: {policy: fail}\n"))).await;
+    for (proxy, text) in [(&spread, "panic: spread below 50 %"), (&fail, "panic: fail below 50 %")] {
+        until(text, || async {
+            let clusters = get(proxy.admin, "admin", "/clusters").await.body;
+            if clusters.contains(text) { Ok(()) } else { Err(clusters) }
+        })
+        .await;
+    }
+    assert_eq!(get(spread.outbound, "orders", "/").await.status, StatusCode::OK);
+    let reply = get(fail.outbound, "orders", "/").await;
+    assert_eq!(
+        (reply.status, reply.header("x-weft-error")),
+        (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint")
+    );
+    assert!(reply.body.contains("panic: fail below 50 %"), "{}", reply.body);
+}

@@ -13,9 +13,13 @@ use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 
 mod balancing;
 mod breaker;
+mod outlier;
+mod panic;
 
 pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
 pub use breaker::{CircuitBreaker, RetryLimit};
+pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessRate};
+pub use panic::PanicPolicy;
 
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,6 +38,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// What may be under way at once.
     pub breaker: CircuitBreaker,
+    /// What to do when few endpoints are usable.
+    pub panic: PanicPolicy,
 }
 
 impl Cluster {
@@ -47,6 +53,7 @@ impl Cluster {
             outlier_detection: OutlierDetection::default(),
             protocol: Protocol::default(),
             breaker: CircuitBreaker::default(),
+            panic: PanicPolicy::default(),
         }
     }
 }
@@ -90,40 +97,6 @@ impl Default for HealthCheck {
     }
 }
 
-/// When failing endpoints are left out for a while (passive checks).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OutlierDetection {
-    /// Failures in a row (5xx answers, failed connections, time-outs) that eject an endpoint; 0: never.
-    pub consecutive_failures: u32,
-    /// First ejection; each further one in close succession takes twice as long as the one before.
-    pub base_ejection_time: Duration,
-    /// Longest ejection; at least `base_ejection_time`.
-    pub max_ejection_time: Duration,
-    /// Largest share of the endpoints that may be ejected, counted after the ejection; 0 to 100. One may
-    /// always be.
-    pub max_ejection_percent: u32,
-}
-
-impl OutlierDetection {
-    /// Never ejects.
-    pub fn disabled() -> Self {
-        Self { consecutive_failures: 0, ..Self::default() }
-    }
-}
-
-impl Default for OutlierDetection {
-    /// Five in a row, 5 s up to 5 min, at most half: a single bad request ejects nobody, and a service that fails
-    /// as a whole keeps at least half of its endpoints (P40, P41).
-    fn default() -> Self {
-        Self {
-            consecutive_failures: 5,
-            base_ejection_time: Duration::from_secs(5),
-            max_ejection_time: Duration::from_secs(300),
-            max_ejection_percent: 50,
-        }
-    }
-}
-
 /// Envoy's default too; loopback and data-centre connections take milliseconds.
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -155,9 +128,10 @@ impl TryFrom<pb::Cluster> for Cluster {
                 CONNECT_TIMEOUT_RANGE,
             )?,
             health_check: health_check(&v, &p.health_checks)?,
-            outlier_detection: outlier_detection(&v, p.outlier_detection.as_ref())?,
+            outlier_detection: outlier::decode(&v, &p)?,
             protocol: protocol(&v, &p)?,
             breaker: breaker::decode(&v, p.circuit_breakers.as_ref())?,
+            panic: panic::decode(&v, p.common_lb_config.as_ref())?,
             name,
         })
     }
@@ -258,46 +232,6 @@ fn health_check(
 
 const CHECKERS: &str = "http_health_check or tcp_health_check";
 
-fn outlier_detection(
-    v: &Validator<'_>,
-    outlier: Option<&pb::OutlierDetection>,
-) -> Result<OutlierDetection, InvalidResource> {
-    // As Envoy has it: no message, no ejection.
-    let Some(o) = outlier else { return Ok(OutlierDetection::disabled()) };
-    let d = OutlierDetection::default();
-    let consecutive_failures = v.number(
-        "outlier_detection.consecutive_5xx",
-        o.consecutive_5xx.as_ref(),
-        d.consecutive_failures,
-        (0, 1_000_000),
-    )?;
-    if consecutive_failures == 0 || o.enforcing_consecutive_5xx.is_some_and(|e| e.value == 0) {
-        return Ok(OutlierDetection::disabled());
-    }
-    let base_ejection_time = v.duration(
-        "outlier_detection.base_ejection_time",
-        o.base_ejection_time.as_ref(),
-        d.base_ejection_time,
-        EJECTION_TIME_RANGE,
-    )?;
-    Ok(OutlierDetection {
-        consecutive_failures,
-        base_ejection_time,
-        max_ejection_time: v.duration(
-            "outlier_detection.max_ejection_time",
-            o.max_ejection_time.as_ref(),
-            d.max_ejection_time.max(base_ejection_time),
-            (base_ejection_time, EJECTION_TIME_RANGE.1),
-        )?,
-        max_ejection_percent: v.number(
-            "outlier_detection.max_ejection_percent",
-            o.max_ejection_percent.as_ref(),
-            d.max_ejection_percent,
-            (0, 100),
-        )?,
-    })
-}
-
 fn protocol(v: &Validator<'_>, p: &pb::Cluster) -> Result<Protocol, InvalidResource> {
     use http_protocol_options::UpstreamProtocolOptions as Options;
     use http_protocol_options::explicit_http_config::ProtocolConfig as Config;
@@ -338,7 +272,9 @@ impl From<&Cluster> for pb::Cluster {
             lb_policy: lb_policy as i32,
             load_balancing_policy,
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
-            outlier_detection: outlier_detection_to_proto(&c.outlier_detection),
+            outlier_detection: outlier::encode(&c.outlier_detection),
+            metadata: outlier::encode_metadata(&c.outlier_detection),
+            common_lb_config: Some(panic::encode(c.panic)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
                 Protocol::Http1 => Default::default(),
@@ -365,18 +301,6 @@ fn health_check_to_proto(h: &HealthCheck) -> core::HealthCheck {
         }),
         ..core::HealthCheck::default()
     }
-}
-
-fn outlier_detection_to_proto(o: &OutlierDetection) -> Option<pb::OutlierDetection> {
-    (o.consecutive_failures > 0).then(|| pb::OutlierDetection {
-        consecutive_5xx: Some(number_to_proto(o.consecutive_failures)),
-        base_ejection_time: Some(duration_to_proto(o.base_ejection_time)),
-        max_ejection_time: Some(duration_to_proto(o.max_ejection_time)),
-        max_ejection_percent: Some(number_to_proto(o.max_ejection_percent)),
-        // Only what we mean: by default Envoy would also eject by success rate.
-        enforcing_success_rate: Some(number_to_proto(0)),
-        ..pb::OutlierDetection::default()
-    })
 }
 
 fn http2_options() -> HttpProtocolOptions {

@@ -28,24 +28,47 @@ prop_compose! {
     }
 }
 
+fn sample() -> impl Strategy<Value = Sample> {
+    (any::<u32>(), any::<u32>()).prop_map(|(hosts, requests)| Sample { hosts, requests })
+}
+
 prop_compose! {
     fn outlier()(
-        consecutive_failures in 1u32..1000,
+        consecutive_failures in 0u32..1000,
+        consecutive_gateway in 0u32..1000,
         base in 1u64..1_000_000,
         more in 0u64..1_000_000,
         max_ejection_percent in 0u32..=100,
+        interval in 1u64..=3600,
+        success_rate in prop::option::of((any::<u32>(), sample())),
+        failure_percentage in prop::option::of((1u32..=100, sample())),
+        latency in prop::option::of((2u32..=100, sample())),
         off in any::<bool>(),
     ) -> OutlierDetection {
-        if off {
+        if off || (consecutive_failures, consecutive_gateway) == (0, 0) {
             return OutlierDetection::disabled();
         }
         OutlierDetection {
             consecutive_failures,
+            consecutive_gateway,
             base_ejection_time: Duration::from_millis(base),
             max_ejection_time: Duration::from_millis(base + more),
             max_ejection_percent,
+            interval: Duration::from_secs(interval),
+            success_rate: success_rate.map(|(stdev_factor, sample)| SuccessRate { stdev_factor, sample }),
+            failure_percentage: failure_percentage
+                .map(|(percent, sample)| FailurePercentage { percent, sample }),
+            latency: latency.map(|(factor, sample)| Latency { factor, sample }),
         }
     }
+}
+
+fn panic_policy() -> impl Strategy<Value = PanicPolicy> {
+    prop_oneof![
+        Just(PanicPolicy::Degraded),
+        (1u32..=100).prop_map(|below| PanicPolicy::Spread { below }),
+        (1u32..=100).prop_map(|below| PanicPolicy::Fail { below }),
+    ]
 }
 
 fn breaker() -> impl Strategy<Value = CircuitBreaker> {
@@ -83,8 +106,9 @@ prop_compose! {
         outlier_detection in outlier(),
         protocol in prop_oneof![Just(Protocol::Http1), Just(Protocol::Http2)],
         breaker in breaker(),
+        panic in panic_policy(),
     ) -> Cluster {
-        Cluster { name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker }
+        Cluster { name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker, panic }
     }
 }
 
@@ -175,6 +199,19 @@ fn max_ejection_time_below_base_is_refused() {
     });
     assert_eq!(e.field, "outlier_detection.max_ejection_time");
     assert_eq!(e.allowed, "5s to 3600s");
+}
+
+/// As Envoy has it: the rule is on unless it is said to be off.
+#[test]
+fn an_empty_outlier_detection_has_envoys_rules() {
+    let mut p = proto();
+    p.outlier_detection = Some(Default::default());
+    let o = Cluster::try_from(p).unwrap().outlier_detection;
+    assert_eq!((o.consecutive_failures, o.consecutive_gateway), (5, 0));
+    assert_eq!((o.success_rate, o.failure_percentage), (Some(SuccessRate::default()), None));
+    let e =
+        refused(|p| p.outlier_detection.as_mut().unwrap().interval = Some(duration_to_proto(Duration::ZERO)));
+    assert_eq!(e.field, "outlier_detection.interval");
 }
 
 #[test]
