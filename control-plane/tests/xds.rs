@@ -15,7 +15,7 @@ use weft_core::id::NodeId;
 use weft_gossip::InstanceHealth;
 use weft_proxy::config_snapshot::ConfigSnapshot;
 use weft_proxy::discovery::{Discovery, DiscoveryConfig};
-use weft_xds_proto::resource::cluster::LbPolicy;
+use weft_xds_proto::resource::cluster::{CheckBy, LbPolicy};
 use weft_xds_proto::resource::endpoint::EndpointSource;
 use weft_xds_proto::type_url::ResourceType;
 
@@ -128,7 +128,7 @@ async fn changes_of_the_catalogue_reach_the_proxy() {
     discovery.want("hello");
     let snapshot = until(&discovery, |s| ports(s, "hello") == [1, 2]).await;
     let check = snapshot.clusters["hello"].cluster.health_check.clone().unwrap();
-    assert_eq!(check.path.as_deref(), Some("/health"));
+    assert_eq!(check.by, CheckBy::Get("/health".to_owned()));
     // On demand: what nobody called is not held (P35).
     assert!(!snapshot.clusters.contains_key("other"));
 

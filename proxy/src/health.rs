@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use weft_core::id::NodeId;
 use weft_gossip::{GossipHandle, InstanceHealth, InstanceRecord};
+use weft_xds_proto::resource::cluster::CheckBy;
 use weft_xds_proto::resource::labels;
 
 use crate::cluster::probe::{Probe, ProbeError};
@@ -130,7 +131,7 @@ pub(crate) async fn run(local: Arc<LocalServices>, gossip: Option<GossipHandle>)
 fn probe(service: &LocalService) -> Probe {
     Probe {
         addr: service.addr,
-        path: service.health_path.clone(),
+        by: CheckBy::path(service.health_path.clone()),
         host: service.name.clone(),
         protocol: labels::protocol([&service.labels]),
         timeout: LOCAL_CHECK_TIMEOUT,

@@ -102,8 +102,8 @@ pub const CLUSTER_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Shortest interval of active checks.
 pub const HEALTH_CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether an interval is over, after which endpoints are compared.
-pub const COMPARE_TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether endpoints are to be compared, or shares of new ones to grow.
+pub const MESH_TICK: Duration = Duration::from_secs(1);
 
 /// Active checks that run at once; the others wait.
 pub const HEALTH_CHECKS_AT_ONCE: usize = 64;

@@ -208,11 +208,15 @@ impl MeshState {
         }
     }
 
-    /// Compares endpoints of clusters of which an interval is over, and ejects who is worse than the others.
-    pub fn compare(&self, now: Instant) {
+    /// Compares endpoints of clusters of which an interval is over, ejects who is worse than the others, and lets
+    /// the shares of new ones grow.
+    pub fn tick(&self, now: Instant) {
         for (name, cluster) in &self.view.load_full().clusters {
             for (addr, cause) in cluster.outliers(now) {
                 self.eject(name, addr, cause, now);
+            }
+            if cluster.endpoints.is_warming() {
+                self.change(name, |_| true);
             }
         }
     }

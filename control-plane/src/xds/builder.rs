@@ -12,7 +12,7 @@ use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAss
 use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
 use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::envoy_types::util::pack_any;
-use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy};
+use weft_xds_proto::resource::cluster::{CheckBy, Cluster, HealthCheck, LbPolicy};
 use weft_xds_proto::resource::endpoint::{
     ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource, unique_by_address,
 };
@@ -126,7 +126,7 @@ fn cluster(service: &ServiceView) -> Cluster {
     Cluster {
         lb_policy: service.lb_policy.clone(),
         protocol: labels::protocol(service.instances.iter().map(|i| &i.metadata)),
-        health_check: Some(HealthCheck { path: health_path(service), ..HealthCheck::default() }),
+        health_check: Some(HealthCheck { by: CheckBy::path(health_path(service)), ..HealthCheck::default() }),
         ..Cluster::with_defaults(service.name.clone())
     }
 }
@@ -281,9 +281,9 @@ mod tests {
         let with = instance("a", "10.0.0.1:80");
         let without = InstanceView { health_path: None, ..instance("b", "10.0.0.2:80") };
         let c = built_cluster(service("s", vec![with.clone()]));
-        assert_eq!(c.health_check.unwrap().path.as_deref(), Some("/health"));
+        assert_eq!(c.health_check.unwrap().by, CheckBy::Get("/health".to_owned()));
         let c = built_cluster(service("s", vec![with, without]));
-        assert_eq!(c.health_check.unwrap().path, None);
+        assert_eq!(c.health_check.unwrap().by, CheckBy::Connect);
     }
 
     #[test]

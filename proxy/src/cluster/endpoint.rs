@@ -33,6 +33,8 @@ pub struct EndpointState {
 pub(crate) struct Health {
     pub ejection: Ejection,
     pub check: CheckState,
+    /// When its checks passed again after they had failed.
+    pub passed: Option<Instant>,
 }
 
 impl EndpointState {
@@ -57,6 +59,12 @@ impl EndpointState {
     /// When this proxy first heard of it; for display.
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// Since when it has been in rotation, if it is.
+    pub(crate) fn in_since(&self) -> Instant {
+        let health = self.health.lock();
+        health.ejection.returned().into_iter().chain(health.passed).fold(self.since, Instant::max)
     }
 
     /// Requests in flight, of all workers.

@@ -1,8 +1,9 @@
 //! Endpoints and their health at one moment, with the picker over the usable ones. Immutable.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use weft_xds_proto::resource::cluster::{LbPolicy, PanicPolicy};
+use weft_xds_proto::resource::cluster::{LbPolicy, PanicPolicy, SlowStart};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth};
 
 use super::check::CheckStatus;
@@ -19,6 +20,7 @@ pub struct EndpointSet {
     endpoints: Box<[EndpointView]>,
     picker: Picker,
     counts: Counts,
+    warming: bool,
 }
 
 /// How endpoints are chosen.
@@ -28,12 +30,14 @@ pub struct Rules<'a> {
     pub policy: &'a LbPolicy,
     /// If those are few.
     pub panic: PanicPolicy,
+    /// For those that have come in a while before this time.
+    pub slow_start: Option<(SlowStart, Instant)>,
 }
 
 impl<'a> From<&'a LbPolicy> for Rules<'a> {
     /// Without panic.
     fn from(policy: &'a LbPolicy) -> Self {
-        Self { policy, panic: PanicPolicy::Degraded }
+        Self { policy, panic: PanicPolicy::Degraded, slow_start: None }
     }
 }
 
@@ -168,13 +172,19 @@ impl EndpointSet {
         // As long as all are equal the weights stay as they are, and round robin an exact cycle.
         let mixed =
             usable().any(|v| v.status == Status::Ready) && usable().any(|v| v.status == Status::Degraded);
+        let share = |state: &EndpointState| match rules.slow_start {
+            Some((slow, now)) => slow.permille(now.saturating_duration_since(state.in_since())),
+            None => 1000,
+        };
+        let warming = rules.slow_start.is_some() && usable().any(|v| share(&v.state) < 1000);
         let weighted: Vec<_> = usable()
             .map(|v| {
                 let factor = if mixed && v.status == Status::Ready { DEGRADED_SHARE } else { 1 };
-                (v.state.clone(), v.endpoint.weight.max(1).saturating_mul(factor))
+                let share = if warming { share(&v.state) } else { 1 };
+                (v.state.clone(), v.endpoint.weight.max(1).saturating_mul(factor).saturating_mul(share))
             })
             .collect();
-        Self { picker: Picker::new(rules.policy, &weighted, rotation), endpoints, counts }
+        Self { picker: Picker::new(rules.policy, &weighted, rotation), endpoints, counts, warming }
     }
 
     /// All, in order of their addresses.
@@ -185,6 +195,11 @@ impl EndpointSet {
     /// Chooses among the usable ones.
     pub fn picker(&self) -> &Picker {
         &self.picker
+    }
+
+    /// Whether shares are still growing, so that a new set is due before long.
+    pub fn is_warming(&self) -> bool {
+        self.warming
     }
 
     /// In which status how many are.
@@ -211,7 +226,7 @@ mod tests {
     }
 
     fn with_panic(pairs: &[(Endpoint, Arc<EndpointState>)], panic: PanicPolicy) -> EndpointSet {
-        let rules = Rules { policy: &LbPolicy::RoundRobin, panic };
+        let rules = Rules { policy: &LbPolicy::RoundRobin, panic, slow_start: None };
         EndpointSet::new(pairs.to_vec(), rules, &Arc::new(Rotation::new(0)))
     }
 
@@ -283,6 +298,24 @@ mod tests {
         assert_eq!(share(&[healthy.as_slice(), std::slice::from_ref(&degraded)].concat()), 10);
         let all = [pair(1, EndpointHealth::Degraded), pair(2, EndpointHealth::Degraded), degraded];
         assert_eq!(share(&all), 70);
+    }
+
+    #[test]
+    fn a_new_endpoint_gets_its_share_step_by_step() {
+        let pairs = [pair(1, EndpointHealth::Healthy), pair(2, EndpointHealth::Healthy)];
+        let slow = SlowStart { window: Duration::from_secs(100), min_weight_percent: 10 };
+        let came = pairs[1].1.since();
+        // The first one came long before.
+        pairs[1].1.health.lock().passed = Some(came + Duration::from_secs(200));
+        let share = |after: u64| {
+            let now = came + Duration::from_secs(200 + after);
+            let rules = Rules { slow_start: Some((slow, now)), ..(&LbPolicy::RoundRobin).into() };
+            let set = EndpointSet::new(pairs.to_vec(), rules, &Arc::new(Rotation::new(0)));
+            let mut rng = fastrand::Rng::with_seed(1);
+            let picks = (0..330).filter(|_| set.picker().pick(&[], &mut rng).unwrap().addr().port() == 2);
+            (picks.count(), set.is_warming())
+        };
+        assert_eq!([share(0), share(50), share(100)], [(30, true), (110, true), (165, false)]);
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! Ends ejections when their time is over, and compares endpoints from time to time, on the control runtime.
+//! Ends ejections when their time is over, compares endpoints and lets shares of new ones grow, on the control runtime.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::time::MissedTickBehavior;
 
-use crate::limits::COMPARE_TICK;
+use crate::limits::MESH_TICK;
 use crate::mesh_view::MeshState;
 
 /// Runs until it is aborted.
 pub(crate) async fn run(mesh: Arc<MeshState>) {
-    let mut tick = tokio::time::interval(COMPARE_TICK);
+    let mut tick = tokio::time::interval(MESH_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let next = mesh.next_expiry();
@@ -23,7 +23,7 @@ pub(crate) async fn run(mesh: Arc<MeshState>) {
         tokio::select! {
             () = over => mesh.expire_ejections(Instant::now()),
             () = mesh.ejected.notified() => {}
-            _ = tick.tick() => mesh.compare(Instant::now()),
+            _ = tick.tick() => mesh.tick(Instant::now()),
         }
     }
 }

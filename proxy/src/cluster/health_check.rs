@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use weft_xds_proto::resource::cluster::CheckBy;
 
 use super::endpoint_set::{EndpointView, Status};
 use super::outlier::Cause;
@@ -75,20 +76,21 @@ fn plans(view: &MeshView) -> HashMap<Key, Plan> {
 
 fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
     let config = &cluster.config.cluster;
-    let probe = |path, timeout| Probe {
+    let probe = |by, timeout| Probe {
         addr: endpoint.endpoint.address,
-        path,
+        by,
         host: config.name.clone(),
         protocol: config.protocol,
         timeout,
     };
     match &config.health_check {
-        Some(check) => {
-            Some(Plan { probe: probe(check.path.clone(), check.timeout), interval: check.interval })
-        }
+        Some(check) => Some(Plan { probe: probe(check.by.clone(), check.timeout), interval: check.interval }),
         None if endpoint.status == Status::Ejected => {
             let cause = endpoint.state.health.lock().ejection.current()?.0;
-            let plan = Plan { probe: probe(None, config.connect_timeout), interval: RECOVERY_PROBE_INTERVAL };
+            let plan = Plan {
+                probe: probe(CheckBy::Connect, config.connect_timeout),
+                interval: RECOVERY_PROBE_INTERVAL,
+            };
             (cause == Cause::Connect).then_some(plan)
         }
         None => None,

@@ -135,6 +135,11 @@ impl Ejection {
         self.current
     }
 
+    /// When it came back last.
+    pub fn returned(&self) -> Option<Instant> {
+        self.returned
+    }
+
     /// Leaves the endpoint out from now on. Answers `false` if it already is.
     pub fn eject(&mut self, now: Instant, cause: Cause, policy: &OutlierDetection) -> bool {
         if self.current.is_some() {

@@ -12,18 +12,20 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use weft_xds_proto::resource::cluster::Protocol;
+use weft_xds_proto::resource::cluster::{CheckBy, Protocol};
 
 use crate::limits::HEALTH_BODY_BYTES_MAX;
 use crate::upstream::connect::is_shortage;
+
+mod grpc;
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// Where.
     pub addr: SocketAddr,
-    /// GET this path and want a 2xx; without, a connection is enough.
-    pub path: Option<String>,
+    /// What for.
+    pub by: CheckBy,
     /// For the `Host` field: sidecars route by it.
     pub host: String,
     /// What is spoken there.
@@ -66,11 +68,14 @@ impl Probe {
             let why = format!("connect: {e}");
             if is_shortage(&e) { ProbeError::Shortage(why) } else { ProbeError::Failed(why) }
         })?;
-        let Some(path) = &self.path else { return Ok(()) };
-        Ok(self.ask(stream, path).await?)
+        match &self.by {
+            CheckBy::Connect => Ok(()),
+            CheckBy::Get(path) => Ok(self.get(stream, path).await?),
+            CheckBy::Grpc(service) => Ok(grpc::check(stream, &self.host, service).await?),
+        }
     }
 
-    async fn ask(&self, stream: TcpStream, path: &str) -> Result<(), String> {
+    async fn get(&self, stream: TcpStream, path: &str) -> Result<(), String> {
         match self.protocol {
             Protocol::Http1 => {
                 let (mut sender, connection) =
@@ -151,7 +156,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let probe = Probe {
             addr: listener.local_addr().unwrap(),
-            path: path.map(Into::into),
+            by: CheckBy::path(path.map(Into::into)),
             host: "orders".into(),
             protocol: Protocol::Http1,
             timeout: Duration::from_millis(500),
@@ -196,7 +201,7 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let probe = Probe {
             addr: closed,
-            path: None,
+            by: CheckBy::Connect,
             host: String::new(),
             protocol: Protocol::Http1,
             timeout: Duration::from_secs(1),

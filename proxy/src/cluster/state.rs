@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::breaker::Load;
-use super::check::CheckState;
+use super::check::{CheckState, CheckStatus};
 use super::compare;
 use super::endpoint::EndpointState;
 use super::endpoint_set::{EndpointSet, Rules};
@@ -103,7 +103,11 @@ impl Cluster {
             let state = states.get(&endpoint.address).cloned();
             (endpoint.clone(), state.unwrap_or_else(|| EndpointState::new(endpoint.address)))
         });
-        let rules = Rules { policy: &config.cluster.lb_policy, panic: config.cluster.panic };
+        let rules = Rules {
+            policy: &config.cluster.lb_policy,
+            panic: config.cluster.panic,
+            slow_start: config.cluster.slow_start.map(|slow| (slow, Instant::now())),
+        };
         let endpoints = EndpointSet::new(endpoints, rules, &shared.rotation);
         Self { config, endpoints, shared }
     }
@@ -186,7 +190,14 @@ impl Cluster {
             state.failures.reset();
         }
         let changed = match &self.config.cluster.health_check {
-            Some(policy) => health.check.record(result, policy),
+            Some(policy) => {
+                let failed = health.check.status() == CheckStatus::Failing;
+                let changed = health.check.record(result, policy);
+                if changed && failed {
+                    health.passed = Some(now);
+                }
+                changed
+            }
             // A probe of an ejected endpoint, in a cluster without checks.
             None => false,
         };

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_meshconfig::{Document, MeshConfig};
-use weft_xds_proto::resource::cluster::{Cluster, HealthCheck, LbPolicy, Protocol};
+use weft_xds_proto::resource::cluster::{CheckBy, Cluster, HealthCheck, LbPolicy, Protocol};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
@@ -40,9 +40,11 @@ use crate::limits;
 
 mod breaker;
 mod outlier;
+mod slow_start;
 
 pub use breaker::{StaticCircuitBreaker, StaticRetryBudget};
 pub use outlier::{StaticOutlierDetection, StaticPanic, StaticRule};
+pub use slow_start::StaticSlowStart;
 
 /// The static part of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -92,6 +94,9 @@ pub struct StaticCluster {
     /// `round-robin` (default) or another of [`LbPolicy::WORDS`].
     #[serde(default)]
     pub load_balancing: Option<String>,
+    /// Endpoints that are new or back get their share step by step.
+    #[serde(default)]
+    pub slow_start: Option<StaticSlowStart>,
     /// `http1` (default) or `http2`, without TLS.
     #[serde(default)]
     pub protocol: Option<String>,
@@ -121,9 +126,12 @@ pub struct StaticCluster {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StaticHealthCheck {
-    /// GET it and want a 2xx; a TCP connection is enough if missing.
+    /// GET it and want a 2xx; without it and `grpc`, a TCP connection is enough.
     #[serde(default)]
     pub path: Option<String>,
+    /// CheckBy gRPC's health service for this service; empty for the whole server.
+    #[serde(default)]
+    pub grpc: Option<String>,
     /// Between two checks of an endpoint.
     #[serde(default, with = "weft_core::config::duration::option")]
     pub interval: Option<Duration>,
@@ -260,6 +268,9 @@ impl StaticCluster {
             if let Some(path) = check.path.as_ref().filter(|p| !p.starts_with('/')) {
                 problems.push(format!("health-check: path {path:?} must start with /"));
             }
+            if check.path.is_some() && check.grpc.is_some() {
+                problems.push("health-check: path and grpc exclude each other".to_owned());
+            }
             if check.interval.is_some_and(|t| t < limits::HEALTH_CHECK_INTERVAL_MIN) {
                 problems.push(format!(
                     "health-check: interval must be at least {:?}",
@@ -274,6 +285,7 @@ impl StaticCluster {
             }
         }
         problems.extend(self.outlier_detection.iter().flat_map(|o| o.problems()));
+        problems.extend(self.slow_start.iter().flat_map(|s| s.problems(self.policy().ok().as_ref())));
         problems.extend(self.panic.iter().filter_map(|p| p.parse().err()));
         problems.extend(breaker::problems(self.circuit_breaker.as_ref(), self.retry_budget.as_ref()));
         let (check, outlier) = (self.health_check.as_ref(), self.outlier_detection.as_ref());
@@ -320,6 +332,7 @@ impl StaticCluster {
         if let Some(outlier) = &self.outlier_detection {
             cluster.outlier_detection = outlier.with_defaults();
         }
+        cluster.slow_start = self.slow_start.as_ref().map(StaticSlowStart::with_defaults);
         if let Some(panic) = &self.panic {
             cluster.panic = panic.parse()?;
         }
@@ -337,7 +350,10 @@ impl StaticHealthCheck {
     fn with_defaults(&self) -> HealthCheck {
         let defaults = HealthCheck::default();
         HealthCheck {
-            path: self.path.clone(),
+            by: match &self.grpc {
+                Some(service) => CheckBy::Grpc(service.clone()),
+                None => CheckBy::path(self.path.clone()),
+            },
             interval: self.interval.unwrap_or(defaults.interval),
             timeout: self.timeout.unwrap_or(defaults.timeout),
             unhealthy_threshold: self.unhealthy_threshold.unwrap_or(defaults.unhealthy_threshold),
@@ -460,7 +476,7 @@ clusters:
   - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0}]}
   - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}}
   - {name: d, endpoints: ['127.0.0.1:1'], connect-timeout: 2h, health-check: {interval: 90000h, timeout: 2h}, outlier-detection: {base-ejection-time: 90000h, max-ejection-time: 2h}}
-  - {name: e, endpoints: ['127.0.0.1:1'], circuit-breaker: {max-requests: 0}, retry-budget: {percent: 200}, panic: {policy: scream}, outlier-detection: {interval: 10ms, latency: {threshold: 1}}}
+  - {name: e, endpoints: ['127.0.0.1:1'], circuit-breaker: {max-requests: 0}, retry-budget: {percent: 200}, slow-start: {window: 1ms, min-weight-percent: 0}, load-balancing: random, health-check: {path: /, grpc: a}, panic: {policy: scream}, outlier-detection: {interval: 10ms, latency: {threshold: 1}}}
 ",
         );
         let problems = config.problems().join("\n");
@@ -486,6 +502,10 @@ clusters:
             "max-ejection-time must be at most 3600s",
             "max-requests 0 lets nothing through",
             "\"scream\" is unknown",
+            "window must be 1s to 1h",
+            "min-weight-percent 0 is not between 1 and 100",
+            "no slow-start under random",
+            "path and grpc exclude each other",
             "interval must be at least 1s",
             "latency: threshold 1 is not between 2 and 100",
             "percent 200 is not between 0 and 100",

@@ -15,11 +15,13 @@ mod balancing;
 mod breaker;
 mod outlier;
 mod panic;
+mod slow_start;
 
 pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
 pub use breaker::{CircuitBreaker, RetryLimit};
 pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessRate};
 pub use panic::PanicPolicy;
+pub use slow_start::SlowStart;
 
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,6 +30,8 @@ pub struct Cluster {
     pub name: String,
     /// How an endpoint is chosen.
     pub lb_policy: LbPolicy,
+    /// Endpoints that are new or back get their share step by step.
+    pub slow_start: Option<SlowStart>,
     /// Longest wait for a connection; 1 ms to 1 h.
     pub connect_timeout: Duration,
     /// Active check of each endpoint; none: only what traffic shows.
@@ -48,6 +52,7 @@ impl Cluster {
         Self {
             name: name.into(),
             lb_policy: LbPolicy::default(),
+            slow_start: None,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             health_check: Some(HealthCheck::default()),
             outlier_detection: OutlierDetection::default(),
@@ -71,8 +76,8 @@ pub enum Protocol {
 /// Active check of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealthCheck {
-    /// GET this path and expect 200; none: a TCP connection is enough.
-    pub path: Option<String>,
+    /// What is asked.
+    pub by: CheckBy,
     /// Between the starts of two checks; 10 ms to 1 h.
     pub interval: Duration,
     /// Longest wait for an answer; 1 ms to 1 h.
@@ -83,12 +88,31 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
 }
 
+/// What a check asks an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub enum CheckBy {
+    /// A TCP connection is enough.
+    #[default]
+    Connect,
+    /// GET this path and expect 200.
+    Get(String),
+    /// `grpc.health.v1.Health/Check` of this service and expect `SERVING`; empty: of the server as a whole.
+    Grpc(String),
+}
+
+impl CheckBy {
+    /// GET it if there is one.
+    pub fn path(path: Option<String>) -> Self {
+        path.map_or(Self::Connect, Self::Get)
+    }
+}
+
 impl Default for HealthCheck {
     /// TCP, each 2 s, 1 s for an answer, out after 2 failures, back after 1 success: an endpoint that vanishes
     /// silently is out within 5 s, at half a connection per second and endpoint.
     fn default() -> Self {
         Self {
-            path: None,
+            by: CheckBy::Connect,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             unhealthy_threshold: 2,
@@ -119,8 +143,10 @@ impl TryFrom<pb::Cluster> for Cluster {
         if p.transport_socket.is_some() || !p.transport_socket_matches.is_empty() {
             return Err(v.error("transport_socket", "set", "unset"));
         }
+        let lb_policy = balancing::decode(&v, &p)?;
         Ok(Self {
-            lb_policy: balancing::decode(&v, &p)?,
+            lb_policy: lb_policy.clone(),
+            slow_start: slow_start::decode(&v, &p)?.filter(|_| lb_policy.takes_slow_start()),
             connect_timeout: v.duration(
                 "connect_timeout",
                 p.connect_timeout.as_ref(),
@@ -177,7 +203,7 @@ fn health_check(
         [check] => check,
         more => return Err(v.error("health_checks", format!("{} of them", more.len()), "at most 1")),
     };
-    let path = match &check.health_checker {
+    let by = match &check.health_checker {
         Some(HealthChecker::HttpHealthCheck(http)) => {
             let ok = http.path.starts_with('/')
                 && http.path.len() <= HEALTH_PATH_BYTES_MAX
@@ -189,11 +215,19 @@ fn health_check(
                     "a path of 1 to 1024 visible ASCII characters that starts with /",
                 ));
             }
-            Some(http.path.clone())
+            CheckBy::Get(http.path.clone())
         }
-        Some(HealthChecker::TcpHealthCheck(_)) => None,
-        Some(HealthChecker::GrpcHealthCheck(_)) => {
-            return Err(v.error("health_checks[0]", "grpc_health_check", CHECKERS));
+        Some(HealthChecker::TcpHealthCheck(_)) => CheckBy::Connect,
+        Some(HealthChecker::GrpcHealthCheck(grpc)) => {
+            let name = &grpc.service_name;
+            if name.len() > HEALTH_PATH_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(v.error(
+                    "health_checks[0].grpc_health_check.service_name",
+                    format!("{:?}", name.chars().take(64).collect::<String>()),
+                    "up to 1024 visible ASCII characters",
+                ));
+            }
+            CheckBy::Grpc(name.clone())
         }
         Some(HealthChecker::CustomHealthCheck(_)) => {
             return Err(v.error("health_checks[0]", "custom_health_check", CHECKERS));
@@ -202,7 +236,7 @@ fn health_check(
     };
     let d = HealthCheck::default();
     Ok(Some(HealthCheck {
-        path,
+        by,
         interval: v.duration(
             "health_checks[0].interval",
             check.interval.as_ref(),
@@ -230,7 +264,7 @@ fn health_check(
     }))
 }
 
-const CHECKERS: &str = "http_health_check or tcp_health_check";
+const CHECKERS: &str = "http_health_check, tcp_health_check or grpc_health_check";
 
 fn protocol(v: &Validator<'_>, p: &pb::Cluster) -> Result<Protocol, InvalidResource> {
     use http_protocol_options::UpstreamProtocolOptions as Options;
@@ -260,7 +294,7 @@ fn protocol(v: &Validator<'_>, p: &pb::Cluster) -> Result<Protocol, InvalidResou
 impl From<&Cluster> for pb::Cluster {
     fn from(c: &Cluster) -> Self {
         use pb::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
-        let (lb_policy, load_balancing_policy) = balancing::encode(&c.lb_policy);
+        let (lb_policy, load_balancing_policy) = balancing::encode(&c.lb_policy, c.slow_start);
         Self {
             name: c.name.clone(),
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -271,6 +305,7 @@ impl From<&Cluster> for pb::Cluster {
             connect_timeout: Some(duration_to_proto(c.connect_timeout)),
             lb_policy: lb_policy as i32,
             load_balancing_policy,
+            lb_config: slow_start::encode(&c.lb_policy, c.slow_start),
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: outlier::encode_metadata(&c.outlier_detection),
@@ -286,18 +321,22 @@ impl From<&Cluster> for pb::Cluster {
 }
 
 fn health_check_to_proto(h: &HealthCheck) -> core::HealthCheck {
-    use core::health_check::{HealthChecker, HttpHealthCheck, TcpHealthCheck};
+    use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck};
     core::HealthCheck {
         timeout: Some(duration_to_proto(h.timeout)),
         interval: Some(duration_to_proto(h.interval)),
         unhealthy_threshold: Some(number_to_proto(h.unhealthy_threshold)),
         healthy_threshold: Some(number_to_proto(h.healthy_threshold)),
-        health_checker: Some(match &h.path {
-            Some(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
+        health_checker: Some(match &h.by {
+            CheckBy::Grpc(service) => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
+                service_name: service.clone(),
+                ..GrpcHealthCheck::default()
+            }),
+            CheckBy::Get(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
                 path: path.clone(),
                 ..HttpHealthCheck::default()
             }),
-            None => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+            CheckBy::Connect => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
         }),
         ..core::HealthCheck::default()
     }

@@ -22,7 +22,7 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 use serde::{Serialize, Serializer};
 
-use super::{InvalidResource, Validator, number_to_proto};
+use super::{InvalidResource, SlowStart, Validator, number_to_proto};
 
 /// How an endpoint is chosen among the usable ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
@@ -74,6 +74,11 @@ impl LbPolicy {
             Self::RingHash(_) => "ring-hash",
             Self::Maglev(_) => "maglev",
         }
+    }
+
+    /// Whether shares can be given step by step, as in Envoy.
+    pub const fn takes_slow_start(&self) -> bool {
+        matches!(self, Self::RoundRobin | Self::LeastConnections | Self::LeastRequest)
     }
 
     /// The part of a request that decides; none where requests are all alike.
@@ -273,9 +278,16 @@ fn hash_on(
 }
 
 /// The older field, and the newer one where that says more.
-pub(super) fn encode(policy: &LbPolicy) -> (pb::cluster::LbPolicy, Option<pb::LoadBalancingPolicy>) {
+pub(super) fn encode(
+    policy: &LbPolicy,
+    slow_start: Option<SlowStart>,
+) -> (pb::cluster::LbPolicy, Option<pb::LoadBalancingPolicy>) {
     use pb::cluster::LbPolicy as P;
-    let two = || LeastRequest { choice_count: Some(number_to_proto(2)), ..LeastRequest::default() };
+    let two = || LeastRequest {
+        choice_count: Some(number_to_proto(2)),
+        slow_start_config: slow_start.map(SlowStart::extension),
+        ..LeastRequest::default()
+    };
     let round_robin = || ("envoy.load_balancing_policies.round_robin", pack_any(RoundRobin::default()));
     let least = |config| ("envoy.load_balancing_policies.least_request", pack_any(config));
     match policy {
@@ -402,7 +414,7 @@ mod tests {
     fn every_list_ends_with_a_policy_that_all_know() {
         let maglev = LbPolicy::Maglev(Some(HashOn::Source));
         for policy in [LbPolicy::LeastConnections, LbPolicy::LeastRequest, LbPolicy::PeakEwma, maglev] {
-            let (_, list) = encode(&policy);
+            let (_, list) = encode(&policy, None);
             let last = list.unwrap().policies.pop().unwrap().typed_extension_config.unwrap();
             assert_eq!(last.typed_config.unwrap().type_url, RoundRobin::type_url());
         }

@@ -18,13 +18,17 @@ fn duration(max_ms: u64) -> impl Strategy<Value = Duration> {
 
 prop_compose! {
     fn health_check()(
-        path in proptest::option::of("/[a-z0-9/?=%._-]{0,40}"),
+        by in prop_oneof![
+            Just(CheckBy::Connect),
+            "/[a-z0-9/?=%._-]{0,40}".prop_map(CheckBy::Get),
+            "[a-zA-Z0-9._]{0,40}".prop_map(CheckBy::Grpc),
+        ],
         interval in duration(3_600_000),
         timeout in duration(3_600_000),
         unhealthy_threshold in 1u32..=100,
         healthy_threshold in 1u32..=100,
     ) -> HealthCheck {
-        HealthCheck { path, interval, timeout, unhealthy_threshold, healthy_threshold }
+        HealthCheck { by, interval, timeout, unhealthy_threshold, healthy_threshold }
     }
 }
 
@@ -101,6 +105,7 @@ prop_compose! {
     fn cluster()(
         name in "[a-z][a-z0-9-]{0,62}",
         lb_policy in lb_policy(),
+        slow in prop::option::of((1u64..=3600, 1u32..=100)),
         connect_timeout in duration(3_600_000),
         health_check in proptest::option::of(health_check()),
         outlier_detection in outlier(),
@@ -108,7 +113,10 @@ prop_compose! {
         breaker in breaker(),
         panic in panic_policy(),
     ) -> Cluster {
-        Cluster { name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker, panic }
+        let slow_start = slow.filter(|_| lb_policy.takes_slow_start()).map(|(window, min_weight_percent)| {
+            SlowStart { window: Duration::from_secs(window), min_weight_percent }
+        });
+        Cluster { slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker, panic }
     }
 }
 
@@ -174,13 +182,20 @@ fn durations_out_of_range_are_refused() {
 fn a_relative_health_path_and_a_second_check_are_refused() {
     let with_path = |path: &str| {
         let mut c = Cluster::with_defaults("orders");
-        c.health_check = Some(HealthCheck { path: Some(path.to_owned()), ..HealthCheck::default() });
+        c.health_check = Some(HealthCheck { by: CheckBy::Get(path.to_owned()), ..HealthCheck::default() });
         Cluster::try_from(pb::Cluster::from(&c))
     };
     assert!(with_path("/health").is_ok());
     for bad in ["health", "", "/a b", "/a\r\nHost: x"] {
         assert_eq!(with_path(bad).unwrap_err().field, "health_checks[0].http_health_check.path");
     }
+    let grpc = |name: &str| {
+        let mut c = Cluster::with_defaults("orders");
+        c.health_check = Some(HealthCheck { by: CheckBy::Grpc(name.to_owned()), ..HealthCheck::default() });
+        Cluster::try_from(pb::Cluster::from(&c))
+    };
+    assert!(grpc("").is_ok());
+    assert_eq!(grpc("a b").unwrap_err().field, "health_checks[0].grpc_health_check.service_name");
     let e = refused(|p| p.health_checks.push(p.health_checks[0].clone()));
     assert_eq!(e.seen, "2 of them");
 }
