@@ -13,7 +13,7 @@
 //! - [`network`], [`service`]: the two ends of the peer port. [`forward`], [`link`]: what followers ask the leader.
 //! - [`driver`]: the tasks, start and stop. [`upkeep`]: those that keep memory and disk bounded. [`leader`]: what only a leader answers. [`join`]: becoming a member.
 //! - [`image`]: the state as bytes, for backups. [`describe`]: a log entry in words.
-//! - [`restore`]: a saved state becomes the data folder of a new group.
+//! - [`restore`]: a saved state becomes the data folder of a new group. [`recover`]: so does a survivor's own folder.
 //! - [`coordinator`]: what the rest of the server sees.
 
 mod agreement;
@@ -34,6 +34,7 @@ mod link;
 mod log_store;
 mod membership;
 mod network;
+pub mod recover;
 pub mod restore;
 mod retired;
 mod rounds;

@@ -98,13 +98,25 @@ impl Cluster {
         if let Some(ours) = state.id {
             return Ok(ours == id);
         }
-        let stored = Stored { version: 1, cluster: id.to_string(), server: self.server.to_string() };
-        let mut json = serde_json::to_vec_pretty(&stored)?;
-        json.push(b'\n');
-        weft_core::fsio::write_atomic(&self.path, &json)?;
+        self.store(id)?;
         state.id = Some(id);
         tracing::info!(cluster = %id, "this server belongs to a cluster now");
         Ok(true)
+    }
+
+    /// Makes `id` this server's group in place of the one that it was in, durably: the former group's servers are
+    /// foreign to it from now on.
+    pub fn replace(&self, id: ClusterId) -> io::Result<()> {
+        self.store(id)?;
+        self.state.lock().id = Some(id);
+        Ok(())
+    }
+
+    fn store(&self, id: ClusterId) -> io::Result<()> {
+        let stored = Stored { version: 1, cluster: id.to_string(), server: self.server.to_string() };
+        let mut json = serde_json::to_vec_pretty(&stored)?;
+        json.push(b'\n');
+        weft_core::fsio::write_atomic(&self.path, &json)
     }
 
     /// Judges a message. `invites`: it is one that the leader of the group sends to its members, so that a

@@ -29,7 +29,7 @@ use super::{
     cluster::Cluster,
     config::RaftTiming,
     error::StartError,
-    forward::Refusal,
+    forward::{Refusal, Standing},
     leader::Confirmed,
     link::{Link, MESSAGES_IN_FLIGHT_MAX, Route, route},
     log_store::LogStore,
@@ -463,6 +463,16 @@ impl Node {
                 let silence = self.started.elapsed().saturating_sub(Duration::from_millis(heard));
                 heard > 0 && silence < 2 * self.timing.election_timeout_max
             }
+        }
+    }
+
+    /// How far its log reaches.
+    pub(super) fn standing(&self) -> Standing {
+        let last = self.log.last();
+        Standing {
+            term: last.map_or(0, |id| id.committed_leader_id().term),
+            index: last.map_or(0, |id| id.index()),
+            has_leader: self.has_leader(),
         }
     }
 

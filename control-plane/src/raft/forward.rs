@@ -50,6 +50,8 @@ pub enum Question {
         /// The hash that most have.
         right: u64,
     },
+    /// How far the asked server's log reaches, and whether it has a leader. Any server.
+    Standing,
 }
 
 /// The leader's answer.
@@ -71,6 +73,19 @@ pub enum Answer {
     Changed(Result<(), ChangeRefused>),
     /// To `IsMember`.
     IsMember(bool),
+    /// To `Standing`.
+    Standing(Standing),
+}
+
+/// How far a server's log reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Term of the last entry.
+    pub term: u64,
+    /// Index of the last entry.
+    pub index: u64,
+    /// Whether it leads, or hears a leader.
+    pub has_leader: bool,
 }
 
 /// A command that is committed and was applied on the leader.

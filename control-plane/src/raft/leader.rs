@@ -52,6 +52,7 @@ impl Node {
             Question::Change(change) => self.change_group(change).await.map(Answer::Changed),
             Question::IsMember(id) => self.has_member(id, patience).await.map(Answer::IsMember),
             Question::HashAt(index) => Ok(Answer::HashAt(self.hash_at(index, patience).await)),
+            Question::Standing => Ok(Answer::Standing(self.standing())),
             Question::Differs { index, right } => Ok(self.told_to_differ(index, right).await),
         };
         answer.unwrap_or_else(Answer::Refused)

@@ -64,6 +64,11 @@ impl LogStore {
         self.tail.read().bytes
     }
 
+    /// The last entry, purged ones included.
+    pub fn last(&self) -> Option<LogId> {
+        self.tail.read().last()
+    }
+
     /// Last purged entry.
     pub fn purged(&self) -> Option<LogId> {
         self.tail.read().purged
@@ -85,6 +90,10 @@ fn ended() -> io::Error {
 }
 
 impl Tail {
+    fn last(&self) -> Option<LogId> {
+        self.entries.back().map(|e| e.log_id).or(self.purged)
+    }
+
     fn push(&mut self, entry: Entry) {
         self.bytes += weight(&entry);
         self.entries.push_back(entry);
@@ -147,8 +156,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let tail = self.tail.read();
-        let last = tail.entries.back().map(|e| e.log_id).or(tail.purged);
-        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: last })
+        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: tail.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {
@@ -191,8 +199,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut tail = self.tail.write();
             let mut records = Vec::new();
             for entry in entries {
-                let expected =
-                    tail.entries.back().map(|e| e.log_id).or(tail.purged).map_or(0, |id| id.index() + 1);
+                let expected = tail.last().map_or(0, |id| id.index() + 1);
                 assert_eq!(entry.log_id.index(), expected, "the log has no gaps");
                 records.push(codec::entry_to_wal(&entry));
                 tail.push(entry);

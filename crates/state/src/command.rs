@@ -109,6 +109,13 @@ pub enum Command {
         /// The leases.
         leases: Vec<LeaseCheckpoint>,
     },
+    /// Begin a new life of the same keys, in which no revision of the former one comes again; see
+    /// [`crate::machine::Machine::begin_epoch`]. Written to its log by a survivor of a lost quorum that goes on alone,
+    /// and by nobody else.
+    BeginEpoch {
+        /// How far to move the revision on; refused with `FutureRevision` if it is not positive or out of range.
+        revisions: Revision,
+    },
 }
 
 /// How much time a lease has left.
@@ -196,6 +203,7 @@ impl Command {
             | Command::Release(_)
             | Command::Resign(_)
             | Command::Deregister { .. }
+            | Command::BeginEpoch { .. }
             | Command::Noop => false,
             // A renewal must not wait; to note the time that is left can.
             Command::LeaseCheckpoint { leases, .. } => {

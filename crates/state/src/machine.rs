@@ -244,6 +244,12 @@ impl Machine {
                 Ok(Response::SetMeshConfig)
             }
             Command::Noop => Ok(Response::Noop),
+            Command::BeginEpoch { revisions } => {
+                let current = store.revision();
+                let begun = *revisions > 0 && store.begin_epoch(*revisions);
+                let requested = current.saturating_add(*revisions);
+                begun.then_some(Response::Noop).ok_or(StoreError::FutureRevision { requested, current })
+            }
             Command::Auth(change) => auth.change(change).map(|()| Response::Auth),
             Command::Enclosed(_) => Err(StoreError::NestedEnvelope),
             Command::SetQuota { prefix, quota } => {
@@ -501,7 +507,7 @@ impl Machine {
     /// again (P17, L11), and whoever watched the former life hears `Compacted`. False, and nothing happens, if
     /// `revisions` is not positive or the sum is out of range.
     ///
-    /// For a state that was saved and starts again elsewhere; never on a replica of a running group.
+    /// For a state that was saved and starts again elsewhere. In a log it is [`Command::BeginEpoch`].
     pub fn begin_epoch(&mut self, revisions: Revision) -> bool {
         if revisions <= 0 || !self.store.begin_epoch(revisions) {
             return false;

@@ -127,11 +127,10 @@ enum Command {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Dev(flags) => control(None, dev::run(flags)),
-        Command::Server(flags) if flags.change.is_some() => {
-            let change = flags.change.expect("looked at right here");
-            client(change.run())
-        }
-        Command::Server(flags) => {
+        Command::Server(mut flags) => {
+            if let Some(change) = flags.change.take() {
+                return client(change.run(*flags));
+            }
             let flags = flags.layered()?;
             control(Some(flags.workers()?), server::run(flags))
         }

@@ -62,7 +62,10 @@ pub(crate) fn check(
             set.changes.iter().try_for_each(|c| guard.write(&mesh_config::key(&c.kind, &c.name)))
         }
         // Only servers propose these.
-        Command::LeaseExpire { .. } | Command::LeaseCheckpoint { .. } | Command::Noop => Ok(()),
+        Command::LeaseExpire { .. }
+        | Command::LeaseCheckpoint { .. }
+        | Command::BeginEpoch { .. }
+        | Command::Noop => Ok(()),
         // Its own caller counts; see `Machine::apply`.
         Command::Enclosed(envelope) => check(auth, leases, &envelope.caller, &envelope.command),
     }

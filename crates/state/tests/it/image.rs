@@ -206,4 +206,19 @@ fn a_new_epoch_is_above_everything_that_the_former_one_answered() {
     assert_eq!(again.hash(), restored.hash());
     let revision = restored.revision();
     assert!(!restored.begin_epoch(0) && !restored.begin_epoch(i64::MAX) && restored.revision() == revision);
+
+    // In a log it does the same, on every replica alike.
+    let mut replica = Machine::from_image(&restored.image()).expect("loads");
+    for machine in [&mut restored, &mut replica] {
+        let index = machine.applied_index();
+        let moved = machine.apply(index + 1, 6, &Command::BeginEpoch { revisions: 7 });
+        assert_eq!((moved.revision, moved.events.len()), (revision + 7, 0));
+        for refused in [0, -1, i64::MAX] {
+            let refused =
+                machine.apply(machine.applied_index() + 1, 6, &Command::BeginEpoch { revisions: refused });
+            assert!(matches!(refused.response, Err(StoreError::FutureRevision { .. })), "{refused:?}");
+        }
+        assert_eq!((machine.revision(), machine.compacted()), (revision + 7, revision + 7));
+    }
+    assert_eq!(restored.hash(), replica.hash());
 }

@@ -1,6 +1,7 @@
 //! `weft server`.
 
 pub(crate) mod group;
+mod recover;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `weft server remove | promote | transfer`.
+//! `weft server remove | promote | transfer | recover`.
 
 use std::process::ExitCode;
 
@@ -6,8 +6,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use weft_client::proto::weft as pb;
 
+use super::recover::Recover;
 use crate::cli::{Connection, Output};
 use crate::failure::Failure;
+use crate::flags::ServerFlags;
 use crate::output::{self, Format};
 
 /// What to change of the group.
@@ -24,6 +26,7 @@ pub(crate) enum GroupCommand {
     Promote(Named),
     /// Hand leadership to a server, such as before work on the machine of the leader
     Transfer(Named),
+    Recover(Recover),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -53,11 +56,13 @@ struct Report {
 }
 
 impl GroupCommand {
-    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+    /// `flags`: those in front of the command; only a recovery needs them.
+    pub(crate) async fn run(self, flags: ServerFlags) -> Result<ExitCode, Failure> {
         let (named, force, done) = match self {
             Self::Remove(Remove { named, force }) => (named, Some(force), "removed"),
             Self::Promote(named) => (named, None, "promoted"),
             Self::Transfer(named) => (named, None, "leads"),
+            Self::Recover(recover) => return recover.run(flags).await,
         };
         let client = named.connection.client()?;
         let servers = client.mesh().status().await?.servers;
