@@ -196,6 +196,7 @@ impl Node {
         node.spawn(Node::keep_lease_time);
         node.spawn(Node::compare_states);
         node.spawn(Node::notice_removal);
+        node.spawn(Node::finish_changes);
         if let Err(error) = node.form_group(config.bootstrap).await {
             node.shutdown().await;
             return Err(error);

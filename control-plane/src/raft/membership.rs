@@ -310,6 +310,28 @@ impl Node {
         ids.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 
+    /// Finishes a change that was left in its joint configuration, because the leader that made it failed between its
+    /// two entries, or gave up waiting. Until then both majorities are needed, the former one's lost servers included.
+    pub(super) async fn finish_changes(self: Arc<Self>) {
+        let is_half_done = || self.leads() && self.membership().membership().get_joint_config().len() > 1;
+        loop {
+            sleep(MEMBER_LOOK_EVERY).await;
+            if !is_half_done() {
+                continue;
+            }
+            let _one_at_a_time = self.membership_change.lock().await;
+            if is_half_done() {
+                // From a joint configuration it leads to the second of the two. Voters that are not in that one were to
+                // be removed: those that join were learners before.
+                let nobody_else = ChangeMembers::AddVoterIds(BTreeSet::new());
+                match self.change(nobody_else, false).await {
+                    Ok(()) => tracing::info!("finished a change of the group that was left half done"),
+                    Err(reason) => tracing::warn!(reason, "a change of the group is half done"),
+                }
+            }
+        }
+    }
+
     // --- being removed
 
     /// Whether a server is in the group, as committed. Only a leader that a majority confirms may say no.

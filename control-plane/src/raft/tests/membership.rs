@@ -168,3 +168,29 @@ async fn leadership_goes_where_it_is_asked_to_go() {
         server.stop().await;
     }
 }
+
+/// Both majorities are needed until the second entry of a change is there, and nobody asks for it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_left_between_its_two_entries_is_finished() {
+    let servers = group(3).await;
+    let leads = wait_leader(&servers).await;
+    let gone = servers[(leads + 1) % 3].id;
+    let node = servers[leads].coordinator.node();
+    let joint = || node.membership().membership().get_joint_config().len() == 2;
+    {
+        let removed = openraft::ChangeMembers::RemoveVoters([gone.0].into());
+        let change = node.raft.change_membership(removed, false);
+        // The first entry is there; whoever would add the second one is gone.
+        tokio::select! {
+            biased;
+            () = async { while !joint() { tokio::task::yield_now().await } } => {}
+            done = change => panic!("{done:?}"),
+        }
+    }
+    until("it is finished", || !joint() && !voters(&servers[leads]).contains(&gone.0)).await;
+    assert!(node.membership().get_node(&gone.0).is_none(), "it is no learner either");
+    put_until_done(&servers[leads], "k", "v").await;
+    for server in servers {
+        server.stop().await;
+    }
+}
