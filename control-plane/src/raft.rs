@@ -54,7 +54,8 @@ use weft_state::{
     machine::Machine,
 };
 
-pub use config::{Outside, RaftConfig, RaftTiming, SNAPSHOT_EVERY};
+pub use batcher::PROPOSALS_MAX;
+pub use config::{Outside, RaftConfig, RaftTiming, ReadMode, SNAPSHOT_EVERY};
 pub use coordinator::Coordinator;
 pub use describe::describe_entry;
 pub use error::{GroupChangeError, JoinError, LeaseError, ProposeError, StartError};

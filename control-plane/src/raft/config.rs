@@ -51,6 +51,19 @@ pub struct Outside {
     pub dialer: Option<Dialer>,
 }
 
+/// How a leader makes sure that it still leads before it answers a linearizable read. Counts on the server that leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadMode {
+    /// It asks a majority, once for all reads that wait (ReadIndex, Raft thesis §6.4). Relies on no clock.
+    #[default]
+    Index,
+    /// That a majority heard of it within a quarter of `election_timeout_max` is enough (thesis §6.4.1), which heartbeats
+    /// see to: no messages for a read. Followers elect nobody for half of that time after they heard of a leader.
+    /// So a read may be stale if the leader's clock runs at half the speed of others' or slower, or stands still while
+    /// its machine is suspended.
+    Lease,
+}
+
 /// The clocks of the Raft group. All servers should have the same.
 #[derive(Debug, Clone)]
 pub struct RaftTiming {
@@ -66,6 +79,8 @@ pub struct RaftTiming {
     /// How long a proposal, read or renewal may take before it fails. Default 5 s: longer than an
     /// election, shorter than a client's own patience.
     pub deadline: Duration,
+    /// What linearizable reads rely on.
+    pub reads: ReadMode,
 }
 
 impl Default for RaftTiming {
@@ -75,6 +90,7 @@ impl Default for RaftTiming {
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
             deadline: Duration::from_secs(5),
+            reads: ReadMode::Index,
         }
     }
 }
@@ -85,9 +101,14 @@ impl RaftTiming {
         self.election_timeout_max / 2
     }
 
+    /// For how long it does so to answer a read, in [`ReadMode::Lease`].
+    pub(super) fn read_lease(&self) -> Duration {
+        self.leader_lease() / 2
+    }
+
     /// Says what is wrong, if anything.
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { heartbeat_interval, election_timeout_min, election_timeout_max, deadline } = self;
+        let Self { heartbeat_interval, election_timeout_min, election_timeout_max, deadline, .. } = self;
         if *heartbeat_interval < Duration::from_millis(5) {
             return Err(format!("heartbeat interval {heartbeat_interval:?} is below 5ms"));
         }

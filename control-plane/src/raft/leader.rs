@@ -16,6 +16,7 @@ use weft_state::{
 };
 
 use super::{
+    config::ReadMode,
     driver::Node,
     forward::{Answer, Committed, Question, Refusal},
     types::encode_command,
@@ -48,7 +49,7 @@ impl Node {
                 .remaining_here(id, patience)
                 .await
                 .map(|left| Answer::Remaining(left.map(|d| d.as_millis() as u64))),
-            Question::ReadIndex => self.read_index_here(patience).await.map(|c| Answer::ReadIndex(c.index)),
+            Question::ReadIndex => self.reader_index_here(patience).await.map(|c| Answer::ReadIndex(c.index)),
             Question::Change(change) => self.change_group(change).await.map(Answer::Changed),
             Question::IsMember(id) => self.has_member(id, patience).await.map(Answer::IsMember),
             Question::HashAt(index) => Ok(Answer::HashAt(self.hash_at(index, patience).await)),
@@ -87,6 +88,19 @@ impl Node {
         let option = LinearizerOption::new(Some(Duration::ZERO), true);
         let round = self.read_rounds.join(move || confirm(node.clone(), option.clone()));
         bounded(patience, round).await
+    }
+
+    /// An index for a reader, confirmed as this group's reads are.
+    async fn reader_index_here(self: &Arc<Self>, patience: Duration) -> Result<Confirmed, Refusal> {
+        match self.timing.reads {
+            ReadMode::Index => self.read_index_here(patience).await,
+            ReadMode::Lease => {
+                let node = self.clone();
+                let option = LinearizerOption::new(Some(self.timing.read_lease()), true);
+                let round = self.lease_read_rounds.join(move || confirm(node.clone(), option.clone()));
+                bounded(patience, round).await
+            }
+        }
     }
 
     /// Confirms leadership for a lease call: an acknowledgement by a majority within the leader's lease is

@@ -25,6 +25,7 @@ use crate::gate::{self, Gate, Tokens};
 
 mod agreement;
 mod membership;
+mod reads;
 
 /// Long enough for a busy machine; nothing waits this long when it works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,6 +36,7 @@ fn timing() -> RaftTiming {
         election_timeout_min: Duration::from_millis(400),
         election_timeout_max: Duration::from_millis(800),
         deadline: Duration::from_secs(3),
+        ..RaftTiming::default()
     }
 }
 
@@ -83,6 +85,10 @@ async fn try_start(id: u64, setup: Setup) -> Result<Server, StartError> {
 }
 
 async fn start_as(id: u64, setup: Setup, learner: bool) -> Result<Server, StartError> {
+    start_timed(id, setup, learner, timing()).await
+}
+
+async fn start_timed(id: u64, setup: Setup, learner: bool, timing: RaftTiming) -> Result<Server, StartError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("is bound");
     let seen = Arc::new(Seen::default());
@@ -95,7 +101,7 @@ async fn start_as(id: u64, setup: Setup, learner: bool) -> Result<Server, StartE
         peer_advertise: addr,
         bootstrap: setup.bootstrap,
         learner,
-        timing: timing(),
+        timing,
         snapshot_every: setup.snapshot_every,
         history: setup.history,
     };

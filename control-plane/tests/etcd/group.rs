@@ -19,6 +19,7 @@ fn quick() -> Launch {
         election_timeout_min: Duration::from_millis(250),
         election_timeout_max: Duration::from_millis(500),
         deadline: Duration::from_secs(1),
+        ..RaftTiming::default()
     };
     let limits = Limits { no_leader_grace: Duration::from_millis(200), ..Limits::default() };
     Launch { timing, limits, ..Launch::default() }

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use weft_control_plane::backup::schedule::{BACKUP_INTERVAL, BACKUP_KEEP, BackupOptions};
 use weft_control_plane::config::{self, HistoryLimits, ServerConfig};
 use weft_control_plane::gate::{PeerTlsFiles, Secret, TokenSource};
 use weft_control_plane::listener::TlsFiles;
+use weft_control_plane::raft::{RaftTiming, ReadMode};
 use weft_core::config::parse_duration;
 use weft_core::tls::Identity;
 
@@ -133,6 +134,11 @@ pub(crate) struct ServerFlags {
     /// snapshots and the system's own network work come on top
     #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
     pub(crate) workers: Option<usize>,
+    /// What a linearizable read relies on while this server leads: `index` asks a majority, once for all reads that wait;
+    /// `lease` asks nobody within 250 ms of the last word of a majority, and may answer stale if the leader's clock runs
+    /// at half the speed of others' or slower, or stands still while its machine is suspended; default: index
+    #[arg(long, env = "WEFT_READ_MODE", value_enum, value_name = "MODE")]
+    pub(crate) read_mode: Option<ReadModeFlag>,
     /// What is logged to stderr: error, warn, info, debug or trace, also per module, such as
     /// info,weft_gossip=debug; default: info
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
@@ -140,6 +146,23 @@ pub(crate) struct ServerFlags {
     /// Log as text or as one JSON object a line; default: text
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// See [`ReadMode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ReadModeFlag {
+    Index,
+    Lease,
+}
+
+impl From<ReadModeFlag> for ReadMode {
+    fn from(flag: ReadModeFlag) -> Self {
+        match flag {
+            ReadModeFlag::Index => Self::Index,
+            ReadModeFlag::Lease => Self::Lease,
+        }
+    }
 }
 
 impl ServerFlags {
@@ -156,7 +179,7 @@ impl ServerFlags {
             join_token_file, peer_tls_cert, peer_tls_key, peer_tls_ca,
             tls_cert, tls_key, tls_client_ca,
             history_age, history_changes, history_mib, backup_dir, backup_interval, backup_keep,
-            profile, workers, log_level, log_format,
+            profile, workers, read_mode, log_level, log_format,
         );
         self
     }
@@ -235,6 +258,10 @@ impl ServerFlags {
                 keep: self.backup_keep.unwrap_or(BACKUP_KEEP),
             }),
             profile: self.profile.unwrap_or(false),
+            raft: RaftTiming {
+                reads: self.read_mode.map_or_else(Default::default, Into::into),
+                ..defaults.raft
+            },
             ..defaults
         })
     }
@@ -281,6 +308,15 @@ mod tests {
         for refused in ["workers: 0\n", "workers: 257\n"] {
             assert!(file(refused).workers().is_err_and(|e| e.to_string().contains("1 to 256")), "{refused}");
         }
+    }
+
+    #[test]
+    fn reads_ask_a_majority_unless_told_to_rely_on_clocks() {
+        let reads = |text: &str| file(text).into_config().unwrap().raft.reads;
+        assert_eq!((reads(""), reads("read-mode: lease\n")), (ReadMode::Index, ReadMode::Lease));
+        let text = weft_core::config::parse_yaml::<ServerFlags>(Path::new("weft.yaml"), "read-mode: stale\n");
+        let text = text.unwrap_err().to_string();
+        assert!(text.contains("stale") && text.contains("index") && text.contains("lease"), "{text}");
     }
 
     #[test]
