@@ -56,6 +56,8 @@ pub struct WeftApi {
     pub(super) waits: Arc<wait::Waits>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    /// Room for writes of pipelined streams, all together.
+    pub(super) write_room: Arc<tokio::sync::Semaphore>,
 }
 
 /// What [`WeftApi::new`] needs.
@@ -97,6 +99,7 @@ impl WeftApi {
             waits,
             tasks: parts.tasks,
             stop: parts.stop,
+            write_room: write::room(),
         })
     }
 

@@ -3,14 +3,18 @@
 //! ```text
 //! message ──► checked, each write a command ──► proposed together ──► decided ──► one answer
 //! ```
-//! Messages overtake each other: a large one does not hold up the next. At most [`MESSAGES_IN_FLIGHT_MAX`] are
-//! under way; then the stream is not read, and HTTP/2's flow control slows the writer down.
+//! Messages overtake each other: a large one does not hold up the next. At most [`MESSAGES_IN_FLIGHT_MAX`] of a stream
+//! are under way, and [`WRITES_IN_FLIGHT_MAX`] writes of all streams; then streams are not read, and HTTP/2's flow control
+//! slows the writers down.
+
+use std::sync::Arc;
 
 use futures::{
     StreamExt,
     future::{self, Either},
     stream::{self, BoxStream},
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 use weft_state::auth::Caller;
 use weft_state::command::{Command, DeleteRange, Put, Response as Outcome};
@@ -24,7 +28,7 @@ use crate::{
         etcd::limits::REQUEST_BYTES_MAX,
         status,
     },
-    raft::{Coordinator, ProposeError, Proposed},
+    raft::{Coordinator, PROPOSALS_MAX, ProposeError, Proposed},
 };
 
 /// Writes in one message: as many as one log entry takes.
@@ -32,6 +36,15 @@ const WRITES_MAX: usize = 512;
 
 /// Messages of one stream that are under way at one time.
 const MESSAGES_IN_FLIGHT_MAX: usize = 32;
+
+/// Writes of all streams that are proposed at one time: half of what may wait, so that streams, which can be slowed
+/// down, never have a call refused, nor a write of their own.
+const WRITES_IN_FLIGHT_MAX: usize = PROPOSALS_MAX / 2;
+
+/// Room for [`WRITES_IN_FLIGHT_MAX`].
+pub(super) fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(WRITES_IN_FLIGHT_MAX))
+}
 
 #[tonic::async_trait]
 impl pb::kv_server::Kv for WeftApi {
@@ -42,15 +55,17 @@ impl pb::kv_server::Kv for WeftApi {
         request: Request<Streaming<pb::WriteRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
         let (caller, client) = Asking::of_stream(&self.coordinator, request.metadata().as_ref()).await?;
-        let coordinator = self.coordinator.clone();
+        let (coordinator, room) = (self.coordinator.clone(), self.write_room.clone());
         let messages = request.into_inner().map(move |message| {
-            let (coordinator, caller) = (coordinator.clone(), caller.clone());
+            let (coordinator, caller, room) = (coordinator.clone(), caller.clone(), room.clone());
             let message = match message.and_then(|message| checked(message, client)) {
                 Ok(message) => message,
                 Err(refusal) => return Either::Left(future::ready(Err(refusal))),
             };
             Either::Right(async move {
                 let id = message.id;
+                // First come, first served; nobody closes it.
+                let _room = room.acquire_many(message.commands.len() as u32).await;
                 let results = write_all(&coordinator, &caller, message.commands).await?;
                 Ok(pb::WriteResponse { id, results })
             })
