@@ -12,6 +12,7 @@ pub(crate) mod error;
 pub(crate) mod forward;
 pub(crate) mod headers;
 pub(crate) mod mirror;
+pub(crate) mod plan;
 pub(crate) mod rescue;
 pub(crate) mod resolve;
 pub(crate) mod routed;
