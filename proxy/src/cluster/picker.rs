@@ -89,14 +89,10 @@ impl Picker {
     /// An endpoint for a request; `None` if there is none left.
     pub fn pick_for(&self, ask: Ask<'_>, rng: &mut fastrand::Rng) -> Option<&Arc<EndpointState>> {
         let Ask { key, tried, now } = ask;
-        let mut key = || key.unwrap_or_else(|| rng.u64(..));
+        let key_of = |rng: &mut fastrand::Rng| key.unwrap_or_else(|| rng.u64(..));
         match self {
-            Self::Ring(p) => return p.pick(key(), tried).map(|i| &p.candidates().states[i]),
-            Self::Maglev(p) => return p.pick(key(), tried).map(|i| &p.candidates().states[i]),
-            _ => {}
-        }
-        match self {
-            Self::Ring(_) | Self::Maglev(_) => None,
+            Self::Ring(p) => p.pick(key_of(rng), tried).map(|i| &p.candidates().states[i]),
+            Self::Maglev(p) => p.pick(key_of(rng), tried).map(|i| &p.candidates().states[i]),
             Self::TwoChoices(p) => p.pick(tried, now, rng).map(|i| &p.candidates().states[i]),
             Self::RoundRobin(p) => p.pick(tried).map(|i| &p.candidates().states[i]),
             Self::Random(p) => p.pick(tried, rng).map(|i| &p.candidates().states[i]),
