@@ -405,3 +405,6 @@ pub struct Addressed<T> {
     /// The message.
     pub message: T,
 }
+
+#[cfg(test)]
+mod tests;
