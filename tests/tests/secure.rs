@@ -92,9 +92,9 @@ async fn a_server_joins_with_the_token_that_the_first_one_made_and_not_without()
     stranger.kill().await;
 
     let token = token.display().to_string();
+    // `join` as a command is the same as the flag.
     let second =
-        WeftProcess::start("s2", &server(folder, "s2", &["--join", &join, "--join-token-file", &token]))
-            .await;
+        WeftProcess::start("s2", &server(folder, "s2", &["--join-token-file", &token, "join", &join])).await;
     let endpoint = first.addr("grpc").to_string();
     voters(&endpoint, &[], 2).await;
 

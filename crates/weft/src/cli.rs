@@ -128,8 +128,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Dev(flags) => control(None, dev::run(flags)),
         Command::Server(mut flags) => {
-            if let Some(change) = flags.change.take() {
-                return client(change.run(*flags));
+            match flags.command.take() {
+                Some(server::ServerCommand::Change(change)) => return client(change.run(*flags)),
+                Some(server::ServerCommand::Join(join)) => join.put_into(&mut flags),
+                None => {}
             }
             let flags = flags.layered()?;
             control(Some(flags.workers()?), server::run(flags))

@@ -1,17 +1,44 @@
 //! `weft server`.
 
-pub(crate) mod group;
+mod group;
 mod recover;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use clap::{Args, Subcommand};
 use weft_control_plane::app;
 
+use self::group::GroupCommand;
 use crate::failure::Failure;
 use crate::flags::{ServerFlags, start_logging};
 use crate::output;
 use crate::signals::Signals;
+
+/// What may follow the flags.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ServerCommand {
+    Join(Join),
+    #[command(flatten)]
+    Change(GroupCommand),
+}
+
+/// Run a server that joins a group: `--join` as a command
+///
+/// Example: weft server --name s2 --data-dir /var/lib/weft/s2 join 10.0.0.1:7946
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Join {
+    /// Gossip addresses of members, any of them
+    #[arg(required = true, value_name = "HOST:PORT", value_delimiter = ',')]
+    members: Vec<String>,
+}
+
+impl Join {
+    /// Puts the members beside those that `--join` names.
+    pub(crate) fn put_into(self, flags: &mut ServerFlags) {
+        flags.join.get_or_insert_default().extend(self.members);
+    }
+}
 
 /// Runs a server until it is asked to end. The flags are whole already.
 pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
@@ -52,4 +79,33 @@ pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
     Ok(signals.end_gracefully(None, server.shutdown()).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: ServerFlags,
+    }
+
+    #[test]
+    fn join_as_a_command_adds_to_the_flag_and_needs_a_member() {
+        let mut flags = Cli::parse_from(["server", "--join", "a:1", "--name", "s2", "join", "b:2,c:3"]).flags;
+        let Some(ServerCommand::Join(join)) = flags.command.take() else { panic!("{:?}", flags.command) };
+        join.put_into(&mut flags);
+        assert_eq!(flags.join.as_deref(), Some(["a:1", "b:2", "c:3"].map(str::to_owned).as_slice()));
+        assert!(Cli::try_parse_from(["server", "join"]).is_err());
+    }
+
+    /// Others on a machine see command lines.
+    #[test]
+    fn a_join_token_is_no_flag() {
+        let refused = Cli::try_parse_from(["server", "--join-token", "secret"]);
+        assert!(refused.is_err_and(|e| e.to_string().contains("--join-token-file")));
+    }
 }

@@ -1,5 +1,6 @@
 //! Flags of `weft server`.
 
+use std::env::VarError;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use weft_control_plane::raft::{RaftTiming, ReadMode};
 use weft_core::config::parse_duration;
 use weft_core::tls::Identity;
 
-use crate::cli::server::group::GroupCommand;
+use crate::cli::server::ServerCommand;
 
 use super::{LogFormat, default_data_dir, host_name, layer, load};
 use crate::failure::Failure;
@@ -30,10 +31,10 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct ServerFlags {
-    /// Change the group in place of running a server
+    /// Join a group, or change one in place of running a server
     #[command(subcommand)]
     #[serde(skip)]
-    pub(crate) change: Option<GroupCommand>,
+    pub(crate) command: Option<ServerCommand>,
     /// Follow the group without a vote until somebody promotes this server (weft server promote)
     #[arg(long, env = "WEFT_LEARNER")]
     pub(crate) learner: bool,
@@ -77,10 +78,6 @@ pub(crate) struct ServerFlags {
     /// default: the file join-token in the data folder
     #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) join_token_file: Option<PathBuf>,
-    /// The token itself, only as a variable: others on this machine see command lines
-    #[arg(long, env = "WEFT_JOIN_TOKEN", hide = true, hide_env_values = true)]
-    #[serde(skip)]
-    join_token: Option<String>,
     /// PEM file with this server's certificate for the DNS name server.weft: servers then speak TLS with each other,
     /// and each verifies the other. Renewed files are used without a restart; default: no TLS between servers
     #[arg(long, env = "WEFT_PEER_TLS_CERT", value_name = "FILE")]
@@ -165,6 +162,17 @@ impl From<ReadModeFlag> for ReadMode {
     }
 }
 
+/// The token itself: only as a variable, as others on this machine see command lines.
+const JOIN_TOKEN: &str = "WEFT_JOIN_TOKEN";
+
+fn join_token() -> Result<Option<String>, Failure> {
+    match std::env::var(JOIN_TOKEN) {
+        Ok(token) => Ok(Some(token)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Failure::new(format!("{JOIN_TOKEN} is not UTF-8"))),
+    }
+}
+
 impl ServerFlags {
     /// Puts the file, if one is named, under flags and variables.
     pub(crate) fn layered(self) -> Result<Self, Failure> {
@@ -200,7 +208,7 @@ impl ServerFlags {
     /// # Errors
     /// If some of it needs what is not there.
     pub(crate) fn into_config(self) -> Result<ServerConfig, Failure> {
-        let join_token = match (self.join_token_file, self.join_token) {
+        let join_token = match (self.join_token_file, join_token()?) {
             (None, None) => TokenSource::DataFolder,
             (Some(file), None) => TokenSource::File(file),
             (None, Some(token)) => TokenSource::Given(Secret(token)),
