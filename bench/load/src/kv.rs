@@ -19,7 +19,7 @@ use weft_xds_proto::etcdserverpb::{
 use crate::{
     Target,
     connect::{self, Connection},
-    cpu,
+    cpu, disturb,
     report::Report,
 };
 
@@ -63,6 +63,7 @@ pub async fn run(
     clients: usize,
     length: Duration,
     value_bytes: usize,
+    disturb: bool,
 ) -> anyhow::Result<()> {
     let channels = connect::connect(target, clients).await?;
     let value = Bytes::from(vec![b'v'; value_bytes]);
@@ -79,18 +80,28 @@ pub async fn run(
         let client = Client::new(op, number as u64, channel, value.clone()).await?;
         tasks.push(tokio::spawn(client.run(phase.clone())));
     }
+    let disturbing =
+        disturb.then(|| tokio::spawn(disturb::compact_and_snapshot(target.endpoints[0].clone())));
     tokio::time::sleep(Duration::from_secs(1)).await;
     phase.counting.store(true, Relaxed);
     let (started, cpu_before) = (Instant::now(), cpu::nanos(&target.pids)?);
     tokio::time::sleep(length).await;
     let (elapsed, cpu_after) = (started.elapsed(), cpu::nanos(&target.pids)?);
     phase.stop.store(true, Relaxed);
+    if let Some(disturbing) = disturbing {
+        // One that ended by itself has failed: then nothing was disturbed.
+        disturbing.abort();
+        match disturbing.await {
+            Ok(ended) => ended.context("compactions and snapshots")?,
+            Err(aborted) => anyhow::ensure!(aborted.is_cancelled(), "{aborted}"),
+        }
+    }
     let mut took_micros = Vec::new();
     for task in tasks {
         took_micros.extend(task.await?);
     }
     Report {
-        what: format!("{}-c{clients}", op.name()),
+        what: format!("{}-c{clients}{}", op.name(), if disturb { "-disturbed" } else { "" }),
         count: took_micros.len() as u64,
         elapsed,
         took_micros,

@@ -7,11 +7,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
+mod answers;
+mod bare;
 mod connect;
 mod cpu;
+mod disturb;
 mod failover;
 mod fill;
 mod kv;
+mod leases;
 mod report;
 mod table;
 mod upstream;
@@ -42,6 +46,9 @@ enum What {
         /// Bytes of each value.
         #[arg(long, default_value_t = 256)]
         value_bytes: usize,
+        /// Compact and take snapshots meanwhile, again and again.
+        #[arg(long)]
+        disturb: bool,
     },
     /// Puts through Weft's own pipelined stream, `weft.v1.Kv/Write`.
     WriteStream {
@@ -79,6 +86,22 @@ enum What {
         #[arg(long, default_value_t = 1_000_000)]
         keys: u64,
     },
+    /// Very many leases: granted, kept alive once, and left to expire.
+    Leases {
+        #[command(flatten)]
+        target: Target,
+        /// Leases; every hundredth has a key.
+        #[arg(long, default_value_t = 1_000_000)]
+        leases: u64,
+        /// Their time to live in seconds: longer than granting and keeping alive takes.
+        #[arg(long, default_value_t = 240)]
+        ttl: i64,
+    },
+    /// Wait until the first endpoint answers a linearizable get.
+    Answers {
+        #[command(flatten)]
+        target: Target,
+    },
     /// Kill a process and measure the time until a write is acknowledged again.
     Failover {
         #[command(flatten)]
@@ -99,6 +122,12 @@ enum What {
         /// What the others are compared with.
         #[arg(long, default_value = "etcd-3.5")]
         base: String,
+    },
+    /// Answer every gRPC call with the same range of one key.
+    Bare {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
     },
     /// Answer every HTTP/1.1 request with 128 bytes.
     Upstream {
@@ -122,8 +151,8 @@ pub struct Target {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     match Args::parse().what {
-        What::Kv { target, op, clients, seconds, value_bytes } => {
-            kv::run(&target, op, clients, Duration::from_secs(seconds), value_bytes).await
+        What::Kv { target, op, clients, seconds, value_bytes, disturb } => {
+            kv::run(&target, op, clients, Duration::from_secs(seconds), value_bytes, disturb).await
         }
         What::WriteStream { target, in_flight, per_message, seconds } => {
             write_stream::run(&target, in_flight, per_message, Duration::from_secs(seconds)).await
@@ -132,9 +161,12 @@ async fn main() -> anyhow::Result<()> {
             watch::run(&target, watchers, rate, Duration::from_secs(seconds)).await
         }
         What::Fill { target, keys } => fill::run(&target, keys).await,
+        What::Leases { target, leases, ttl } => leases::run(&target, leases, ttl).await,
+        What::Answers { target } => answers::wait(&target).await,
         What::Failover { target, kill } => failover::run(&target, kill).await,
         What::Leader { target } => failover::print_leader(&target).await,
         What::Table { file, base } => table::print(&file, &base),
+        What::Bare { listen } => bare::run(listen).await,
         What::Upstream { listen } => upstream::run(listen).await,
     }
 }

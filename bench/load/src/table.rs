@@ -8,13 +8,15 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::Context;
 
 /// The figures shown, in order, with the number of decimals.
-const FIGURES: [(&str, usize); 7] = [
+const FIGURES: [(&str, usize); 9] = [
     ("per_s", 0),
     ("p50_us", 0),
     ("p99_us", 0),
     ("cpu_s_per_100k", 2),
     ("rss_mib", 1),
     ("failover_ms", 0),
+    ("restart_ms", 0),
+    ("late_p99_ms", 0),
     ("failures", 0),
 ];
 
