@@ -233,3 +233,53 @@ async fn with_tls_on_every_port_servers_clients_and_sidecars_go_on_and_strangers
     .await;
     assert_eq!((proxy.stop().await, second.stop().await, first.stop().await), (0, 0, 0));
 }
+
+/// Renewed certificates count for the next connection, also if a symlink was swapped, as Kubernetes does; files that cannot
+/// be used change nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_the_client_ports_are_replaced_while_the_server_runs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path();
+    for version in ["v1", "v2", "broken"] {
+        pem_files(&folder.join(version), &ca());
+    }
+    std::fs::write(folder.join("broken").join("cert.pem"), "-----BEGIN CERT").expect("written");
+    let live = folder.join("live");
+    let swap_to = |version: &str| {
+        let next = folder.join("next");
+        std::os::unix::fs::symlink(version, &next).expect("a symlink");
+        std::fs::rename(&next, &live).expect("swapped");
+    };
+    swap_to("v1");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|file| at(&live, file));
+    let [old, new] = ["v1", "v2"].map(|version| at(&folder.join(version), "ca.pem"));
+    let first =
+        WeftProcess::start("s1", &server(folder, "s1", &["--tls-cert", &cert, "--tls-key", &key])).await;
+    let (grpc, http) = (first.addr("grpc").to_string(), first.addr("http"));
+    let asked = async |ca: &str| {
+        let grpc = run(&["kv", "get", "a", "--endpoints", &grpc, "--cacert", ca]).await;
+        let url = format!("https://{http}/readyz");
+        let http = run_program("curl", &["-sSf", "--cacert", ca, &url], &[], "").await;
+        // An absent key is another code than a server that cannot be asked.
+        (!grpc.stderr.contains("trusted"), http.code == 0)
+    };
+    assert_eq!((asked(&old).await, asked(&new).await), ((true, true), (false, false)));
+
+    swap_to("broken");
+    until("the log says that the files cannot be used", SOON, || async {
+        assert_eq!(asked(&old).await, (true, true), "the last good certificate stays in use");
+        let log = first.log();
+        if log.contains("what was loaded before stays in use") { Ok(()) } else { Err(log) }
+    })
+    .await;
+
+    swap_to("v2");
+    until("both ports show the new certificate", SOON, || async {
+        match (asked(&old).await, asked(&new).await) {
+            ((false, false), (true, true)) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+    assert_eq!(first.stop().await, 0);
+}
