@@ -37,7 +37,7 @@ use super::{
     retired,
     rounds::Rounds,
     service::Service,
-    snapshot::{SnapshotFile, SnapshotFolder},
+    snapshot::SnapshotFolder,
     state_machine::{Replica, StateMachine},
     types::{Peer, Raft, StoredMembership, TypeConfig, encode_command},
 };
@@ -507,28 +507,17 @@ fn recover(
         Some(disk) => Wal::open_given(disk, options)?,
     };
     let path = data_dir.join("snapshots");
-    let io_error = |source| StartError::Io { path: path.clone(), source };
-    let folder = SnapshotFolder::open(path.clone()).map_err(io_error)?;
-    let (found, bad) = folder.newest_with(SnapshotFile::load).map_err(io_error)?;
-    let found = found.map(|(file, machine)| (file.meta().clone(), machine));
-    let covered = found.as_ref().and_then(|(meta, _)| meta.last_log_id).map(|id| id.index());
-    let needed = recovered.purged.map(|p| p.index);
-    if needed > covered {
-        let hint = "the log no longer has what it covered. If the other servers of the group are well, move \
-                    this data folder away and start with an empty one and --join; else restore it from a copy";
-        return Err(match bad.into_iter().next() {
-            Some(StartError::Snapshot { path, reason }) => {
-                StartError::Snapshot { path, reason: format!("{reason}, and {hint}") }
-            }
-            _ => StartError::Snapshot {
-                path: path.clone(),
-                reason: format!("no snapshot up to entry {}, and {hint}", needed.unwrap_or(0)),
-            },
-        });
-    }
-    for error in bad {
-        tracing::warn!(%error, "a snapshot is damaged; an older one and the log make up for it");
-    }
+    let folder = SnapshotFolder::open(path.clone()).map_err(|source| StartError::Io { path, source })?;
+    let found = folder.load_for_log(recovered.purged.map(|p| p.index)).map_err(|error| match error {
+        StartError::Snapshot { path, reason } => StartError::Snapshot {
+            path,
+            reason: format!(
+                "{reason}, and the log no longer has what it covered. If the other servers of the group are well, \
+                 move this data folder away and start with an empty one and --join; else restore it from a copy"
+            ),
+        },
+        other => other,
+    })?;
     let log = LogStore::new(wal.clone(), recovered).map_err(|e| StartError::Raft(e.to_string()))?;
     let replica = Replica::new(folder, found, observers, clock);
     Ok((wal, log, Arc::new(replica)))

@@ -38,13 +38,13 @@ use super::{
     forward::{Answer, Asked, Question},
     network::{Lane, Peers, reason},
     retired,
-    snapshot::{SnapshotFile, SnapshotFolder},
+    snapshot::SnapshotFolder,
     types::{Batch, Entry, Membership, Payload, encode_command, log_id},
 };
 use crate::{
     gate::Gate,
     wal::{
-        Disk, FolderDisk, Operation, Recovered, WalError,
+        Disk, FolderDisk, Operation, Recovered,
         log_file::{LogFile, Written},
         record::Vote,
         recovery,
@@ -70,20 +70,9 @@ pub enum RecoverError {
     /// In use, or not readable.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// Its log is damaged.
-    #[error(transparent)]
-    Wal(#[from] WalError),
-    /// It was removed from its group, or a part of it is damaged.
+    /// It was removed from its group, or a part of it is damaged or cannot be read or written.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// From the system.
-        source: io::Error,
-    },
     /// An entry of the log cannot be read.
     #[error("entry {index} of the log cannot be read: {reason}")]
     Entry {
@@ -164,25 +153,13 @@ impl Stopped {
         retired::check_folder(path)?;
         let id = data_dir.node_id()?;
         let cluster = Cluster::load(path, id)?;
-        let io_error = |path: PathBuf| move |source| RecoverError::Io { path, source };
+        let io_error = |path: PathBuf| move |source| StartError::Io { path, source };
         let wal = path.join("wal");
         let disk: Arc<dyn Disk> = Arc::new(FolderDisk::existing(&wal).map_err(io_error(wal))?);
-        let recovered = recovery::recover(&*disk)?;
+        let recovered = recovery::recover(&*disk).map_err(StartError::from)?;
         let folder = path.join("snapshots");
-        let snapshots = SnapshotFolder::open(folder.clone()).map_err(io_error(folder.clone()))?;
-        let (found, bad) = snapshots.newest_with(SnapshotFile::load).map_err(io_error(folder.clone()))?;
-        let found = found.map(|(file, machine)| (file.meta().clone(), machine));
-        let covered = found.as_ref().and_then(|(meta, _)| meta.last_log_id).map(|id| id.index());
-        let needed = recovered.purged.map(|purged| purged.index);
-        if needed > covered {
-            return Err(bad.into_iter().next().map_or_else(
-                || {
-                    let reason = format!("no snapshot up to entry {}", needed.unwrap_or(0));
-                    StartError::Snapshot { path: folder, reason }.into()
-                },
-                RecoverError::from,
-            ));
-        }
+        let snapshots = SnapshotFolder::open(folder.clone()).map_err(io_error(folder))?;
+        let found = snapshots.load_for_log(recovered.purged.map(|purged| purged.index))?;
         let (mut members, mut machine) = found.map_or_else(Default::default, |(meta, machine)| {
             (meta.last_membership.membership().clone(), machine)
         });
@@ -279,7 +256,7 @@ impl Stopped {
             return Err(out_of_range);
         }
         let path = self.data_dir.path().to_path_buf();
-        let io_error = |source| RecoverError::Io { path: path.clone(), source };
+        let io_error = |source| StartError::Io { path: path.clone(), source };
         let Some(own) = self.members.get_node(&self.id.0).cloned() else {
             return Err(RecoverError::NoServer { path });
         };
@@ -298,7 +275,7 @@ impl Stopped {
             .collect();
         let committed = entries.last().map(|entry| codec::to_wal(&entry.log_id)).expect("there are two");
         let spares = Arc::new(Spares::open(self.disk.clone(), SEGMENT_BYTES).map_err(io_error)?);
-        let mut log = LogFile::open(self.disk.clone(), spares, &self.recovered)?;
+        let mut log = LogFile::open(self.disk.clone(), spares, &self.recovered).map_err(StartError::from)?;
         let mut group = vec![
             Operation::Vote { vote: Vote { term, node: self.id.0, committed: false }, done: Box::new(|| {}) },
             Operation::Append {
@@ -309,8 +286,8 @@ impl Stopped {
         ];
         match log.write_group(&mut group) {
             Ok(Written::Durable) => Ok(cluster),
-            Ok(Written::OutOfSpace) => Err(io_error(io::ErrorKind::StorageFull.into())),
-            Err(error) => Err(io_error(error)),
+            Ok(Written::OutOfSpace) => Err(io_error(io::ErrorKind::StorageFull.into()).into()),
+            Err(error) => Err(io_error(error).into()),
         }
     }
 }

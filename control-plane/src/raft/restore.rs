@@ -22,7 +22,7 @@ use super::{
     types::{Membership, Peer, SnapshotMeta, StoredMembership, log_id},
 };
 use crate::wal::{
-    FolderDisk, Operation, WalError,
+    FolderDisk, Operation,
     log_file::{LogFile, Written},
     record::Vote,
     segment::SEGMENT_BYTES,
@@ -51,21 +51,10 @@ pub enum RestoreError {
         /// The folder.
         path: PathBuf,
     },
-    /// A file or folder could not be made.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
     /// The folder could not be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// Its log could not be made.
-    #[error(transparent)]
-    Wal(#[from] WalError),
-    /// Its identity could not be made.
+    /// A part of it could not be made.
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -85,19 +74,21 @@ pub fn restore(
     assert!(machine.applied_index() > 0, "the state stands at an entry of the log");
     let io_error = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| RestoreError::Io { path, source }
+        move |source| StartError::Io { path, source }
     };
     match std::fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
         Ok(true) => return Err(RestoreError::Exists { path: path.to_path_buf() }),
         Ok(false) => std::fs::remove_dir(path).map_err(io_error(path))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io_error(path)(error)),
+        Err(error) => return Err(io_error(path)(error).into()),
     }
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".restoring");
     let unfinished = PathBuf::from(unfinished);
     match std::fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&unfinished)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error(&unfinished)(error).into());
+        }
         _ => {}
     }
     let made = make(machine, &unfinished, name, peer_addr).and_then(|restored| {
@@ -113,7 +104,7 @@ pub fn restore(
 }
 
 fn make(machine: &Machine, path: &Path, name: &str, addr: SocketAddr) -> Result<Restored, RestoreError> {
-    let io_error = |source| RestoreError::Io { path: path.to_path_buf(), source };
+    let io_error = |source| StartError::Io { path: path.to_path_buf(), source };
     let data_dir = DataDir::open(path)?;
     let server = data_dir.node_id()?;
     let last = log_id(machine.applied_term(), machine.applied_index());
@@ -129,7 +120,7 @@ fn make(machine: &Machine, path: &Path, name: &str, addr: SocketAddr) -> Result<
 
     let disk: Arc<dyn crate::wal::Disk> = Arc::new(FolderDisk::open(&path.join("wal")).map_err(io_error)?);
     let spares = Arc::new(Spares::open(disk.clone(), SEGMENT_BYTES).map_err(io_error)?);
-    let mut log = LogFile::open(disk, spares, &Default::default())?;
+    let mut log = LogFile::open(disk, spares, &Default::default()).map_err(StartError::from)?;
     // As after a snapshot and a purge up to its end, by a server that stands for the next term.
     let vote = Vote { term: machine.applied_term() + 1, node: server.0, committed: false };
     let mut group = vec![
@@ -137,7 +128,7 @@ fn make(machine: &Machine, path: &Path, name: &str, addr: SocketAddr) -> Result<
         Operation::Purge { position: codec::to_wal(&last), done: Box::new(|| {}) },
     ];
     if log.write_group(&mut group).map_err(io_error)? == Written::OutOfSpace {
-        return Err(io_error(io::ErrorKind::StorageFull.into()));
+        return Err(io_error(io::ErrorKind::StorageFull.into()).into());
     }
 
     let cluster = ClusterId(fastrand::u64(1..));

@@ -26,6 +26,7 @@ use crate::gate::{self, Gate, Tokens};
 mod agreement;
 mod membership;
 mod reads;
+mod recovered;
 
 /// Long enough for a busy machine; nothing waits this long when it works.
 const PATIENCE: Duration = Duration::from_secs(20);

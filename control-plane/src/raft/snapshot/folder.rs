@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use weft_state::machine::Machine;
 
 use super::{
     super::{codec::SnapshotOffer, error::StartError, types::SnapshotMeta},
@@ -134,6 +135,27 @@ impl SnapshotFolder {
             }
         }
         Ok((None, bad))
+    }
+
+    /// The state of the newest snapshot that is whole, for a log that begins behind entry `needed`.
+    ///
+    /// # Errors
+    /// If none reaches that far: the log no longer has what is missing.
+    pub fn load_for_log(&self, needed: Option<u64>) -> Result<Option<(SnapshotMeta, Machine)>, StartError> {
+        let io_error = |source| StartError::Io { path: self.path.clone(), source };
+        let (found, bad) = self.newest_with(SnapshotFile::load).map_err(io_error)?;
+        let found = found.map(|(file, machine)| (file.meta().clone(), machine));
+        let covered = found.as_ref().and_then(|(meta, _)| meta.last_log_id).map(|id| id.index());
+        if needed > covered {
+            return Err(bad.into_iter().next().unwrap_or_else(|| StartError::Snapshot {
+                path: self.path.clone(),
+                reason: format!("no snapshot up to entry {}", needed.unwrap_or(0)),
+            }));
+        }
+        for error in bad {
+            tracing::warn!(%error, "a snapshot is damaged; an older one and the log make up for it");
+        }
+        Ok(found)
     }
 
     fn open_file(&self, path: &Path) -> io::Result<Result<SnapshotFile, String>> {
