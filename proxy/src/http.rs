@@ -18,3 +18,4 @@ pub(crate) mod resolve;
 pub(crate) mod routed;
 pub(crate) mod server;
 pub(crate) mod target;
+pub(crate) mod upgrade;

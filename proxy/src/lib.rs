@@ -5,7 +5,7 @@
 //! - [`cluster`]: endpoints with their health, and the choice among them; [`mesh_view`] is what a request reads.
 //! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: which
 //!   route a request takes, [`policy`]: what happens to it beside; [`upstream`]: connections to endpoints, one pool a
-//!   worker.
+//!   worker. `tcp`: tunnels, for bytes that are no HTTP of ours.
 //! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`drain`]: operation.
 //!
 //! The request path never waits for the control plane, except for the first request to a service that it has not
@@ -27,6 +27,7 @@ pub mod mesh_view;
 pub mod policy;
 pub mod route;
 pub mod static_routes;
+mod tcp;
 pub mod telemetry;
 pub mod upstream;
 mod worker;

@@ -28,6 +28,19 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// they close first and no request meets a closing connection.
 pub const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A tunnel (an upgraded connection, CONNECT, raw TCP) in which nothing moves for so long is ended. Many protocols are
+/// silent for minutes; those that are for longer send signs of life.
+pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The same once one side has said that it will send nothing more: what it waits for comes soon or never.
+pub const TUNNEL_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// In a drain, a tunnel is ended as soon as nothing has moved in it for so long; at the end of the drain timeout anyway.
+pub const TUNNEL_QUIET: Duration = Duration::from_secs(1);
+
+/// What one turn of a tunnel reads at once, in bytes. The room for it is a worker's, not a tunnel's.
+pub const TUNNEL_READ_BYTES: usize = 64 * 1024;
+
 /// A client that takes nothing of what it is sent for so long is cut off, and so is an HTTP/1 client that sends
 /// nothing more of a body (408). Slow ones move bytes all the same.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,3 +1,4 @@
 //! Metrics of the data path.
 
 pub mod metrics;
+pub mod tunnels;

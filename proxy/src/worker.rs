@@ -168,6 +168,8 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
 /// Waits for the last connection, or for the end of patience. Answers how many are left.
 async fn finish(connections: &Connections, phase: &mut watch::Receiver<Phase>) -> usize {
     let mut look = tokio::time::interval(Duration::from_millis(5));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = async {
         // An error means that nobody decides any more.
         let _ = phase.wait_for(|p| *p == Phase::Stopped).await;
@@ -176,6 +178,8 @@ async fn finish(connections: &Connections, phase: &mut watch::Receiver<Phase>) -
     while connections.count() > 0 {
         tokio::select! {
             _ = look.tick() => {}
+            // Tunnels end when they are quiet, and clients that stand still are no reason to wait.
+            _ = tick.tick() => connections.sweep(),
             () = &mut stopped => break,
         }
     }

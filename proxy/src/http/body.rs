@@ -13,6 +13,7 @@ use super::compress::Compressing;
 use super::forward::Exchange;
 use super::headers;
 use crate::listener::connection::InFlight;
+use crate::tcp::far_end::FarEnd;
 
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
@@ -25,6 +26,8 @@ pub(crate) enum ResponseBody {
     },
     Compressed(Box<Compressing>),
     Storing(Box<Storing>),
+    /// None: the answer ends HTTP on the connection, which leads there from then on.
+    Switched(Option<Box<FarEnd>>),
 }
 
 /// Why an answer broke off.
@@ -47,7 +50,16 @@ impl ResponseBody {
             Self::Upstream { exchange: Some(exchange), .. } => exchange.hold(in_flight),
             Self::Compressed(compressing) => compressing.inner().hold(in_flight),
             Self::Storing(storing) => storing.inner().hold(in_flight),
-            Self::Own(_) | Self::Upstream { .. } => {}
+            Self::Switched(Some(far_end)) => far_end.counted.hold(in_flight),
+            Self::Own(_) | Self::Upstream { .. } | Self::Switched(None) => {}
+        }
+    }
+
+    /// Where the connection leads after this answer, if it ends HTTP there.
+    pub fn take_far_end(&mut self) -> Option<Box<FarEnd>> {
+        match self {
+            Self::Switched(far_end) => far_end.take(),
+            _ => None,
         }
     }
 
@@ -80,6 +92,7 @@ impl Body for ResponseBody {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Compressed(compressing) => compressing.poll_frame(cx),
             Self::Storing(storing) => storing.poll_frame(cx),
+            Self::Switched(_) => Poll::Ready(None),
             Self::Upstream { incoming, exchange, until } => {
                 let Poll::Ready(mut frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
                     let Some(at) = until else { return Poll::Pending };
@@ -117,6 +130,7 @@ impl Body for ResponseBody {
             Self::Upstream { incoming, .. } => incoming.is_end_stream(),
             Self::Compressed(compressing) => compressing.is_end_stream(),
             Self::Storing(storing) => storing.body().is_end_stream(),
+            Self::Switched(_) => true,
         }
     }
 
@@ -125,6 +139,7 @@ impl Body for ResponseBody {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Upstream { incoming, .. } => incoming.size_hint(),
             Self::Compressed(_) => SizeHint::default(),
+            Self::Switched(_) => SizeHint::with_exact(0),
             Self::Storing(storing) => storing.body().size_hint(),
         }
     }

@@ -25,10 +25,10 @@ use weft_xds_proto::resource::endpoint::EndpointSource;
 use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
-use super::headers;
 use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::target::Target;
+use super::{headers, upgrade};
 use crate::cluster::breaker::{Admitted, ConnectionPermit, Overflow, RetryPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
@@ -38,6 +38,7 @@ use crate::limits::CONNECT_RETRIES_MAX;
 use crate::listener::connection::InFlight;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
+use crate::tcp::far_end::Counted;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
@@ -99,6 +100,8 @@ pub(crate) struct Outgoing {
     pub takes_trailers: bool,
     pub body: RequestBody,
     pub progress: Option<Rc<Progress>>,
+    /// What it asks to switch to.
+    pub upgrade: Option<HeaderValue>,
     /// Who asks, if it is known.
     pub client: Option<IpAddr>,
 }
@@ -106,7 +109,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: Incoming) -> Self {
         let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
-        Self { head, target, takes_trailers, body, progress, client: None }
+        Self { head, target, takes_trailers, body, progress, upgrade: None, client: None }
     }
 }
 
@@ -130,7 +133,11 @@ pub(crate) async fn forward(
         None => Sticky::default(),
         Some(on) => Sticky::of(on, &outgoing.head.headers, outgoing.client, ctx.rng.borrow_mut().u64(..)),
     };
+    let upgrade = outgoing.upgrade.clone().filter(|_| cluster.config.cluster.protocol == Protocol::Http1);
     let mut request = request_to(cluster, outgoing)?;
+    if let Some(protocol) = &upgrade {
+        upgrade::announce(request.headers_mut(), protocol.clone());
+    }
     let mut course = Course {
         ctx,
         admitted: &admitted,
@@ -262,8 +269,19 @@ pub(crate) async fn forward(
             continue;
         }
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            report(ctx, cluster, &endpoint, Outcome::Failure);
-            return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
+            let Some(protocol) = upgrade.and_then(|asked| upgrade::agreed(&asked, answer.headers())) else {
+                report(ctx, cluster, &endpoint, Outcome::Failure);
+                return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
+            };
+            report(ctx, cluster, &endpoint, Outcome::Success);
+            let ended = |why: hyper::Error| course.bad_answer(&endpoint, &why.to_string());
+            let switched = upgrade::far_end(answer).await.map_err(ended)?;
+            drop(link);
+            let mut answer = switched.into_answer(protocol, Counted::new(admitted, active, permit));
+            if let Some(cookie) = sticky.set_cookie {
+                answer.headers_mut().append(SET_COOKIE, cookie);
+            }
+            return Ok(answer);
         }
         if let Some(why) = headers::doubtful_framing(answer.headers()) {
             report(ctx, cluster, &endpoint, Outcome::Failure);

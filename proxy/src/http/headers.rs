@@ -97,7 +97,7 @@ fn may_be_listed(name: &HeaderName) -> bool {
 }
 
 /// Bytes and not text: one odd token must not hide the others.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|t| !t.is_empty())
 }
 

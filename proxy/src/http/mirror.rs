@@ -33,6 +33,7 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
             takes_trailers: outgoing.takes_trailers,
             body: outgoing.body.copied(),
             progress: None,
+            upgrade: None,
             client: outgoing.client,
         };
         let (held, name) = (Held::new(ctx), mirror.cluster.clone());

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, request};
 use http_body::Body;
@@ -21,7 +21,7 @@ use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use super::resolve::{self, Routed};
 use super::target::Target;
-use super::{mirror, rescue, server};
+use super::{mirror, rescue, server, upgrade};
 use crate::listener::connection::Connection;
 use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
@@ -77,9 +77,8 @@ pub(crate) async fn respond(
         }
         (_, Action::Respond { status, body }) => own(*status, body.clone()),
         (_, Action::Forward(to)) => {
-            let stored = route
-                .cache
-                .as_ref()
+            let cache = route.cache.as_ref().filter(|_| !head.headers.contains_key(UPGRADE));
+            let stored = cache
                 .map(|policy| (policy, cached::lookup(ctx, &route.name, &target, &head, path.as_deref())));
             match stored {
                 Some((_, Lookup::Answer(response))) => response,
@@ -118,6 +117,7 @@ async fn send(
 ) -> Result<Response<ResponseBody>, RequestError> {
     let backend = to.draw(&mut ctx.rng.borrow_mut());
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
+    let upgrade = upgrade::asked(&head, !incoming.is_end_stream());
     let takes_trailers = server::prepare(ctx, connection, &mut head)?;
     let path = match &to.path {
         Some(rewrite) => {
@@ -137,7 +137,11 @@ async fn send(
     backend.request_headers.apply(&mut head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
     outgoing.client = Some(connection.peer.ip());
-    mirror::copies(ctx, to, &mut outgoing);
+    outgoing.upgrade = upgrade;
+    if outgoing.upgrade.is_none() {
+        // A copy of what begins another protocol would be a request that nobody meant.
+        mirror::copies(ctx, to, &mut outgoing);
+    }
     let mut plan = Plan::new(to, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
     let forwarded = server::explained(connection, forward(ctx, cluster, outgoing, Some(&mut plan)).await);

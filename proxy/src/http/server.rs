@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 
 use super::body::ResponseBody;
 use super::context::{Context, Side};
@@ -14,7 +14,7 @@ use super::error::RequestError;
 use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use super::resolve::Resolved;
-use super::{downgrade, headers, rescue, resolve, routed, target};
+use super::{downgrade, headers, rescue, resolve, routed, target, upgrade};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -39,9 +39,13 @@ pub(crate) async fn handle(
     response.body_mut().hold(in_flight);
     if version == Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
-    } else if ctx.closing.get() {
+        return Ok(response);
+    }
+    let far_end = response.body_mut().take_far_end();
+    if ctx.closing.get() && far_end.is_none() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    connection.answered(far_end);
     Ok(response)
 }
 
@@ -71,9 +75,11 @@ async fn respond(
             return Box::pin(routed).await;
         }
     };
+    let upgrade = upgrade::asked(&head, !body.is_end_stream());
     let takes_trailers = prepare(ctx, connection, &mut head)?;
     let metrics = cluster.clone();
     let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
+    outgoing.upgrade = upgrade;
     outgoing.client = Some(connection.peer.ip());
     let mut plan = Plan::of_caller(deadline, started, ctx.timeouts.request);
     let forwarded = explained(connection, forward(ctx, cluster, outgoing, plan.as_mut()).await);

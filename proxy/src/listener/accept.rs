@@ -24,6 +24,7 @@ use super::guard::Guard;
 use crate::http::context::Context;
 use crate::http::server;
 use crate::limits;
+use crate::tcp::relay::Broken;
 use crate::upstream::connect::LocalExecutor;
 
 /// After an error that is not of one connection, such as no free file descriptor.
@@ -148,10 +149,16 @@ impl Door {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn(|request| server::handle(self.ctx.clone(), connection.clone(), request));
-        let serving = http1::Builder::new()
+        let mut serving = http1::Builder::new()
             .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service);
-        drive(connection, pin!(serving), |serving| serving.graceful_shutdown()).await
+        drive(connection, Pin::new(&mut serving), |serving| serving.graceful_shutdown()).await?;
+        let Some(far_end) = connection.take_far_end() else { return Ok(()) };
+        // HTTP has ended here, and the connection is still open.
+        let parts = serving.into_parts();
+        let (near, held) = parts.io.into_inner().into_parts();
+        let ahead = [&parts.read_buf[..], &held].concat();
+        Ok(far_end.tunnel(near, ahead, connection, self.ctx.timeouts.tunnel).await?)
     }
 
     async fn http2<S>(&self, io: Guard<S>, connection: &Rc<Connection>) -> Result<(), Ended>
@@ -222,6 +229,8 @@ enum Ended {
     Io(#[from] io::Error),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Tunnel(#[from] Broken),
     #[error("the client took or gave nothing for too long, or took back most of its requests")]
     Cut,
     #[error("no TLS handshake within {HANDSHAKE_TIMEOUT:?}")]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::refusal::Refusal;
 use super::scanner::Position;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN};
+use crate::tcp::far_end::FarEnd;
 
 /// Between two sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
@@ -23,6 +24,8 @@ pub(crate) struct Timeouts {
     pub idle: Duration,
     pub stall: Duration,
     pub request: Duration,
+    /// Of a tunnel in which nothing moves.
+    pub tunnel: Duration,
 }
 
 impl Default for Timeouts {
@@ -32,6 +35,7 @@ impl Default for Timeouts {
             idle: limits::DOWNSTREAM_IDLE_TIMEOUT,
             stall: limits::STALL_TIMEOUT,
             request: limits::REQUEST_TIMEOUT,
+            tunnel: limits::TUNNEL_IDLE_TIMEOUT,
         }
     }
 }
@@ -61,6 +65,13 @@ pub(crate) struct Connection {
     requests: Cell<u32>,
     /// Those that the client took back at once.
     abandoned: Cell<u32>,
+    /// HTTP/1 requests that have an answer.
+    answers: Cell<u32>,
+    /// The last answer ended HTTP here; what is on the other side, until it is fetched.
+    switched: Cell<bool>,
+    far_end: RefCell<Option<Box<FarEnd>>>,
+    /// How long nothing may move, once it carries bytes that are none of ours.
+    tunnel: Cell<Option<Duration>>,
 }
 
 impl Connection {
@@ -100,6 +111,39 @@ impl Connection {
         self.requests.set(self.requests.get().saturating_add(1));
         self.used.set(now);
         InFlight { connection: self.clone(), since: now, answered: false }
+    }
+
+    /// The HTTP/1 request that began last has its answer. With a far end, that ends HTTP on this connection.
+    pub fn answered(&self, far_end: Option<Box<FarEnd>>) {
+        self.answers.set(self.requests.get());
+        self.switched.set(far_end.is_some());
+        *self.far_end.borrow_mut() = far_end;
+        if self.position.get() == Position::Body {
+            // The guard may wait for it.
+            self.wake();
+        }
+    }
+
+    /// Whether so many requests have answers. They come in order, so the last of them is the latest to have one.
+    pub fn is_answered(&self, requests: u32) -> bool {
+        self.answers.get() == requests
+    }
+
+    /// See [`Connection::answered`].
+    pub fn is_switched(&self) -> bool {
+        self.switched.get()
+    }
+
+    /// Where the connection leads from now on.
+    pub fn take_far_end(&self) -> Option<Box<FarEnd>> {
+        self.far_end.take()
+    }
+
+    /// From here on it carries bytes that are none of ours: other times hold.
+    pub fn becomes_tunnel(&self, idle: Duration) {
+        self.blocked.set(None);
+        self.tunnel.set(Some(idle));
+        self.moved();
     }
 
     /// Whether it is to end now, whatever it does.
@@ -151,7 +195,13 @@ impl Connection {
     }
 
     fn sweep(&self, now: u64, limits: &Timeouts) {
-        if self.position.get() == Position::Head && now - self.head_since.get() > ticks(limits.head) {
+        if let Some(idle) = self.tunnel.get() {
+            // Nobody here knows where its messages end. A quiet moment is the best there is to end it in a drain.
+            let idle = if self.closing.get() { idle.min(limits::TUNNEL_QUIET) } else { idle };
+            if now - self.moved.get() > ticks(idle) {
+                self.cut_off();
+            }
+        } else if self.position.get() == Position::Head && now - self.head_since.get() > ticks(limits.head) {
             self.head_late.set(true);
             self.head_since.set(now);
             self.wake();
@@ -251,6 +301,10 @@ impl Connections {
             used: Cell::new(now),
             requests: Cell::new(0),
             abandoned: Cell::new(0),
+            answers: Cell::new(0),
+            switched: Cell::new(false),
+            far_end: RefCell::new(None),
+            tunnel: Cell::new(None),
         });
         let mut open = self.open.borrow_mut();
         let slot = self.free.borrow_mut().pop().unwrap_or(open.len());
@@ -412,6 +466,32 @@ mod tests {
             drop(begun);
         }
         assert!(!slow.shared().is_cut(), "the client lost patience, as clients do");
+    }
+
+    #[test]
+    fn a_tunnel_ends_when_nothing_moves_for_long_and_in_a_drain_when_it_is_quiet() {
+        let all = Rc::new(Connections::default());
+        let (moves, still) = (all.open(peer(), false), all.open(peer(), false));
+        for tunnel in [&moves, &still] {
+            tunnel.shared().becomes_tunnel(limits::TUNNEL_IDLE_TIMEOUT);
+            // A pause of whoever reads is no reason to end it.
+            tunnel.shared().takes(false);
+        }
+        for _ in 0..=ticks(limits::TUNNEL_IDLE_TIMEOUT) {
+            moves.shared().moved();
+            all.sweep();
+        }
+        assert!(still.shared().is_cut() && !moves.shared().is_cut());
+        all.close_all();
+        for _ in 0..=2 * ticks(limits::TUNNEL_QUIET) {
+            moves.shared().moved();
+            all.sweep();
+        }
+        assert!(!moves.shared().is_cut(), "it is in the middle of something");
+        for _ in 0..=ticks(limits::TUNNEL_QUIET) {
+            all.sweep();
+        }
+        assert!(moves.shared().is_cut());
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! that the answer leaves in order, behind those of requests that came before on the same connection; the request
 //! path knows it by [`is_refused`] and answers with the status of the [`Refusal`]. After a fault inside a body, whose
 //! head is on its way already, reads fail, and with them the request.
+//!
+//! Behind a request that may end HTTP on the connection the bytes are held until its answer says so or not
+//! ([`Connection::answered`]). They are then given to the tunnel ([`Guard::into_parts`]), or scanned as HTTP.
 
 use std::future::Future;
 use std::io;
@@ -18,6 +21,7 @@ use tokio::time::Sleep;
 use super::connection::Connection;
 use super::refusal::Refusal;
 use super::scanner::{Position, Refused, Scanned, Scanner};
+use crate::limits::READ_BUFFER_BYTES_MAX;
 
 /// Method of the head that stands for a refused one. A client that sends it itself is not refused: only the mark
 /// on its connection counts.
@@ -154,6 +158,30 @@ impl<S> Guard<S> {
 }
 
 impl<S> Guard<S> {
+    /// The stream, with what was read from it and not given away.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        let mut seen = self.ready;
+        seen.drain(..self.ready_at);
+        seen.extend_from_slice(&self.held);
+        (self.inner, seen)
+    }
+
+    /// Looks whether it is decided what the bytes behind a request are. False: they wait.
+    fn decide(&mut self) -> bool {
+        let Some(scanner) = self.scanner.as_mut().filter(|s| s.is_undecided()) else { return true };
+        if !self.connection.is_answered(scanner.heads()) {
+            // Some are read all the same, to notice a client that goes away.
+            return self.held.len() < READ_BUFFER_BYTES_MAX;
+        }
+        if self.connection.is_switched() {
+            return false;
+        }
+        scanner.goes_on();
+        self.held_is_new = !self.held.is_empty();
+        self.connection.at(scanner.position(self.held_is_new));
+        true
+    }
+
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.connection.takes(written.is_ready());
         if written.is_ready() {
@@ -206,6 +234,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
+            if !this.decide() {
+                this.connection.remember(cx.waker());
+                return Poll::Pending;
+            }
             if this.held_is_new {
                 this.scan_held();
             }
@@ -261,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         let this = self.get_mut();
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-            // Behind a CONNECT too.
+            // Behind a request that was to end HTTP too.
             let unfinished = this.scanner.as_ref().is_some_and(|s| s.position(false) == Position::Body);
             if this.end == End::Open && !unfinished {
                 return Poll::Ready(Ok(()));

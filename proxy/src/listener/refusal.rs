@@ -71,6 +71,9 @@ pub enum Refusal {
     /// RFC 9112 §3.2.
     #[error("several Host fields")]
     SeveralHosts,
+    /// RFC 9110 §9.3.6: there is no content in it, so its bytes would be read differently.
+    #[error("CONNECT request with a body")]
+    ConnectBody,
     /// Size line or separators of a chunk.
     #[error("malformed chunked body")]
     Chunk,
@@ -107,6 +110,7 @@ impl Refusal {
             | Self::EncodingInHttp10
             | Self::NoHost
             | Self::SeveralHosts
+            | Self::ConnectBody
             | Self::Chunk
             | Self::Trailer => StatusCode::BAD_REQUEST,
         }
@@ -123,6 +127,7 @@ impl Refusal {
             | Self::SeveralEncodings
             | Self::Encoding
             | Self::EncodingInHttp10
+            | Self::ConnectBody
             | Self::ImitatedFraming => "framing",
             Self::Chunk | Self::Trailer => "body",
             _ => "malformed",

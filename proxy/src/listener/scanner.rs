@@ -9,8 +9,11 @@
 //!  HeadStart ----> Headers ------------> Length(n) ------------------------> HeadStart
 //!                                 \----> Chunk…  -> Trailers -- empty line -> HeadStart
 //!                                 \----> HeadStart          (no body)
-//!                                 \----> Tunnel             (CONNECT: what follows is not HTTP)
+//!                                 \----> Undecided           (CONNECT, Upgrade) -- no switch --> HeadStart
 //! ```
+//! What follows a CONNECT or an `Upgrade` is either HTTP or not, and its answer says which. Until there is one, nothing
+//! of it is passed on and nothing is concluded from it; a client that sends its next bytes too early gains nothing.
+//!
 //! A head is passed on only when it is complete and clean; a body is passed on as it comes. Lines are looked at once,
 //! when their end is there, and the search for that end never starts over, so a client that sends byte by byte costs
 //! no more than one that does not. Nothing is allocated for a head.
@@ -46,7 +49,7 @@ pub enum Position {
     Idle,
     /// Part of a head has arrived.
     Head,
-    /// In a body, or behind a CONNECT.
+    /// In a body, or behind a request that may end HTTP on this connection.
     Body,
 }
 
@@ -54,6 +57,7 @@ pub enum Position {
 #[derive(Debug, Default)]
 pub struct Scanner {
     state: State,
+    heads: u32,
 }
 
 impl Scanner {
@@ -72,10 +76,11 @@ impl Scanner {
                     Ok(None) => return Scanned { passable: at, refusal: None },
                     Ok(Some((len, next))) => {
                         at += len;
+                        self.heads = self.heads.wrapping_add(1);
                         self.state = next;
                     }
                     Err(refusal) => {
-                        self.state = State::Tunnel;
+                        self.state = State::Opaque;
                         return Scanned { passable: at, refusal: Some(Refused::Head(refusal)) };
                     }
                 },
@@ -97,11 +102,11 @@ impl Scanner {
                         self.state = State::default();
                     }
                     Err((taken, refusal)) => {
-                        self.state = State::Tunnel;
+                        self.state = State::Opaque;
                         return Scanned { passable: at + taken, refusal: Some(Refused::Body(refusal)) };
                     }
                 },
-                State::Tunnel => return Scanned { passable: at, refusal: None },
+                State::Undecided | State::Opaque => return Scanned { passable: at, refusal: None },
             }
         }
     }
@@ -111,13 +116,31 @@ impl Scanner {
         match &self.state {
             State::Head(_) if held => Position::Head,
             State::Head(_) => Position::Idle,
-            State::Length(_) | State::Chunked(_) | State::Tunnel => Position::Body,
+            State::Length(_) | State::Chunked(_) | State::Undecided | State::Opaque => Position::Body,
         }
     }
 
-    /// Behind a CONNECT or a refusal: bytes mean nothing any more.
+    /// Behind a refusal: bytes mean nothing any more.
     pub fn is_opaque(&self) -> bool {
-        matches!(self.state, State::Tunnel)
+        matches!(self.state, State::Opaque)
+    }
+
+    /// Behind a request whose answer decides what the bytes that follow are. They stay unscanned until
+    /// [`Scanner::goes_on`].
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Undecided)
+    }
+
+    /// Heads passed on so far; it wraps.
+    pub fn heads(&self) -> u32 {
+        self.heads
+    }
+
+    /// The request in question was answered without a switch: what follows is HTTP, as if it had not been asked.
+    pub fn goes_on(&mut self) {
+        if self.is_undecided() {
+            self.state = State::default();
+        }
     }
 }
 
@@ -126,7 +149,8 @@ enum State {
     Head(Head),
     Length(u64),
     Chunked(Chunked),
-    Tunnel,
+    Undecided,
+    Opaque,
 }
 
 impl Default for State {
@@ -144,6 +168,7 @@ struct Head {
     has_request_line: bool,
     http10: bool,
     connect: bool,
+    upgrade: bool,
     fields: usize,
     hosts: u8,
     encodings: u8,
@@ -253,6 +278,7 @@ impl Head {
                     return Err(Refusal::SeveralHosts);
                 }
             }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
                     return Err(Refusal::SeveralLengths);
@@ -287,11 +313,17 @@ impl Head {
         if self.hosts == 0 && !self.http10 {
             return Err(Refusal::NoHost);
         }
-        Ok(match (self.connect, self.encodings, self.length) {
-            (true, ..) => State::Tunnel,
-            (false, 0, None | Some(0)) => State::default(),
-            (false, 0, Some(length)) => State::Length(length),
-            (false, ..) => State::Chunked(Chunked::default()),
+        let has_body = self.encodings > 0 || self.length.is_some_and(|l| l > 0);
+        if self.connect && has_body {
+            return Err(Refusal::ConnectBody);
+        }
+        // HTTP/1.0 knows no upgrades (RFC 9110 §7.8), and one behind a body is never passed on.
+        let may_switch = self.connect || self.upgrade && !self.http10;
+        Ok(match self.length {
+            _ if may_switch && !has_body => State::Undecided,
+            _ if self.encodings > 0 => State::Chunked(Chunked::default()),
+            None | Some(0) => State::default(),
+            Some(length) => State::Length(length),
         })
     }
 }

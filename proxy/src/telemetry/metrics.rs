@@ -5,9 +5,12 @@
 use std::time::Duration;
 
 use http::StatusCode;
+
 use weft_core::metrics::{
     Counter, Counters, Gauge, Gauges, Histogram, Histograms, Registry, SECONDS_BUCKETS,
 };
+
+use super::tunnels::{TunnelFamilies, TunnelMetrics};
 
 /// Which way a request passes the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,7 @@ pub struct Metrics {
     connect_failures: Counters,
     overflows: Counters,
     endpoints: Gauges,
+    tunnels: TunnelFamilies,
     refused: Counters,
     unrouted: Counters,
     /// Downstream connections open now.
@@ -97,6 +101,7 @@ impl Metrics {
                 "Endpoints of a cluster, all and those in rotation",
                 &["direction", "service", "kind"],
             ),
+            tunnels: TunnelFamilies::new(r),
             refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
             unrouted: r.counters(
                 "weft_proxy_unrouted_total",
@@ -136,6 +141,7 @@ impl Metrics {
                     OVERFLOWS.map(|kind| self.overflows.with(&[direction.as_str(), service, kind]));
                 Overflows { requests, pending, wait, retries }
             },
+            tunnels: self.tunnels.cluster(direction.as_str(), service),
             endpoints: self.endpoints.with(&[direction.as_str(), service, "all"]),
             usable: self.endpoints.with(&[direction.as_str(), service, "usable"]),
         }
@@ -148,6 +154,7 @@ impl Metrics {
             self.requests.remove(&[direction.as_str(), service, class]);
         }
         self.seconds.remove(&labels);
+        self.tunnels.forget(direction.as_str(), service);
         for family in [&self.retries, &self.ejections, &self.connects, &self.connect_failures] {
             family.remove(&labels);
         }
@@ -203,6 +210,8 @@ pub struct ClusterMetrics {
     pub connect_failures: Counter,
     /// Refused by the circuit breaker.
     pub overflows: Overflows,
+    /// Tunnels.
+    pub tunnels: TunnelMetrics,
     /// Endpoints known.
     pub endpoints: Gauge,
     /// Endpoints in rotation.

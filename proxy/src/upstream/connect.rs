@@ -68,8 +68,8 @@ pub(crate) async fn http1(
         .handshake(TokioIo::new(stream))
         .await?;
     tokio::task::spawn_local(async move {
-        // Its requests hear of the error.
-        let _ = connection.await;
+        // Its requests hear of the error. After an answer 101 it is theirs.
+        let _ = connection.with_upgrades().await;
     });
     Ok(sender)
 }

@@ -10,7 +10,7 @@ use weft_proxy::config::{LocalService, ProxyConfig, TlsFiles};
 
 use crate::support::*;
 
-fn inbound(services: &[(&str, SocketAddr)]) -> ProxyConfig {
+pub fn inbound(services: &[(&str, SocketAddr)]) -> ProxyConfig {
     let mut config = ProxyConfig::new("test");
     config.outbound = None;
     config.inbound = Some("127.0.0.1:0".parse().unwrap());

@@ -14,3 +14,4 @@ mod resilience;
 mod routes;
 mod shortage;
 mod support;
+mod upgrade;

@@ -251,3 +251,46 @@ proptest! {
         prop_assert_eq!(passed.len(), scanned.passable);
     }
 }
+
+#[test]
+fn what_follows_a_request_that_may_end_http_is_held_until_it_is_decided() {
+    let next = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for asks in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"[..],
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let mut scanner = Scanner::new();
+        let bytes = [asks, next].concat();
+        assert_eq!(scanner.scan(&bytes), Scanned { passable: asks.len(), refusal: None });
+        assert!(scanner.is_undecided() && scanner.heads() == 1);
+        assert_eq!(scanner.position(false), Position::Body);
+        assert_eq!(scanner.scan(next), Scanned { passable: 0, refusal: None });
+        scanner.goes_on();
+        assert_eq!(scanner.scan(next), Scanned { passable: next.len(), refusal: None });
+        assert!(!scanner.is_undecided() && scanner.heads() == 2);
+        scanner.goes_on();
+        assert_eq!(scanner.position(false), Position::Idle);
+    }
+}
+
+#[test]
+fn upgrades_with_a_body_or_in_http_1_0_decide_nothing() {
+    for asks in [
+        &b"POST / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nhi"[..],
+        b"POST / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.0\r\nUpgrade: x\r\n\r\n",
+    ] {
+        let mut scanner = Scanner::new();
+        let bytes = [asks, asks].concat();
+        assert_eq!(scanner.scan(&bytes), Scanned { passable: bytes.len(), refusal: None });
+    }
+}
+
+#[test]
+fn a_connect_with_a_body_is_refused() {
+    for length in ["Content-Length: 1", "Transfer-Encoding: chunked"] {
+        let bytes = format!("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n{length}\r\n\r\nx");
+        assert_eq!(whole(bytes.as_bytes()).refusal, Some(Refused::Head(Refusal::ConnectBody)), "{length}");
+    }
+}

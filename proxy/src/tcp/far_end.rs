@@ -1,0 +1,78 @@
+//! Where a tunnel leads, with what it counts for until it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::cluster::breaker::{Admitted, ConnectionPermit};
+use crate::cluster::endpoint::ActiveRequest;
+use crate::cluster::state::Cluster;
+use crate::listener::connection::{Connection, InFlight};
+use crate::tcp::relay::{Broken, relay};
+
+/// The far end of a tunnel: a connection of its own, which is never used again.
+pub(crate) struct FarEnd {
+    pub stream: TcpStream,
+    /// Read from it already, for the near end.
+    pub seen: Bytes,
+    pub counted: Counted,
+}
+
+impl FarEnd {
+    /// Carries bytes between a connection and this end of it, until both have ended. `ahead` was read from it already.
+    ///
+    /// # Errors
+    /// If a side breaks off, or the tunnel is cut.
+    pub async fn tunnel<S>(
+        self,
+        mut near: S,
+        ahead: Vec<u8>,
+        connection: &Connection,
+        idle: Duration,
+    ) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { stream: mut far, seen, counted } = self;
+        let metrics = &counted.cluster().shared.metrics.tunnels;
+        let ends = ((&mut near, ahead), (&mut far, seen.to_vec()));
+        let ended = relay(ends.0, ends.1, connection, idle, metrics).await;
+        // Before what it occupied is given to others.
+        drop(far);
+        ended
+    }
+}
+
+/// What a tunnel occupies. Dropped with it, after its connection.
+pub(crate) struct Counted {
+    admitted: Admitted,
+    _active: ActiveRequest,
+    _permit: Option<ConnectionPermit>,
+    /// At the client's connection.
+    in_flight: Option<InFlight>,
+}
+
+impl Counted {
+    pub fn new(admitted: Admitted, active: ActiveRequest, permit: Option<ConnectionPermit>) -> Self {
+        admitted.cluster().shared.metrics.tunnels.open.inc();
+        Self { admitted, _active: active, _permit: permit, in_flight: None }
+    }
+
+    /// Dropped with it.
+    pub fn hold(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        self.admitted.cluster()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.cluster().shared.metrics.tunnels.open.dec();
+    }
+}
