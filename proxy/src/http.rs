@@ -6,6 +6,7 @@
 pub(crate) mod body;
 pub(crate) mod cached;
 pub(crate) mod compress;
+pub(crate) mod connect;
 pub(crate) mod context;
 pub(crate) mod downgrade;
 pub(crate) mod error;

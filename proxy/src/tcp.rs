@@ -1,4 +1,5 @@
 //! Bytes that are no HTTP of ours, from one connection to another: upgraded connections, CONNECT, raw TCP.
 
 pub(crate) mod far_end;
+pub(crate) mod forward;
 pub(crate) mod relay;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cluster::breaker::Overflow;
 use crate::cluster::endpoint_set::Counts;
+use crate::cluster::state::Cluster;
 use crate::listener::refusal::Refusal;
 use crate::policy::deadline::BadDeadline;
 use crate::route::host::HostError;
@@ -14,8 +15,12 @@ use crate::route::host::HostError;
 pub(crate) enum RequestError {
     #[error("{0}")]
     Refused(#[from] Refusal),
-    #[error("CONNECT tunnels are not supported: send plain HTTP requests to this proxy")]
+    #[error("CONNECT is taken over HTTP/1.1, on the port for the local app only")]
     Connect,
+    #[error("CONNECT needs a target of the form HOST:PORT, not {0:?}")]
+    ConnectTarget(String),
+    #[error("CONNECT to {target} is refused: {why}; only services of the mesh can be reached by CONNECT")]
+    ConnectRefused { target: String, why: &'static str },
     #[error("Host is missing")]
     NoHost,
     #[error("Host {host:?} is not valid: {why}")]
@@ -72,4 +77,18 @@ pub(crate) enum RequestError {
     SlowBody(Duration),
     #[error("the request body broke off: {0}")]
     ClientBody(String),
+}
+
+impl RequestError {
+    /// Counts what a cluster's circuit breaker refused.
+    pub fn overflow(cluster: &Cluster, why: Overflow) -> Self {
+        let (counters, limits) = (&cluster.shared.metrics.overflows, &cluster.config.cluster.breaker);
+        let (counter, limit) = match why {
+            Overflow::Requests => (&counters.requests, limits.max_requests),
+            Overflow::Pending => (&counters.pending, limits.max_pending),
+            Overflow::Wait(_) => (&counters.wait, limits.max_connections),
+        };
+        counter.inc();
+        Self::Overflow { cluster: cluster.name().to_owned(), why, limit }
+    }
 }

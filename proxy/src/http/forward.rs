@@ -29,7 +29,7 @@ use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::target::Target;
 use super::{headers, upgrade};
-use crate::cluster::breaker::{Admitted, ConnectionPermit, Overflow, RetryPermit};
+use crate::cluster::breaker::{Admitted, ConnectionPermit, RetryPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::picker::{Ask, Tried};
@@ -125,7 +125,7 @@ pub(crate) async fn forward(
 ) -> Result<Response<ResponseBody>, RequestError> {
     // HTTP/2 is also used for streams in which the client waits for its turn.
     let http2 = outgoing.head.version == Version::HTTP_2;
-    let admitted = Admitted::new(cluster).map_err(|(cluster, why)| overflow(&cluster, why))?;
+    let admitted = Admitted::new(cluster).map_err(|(cluster, why)| RequestError::overflow(&cluster, why))?;
     let cluster = admitted.cluster();
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
@@ -377,7 +377,7 @@ impl Course<'_> {
         let limit = self.cluster.config.cluster.connect_timeout;
         let until = plan.and_then(|p| p.until).map(|(at, _)| at).into_iter();
         let until = until.fold(tokio::time::Instant::now() + limit, |a, b| a.min(b));
-        self.admitted.connection(until).await.map_err(|why| overflow(self.cluster, why))
+        self.admitted.connection(until).await.map_err(|why| RequestError::overflow(self.cluster, why))
     }
 
     async fn link(&self, endpoint: &EndpointState, fresh: bool) -> Result<(Link, bool), Arc<ConnectError>> {
@@ -573,17 +573,6 @@ fn incoming_answer(answer: Response<Incoming>, exchange: Exchange) -> Response<R
     head.version = Version::HTTP_11;
     head.extensions.clear();
     Response::from_parts(head, ResponseBody::upstream(body, Box::new(exchange)))
-}
-
-fn overflow(cluster: &Cluster, why: Overflow) -> RequestError {
-    let (counters, limits) = (&cluster.shared.metrics.overflows, &cluster.config.cluster.breaker);
-    let (counter, limit) = match why {
-        Overflow::Requests => (&counters.requests, limits.max_requests),
-        Overflow::Pending => (&counters.pending, limits.max_pending),
-        Overflow::Wait(_) => (&counters.wait, limits.max_connections),
-    };
-    counter.inc();
-    RequestError::Overflow { cluster: cluster.name().to_owned(), why, limit }
 }
 
 fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {

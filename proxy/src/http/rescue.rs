@@ -18,6 +18,8 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, &'static str) {
     match error {
         E::Refused(refusal) => (refusal.status(), refusal.label()),
         E::Connect => (StatusCode::NOT_IMPLEMENTED, "connect"),
+        E::ConnectTarget(_) => (StatusCode::BAD_REQUEST, "connect-target"),
+        E::ConnectRefused { .. } => (StatusCode::FORBIDDEN, "connect-refused"),
         E::NoHost | E::BadHost { .. } | E::TwoHosts { .. } => (StatusCode::BAD_REQUEST, "bad-host"),
         E::Scheme(_) => (StatusCode::BAD_REQUEST, "bad-scheme"),
         E::Expectation(_) => (StatusCode::EXPECTATION_FAILED, "expectation"),
@@ -55,6 +57,8 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
     match error {
         RequestError::Refused(_)
         | RequestError::Connect
+        | RequestError::ConnectTarget(_)
+        | RequestError::ConnectRefused { .. }
         | RequestError::SlowBody(_)
         | RequestError::ClientBody(_) => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

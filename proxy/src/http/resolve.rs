@@ -72,6 +72,29 @@ pub(crate) async fn resolve(
     }
 }
 
+/// The service of a host, whatever routes it has, for bytes that no route can look at.
+///
+/// # Errors
+/// If there is no such service, or nobody to ask.
+pub(crate) async fn named(ctx: &Context, target: &Target) -> Result<Arc<Cluster>, RequestError> {
+    let want = match &ctx.side {
+        Side::Inbound { only } => return ctx.with_view(|view| local(view, only.as_deref(), target)),
+        Side::Outbound { want } => want.as_ref(),
+    };
+    let none = || ctx.with_view(|view| unknown(view, target));
+    let name = service(&target.host).ok_or_else(none)?;
+    let find = || ctx.with_view(|view| view.clusters.get(name).cloned());
+    if find().is_none()
+        && let Some(want) = want
+    {
+        want(name);
+        wait(ctx, name).await?;
+    }
+    let cluster = find().ok_or_else(none)?;
+    touch(ctx, want, &cluster);
+    Ok(cluster)
+}
+
 /// The cluster that a route leads to.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue};
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 
 use super::body::ResponseBody;
@@ -14,7 +14,7 @@ use super::error::RequestError;
 use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use super::resolve::Resolved;
-use super::{downgrade, headers, rescue, resolve, routed, target, upgrade};
+use super::{connect, downgrade, headers, rescue, resolve, routed, target, upgrade};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -59,6 +59,10 @@ async fn respond(
     }
     let started = Instant::now();
     let (mut head, body) = request.into_parts();
+    if head.method == Method::CONNECT {
+        // On the heap, as below.
+        return Box::pin(connect::respond(ctx, connection, &head)).await;
+    }
     if head.version == Version::HTTP_2 {
         downgrade::check(&head)?;
     }

@@ -19,11 +19,8 @@ pub(crate) struct Target {
 /// What the request line and `Host` say.
 ///
 /// # Errors
-/// For tunnels, other schemes, and missing, invalid or contradictory hosts.
+/// For other schemes, and missing, invalid or contradictory hosts.
 pub(crate) fn of(head: &request::Parts) -> Result<Target, RequestError> {
-    if head.method == Method::CONNECT {
-        return Err(RequestError::Connect);
-    }
     // `host` or `host:port` alone is for CONNECT, `*` for OPTIONS (RFC 9112 §3.2.3 and §3.2.4); others would take the
     // host from elsewhere.
     let no_scheme = head.uri.scheme().is_none();
@@ -113,6 +110,5 @@ mod tests {
         assert!(error("GET", "https://a/", Version::HTTP_11, &["a"]).contains("https"));
         assert!(error("GET", "a:80", Version::HTTP_11, &["b"]).contains("request line"));
         assert!(error("GET", "*", Version::HTTP_11, &["a"]).contains("request line"));
-        assert!(error("CONNECT", "a:443", Version::HTTP_11, &["a:443"]).contains("CONNECT"));
     }
 }

@@ -93,7 +93,8 @@ pub(crate) async fn http2(
     Ok(sender)
 }
 
-async fn tcp(addr: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+/// A connection for whatever is to be spoken on it.
+pub(crate) async fn tcp(addr: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
     let stream = tokio::time::timeout(limit, TcpStream::connect(addr))
         .await
         .map_err(|_| ConnectError::Timeout(limit))??;

@@ -66,9 +66,14 @@ async fn smuggling_forms_are_refused_and_never_forwarded() {
         ("many fields", &many, 431),
         ("long target", &uri, 414),
         (
-            "tunnel",
-            "CONNECT orders:443 HTTP/1.1\r\nHost: orders:443\r\n\r\nGET / HTTP/1.1\r\nHost: orders\r\n\r\n",
-            501,
+            "tunnel with a body",
+            "CONNECT orders:443 HTTP/1.1\r\nHost: orders:443\r\nContent-Length: 1\r\n\r\nx",
+            400,
+        ),
+        (
+            "tunnel to loopback",
+            "CONNECT 127.0.0.1:443 HTTP/1.1\r\nHost: orders:443\r\n\r\nGET / HTTP/1.1\r\nHost: orders\r\n\r\n",
+            403,
         ),
     ];
     for (what, bytes, status) in cases {
