@@ -145,8 +145,8 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     };
 
     let catalog = Catalog::new(coordinator.clone(), Some(gossip.clone()), registry_changes);
-    let routes = Routes::new(coordinator.clone(), config_changes);
-    let xds = XdsServer::new(MeshSource::new(catalog.clone(), routes));
+    let mesh_routes = Arc::new(Routes::new(coordinator.clone(), config_changes));
+    let xds = XdsServer::new(MeshSource::new(catalog.clone(), mesh_routes.clone()));
     let telemetry = Telemetry::new();
     let stop = Stop { drain: CancellationToken::new(), kill: CancellationToken::new() };
     let (serving, upkeep) = (TaskTracker::new(), TaskTracker::new());
@@ -156,6 +156,7 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
         reader: reader.clone(),
         watches: watches.clone(),
         catalog: catalog.clone(),
+        routes: mesh_routes.clone(),
         gossip: Some(gossip.clone()),
         xds: xds.clone(),
         tasks: serving.clone(),
@@ -174,7 +175,12 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     let grpc = grpc.layer(axum::middleware::from_fn_with_state(telemetry.clone(), observe_grpc));
     let probes = ProbesApi { coordinator: coordinator.clone(), telemetry: telemetry.clone() };
     let http = http::router(
-        RegistryApi { coordinator: coordinator.clone(), reader, catalog: catalog.clone() },
+        RegistryApi {
+            coordinator: coordinator.clone(),
+            reader,
+            catalog: catalog.clone(),
+            routes: mesh_routes,
+        },
         probes.clone(),
         ProfileApi { coordinator: coordinator.clone(), profiler: config.profile.then(Profiler::default) },
         config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),

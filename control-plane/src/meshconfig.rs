@@ -15,6 +15,7 @@ use weft_meshconfig::lower::Lowered;
 use weft_meshconfig::{Kind, MeshConfig, Problem};
 use weft_state::command::{Event, MeshConfigChange, Revision, SetMeshConfig};
 use weft_state::machine::{Machine, MeshDocument};
+use weft_xds_proto::resource::cluster::LbPolicy;
 
 use crate::raft::{ApplyObserver, Coordinator};
 
@@ -56,7 +57,7 @@ impl ApplyObserver for MeshConfigChanges {
 pub struct Routes {
     coordinator: Coordinator,
     changes: Arc<MeshConfigChanges>,
-    /// Held while one is made; only the xDS builder asks.
+    /// Held while one is made; the xDS builder and operators ask, no request does.
     made: Mutex<(Option<Revision>, Arc<Lowered>)>,
 }
 
@@ -79,6 +80,26 @@ impl Routes {
             *made = (Some(generation), Arc::new(config_of(&stored).lowered()));
         }
         made.1.clone()
+    }
+}
+
+/// How proxies balance over a service, and who said it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancing {
+    /// What holds.
+    pub policy: LbPolicy,
+    /// The `TrafficPolicy` that says so; none: it was set for the service, or is the default.
+    pub document: Option<String>,
+}
+
+impl Balancing {
+    /// As the service's policy says, else as it was set.
+    pub fn of(config: &Lowered, service: &str, set: LbPolicy) -> Self {
+        let policy = config.policies.get(service);
+        match policy.and_then(|p| Some((p.spec.balancing()?, p.document.clone()))) {
+            Some((policy, document)) => Self { policy, document: Some(document) },
+            None => Self { policy: set, document: None },
+        }
     }
 }
 

@@ -107,6 +107,7 @@ fn proxy(servers: &[SocketAddr]) -> Discovery {
         gossip: None,
         cache_dir: None,
         preset: Vec::new(),
+        policies: Default::default(),
     })
 }
 

@@ -105,6 +105,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         gossip: gossip.clone(),
         cache_dir: config.data_dir.clone(),
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
+        policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
     });
     let outbound = Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()));
     let inbound = Arc::new(MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone()));

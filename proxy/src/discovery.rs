@@ -10,7 +10,7 @@
 //! - [`servers`]: which server to use. Pure.
 //! - `driver`: the one task. [`Discovery::shutdown`] ends it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use weft_core::id::NodeId;
 use weft_core::tls::Dialling;
 use weft_gossip::GossipHandle;
+use weft_meshconfig::policy::Policy;
 use weft_xds_proto::resource::RESOURCE_NAME_BYTES_MAX;
 
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
@@ -54,6 +55,8 @@ pub struct DiscoveryConfig {
     pub cache_dir: Option<PathBuf>,
     /// Clusters from a file. They win over anything discovered under their names.
     pub preset: Vec<ClusterConfig>,
+    /// Policies from a file, by service. They win over what servers say of it, key by key.
+    pub policies: BTreeMap<String, Policy>,
 }
 
 /// Handle on the control loop that produces snapshots. Clones share it.

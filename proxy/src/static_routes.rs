@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use weft_meshconfig::document::{BackendRef, HttpMatch, HttpRouteSpec, HttpRule, PathMatch, Spec};
-use weft_meshconfig::lower::{Lowered, RouteSpec, Source, lower};
+use weft_meshconfig::document::{BackendRef, HttpMatch, HttpRouteSpec, HttpRule, PathMatch};
+use weft_meshconfig::lower::{Lowered, RouteSpec, Source};
 
 use crate::config::{RouteEntry, StaticConfig};
 use crate::mesh_view::{ServiceRouteMap, ServiceRoutes};
@@ -36,25 +36,9 @@ impl StaticRoutes {
 
 fn lowered(config: &StaticConfig) -> Lowered {
     let short: Vec<_> = config.routes.iter().map(in_full).collect();
-    let mesh = config.mesh_config();
-    let mut filters = std::collections::BTreeMap::new();
     // The short form is older than all documents: it wins among equals.
-    let mut sources: Vec<_> = short
-        .iter()
-        .map(|spec| Source { name: "routes", created: -1, spec: RouteSpec::Http(spec) })
-        .collect();
-    for stored in mesh.iter() {
-        let spec = match &stored.document.spec {
-            Spec::Http(spec) => RouteSpec::Http(spec),
-            Spec::Grpc(spec) => RouteSpec::Grpc(spec),
-            Spec::Filter(spec) => {
-                filters.insert(stored.document.name.as_str(), &**spec);
-                continue;
-            }
-        };
-        sources.push(Source { name: &stored.document.name, created: stored.created, spec });
-    }
-    lower(sources, &filters)
+    let short = short.iter().map(|spec| Source { name: "routes", created: -1, spec: RouteSpec::Http(spec) });
+    config.mesh_config().lowered_beside(short.collect())
 }
 
 /// A short entry as the document that means the same.

@@ -195,6 +195,7 @@ fn config(servers: &[SocketAddr], cache_dir: Option<&std::path::Path>) -> Discov
         gossip: None,
         cache_dir: cache_dir.map(Into::into),
         preset: Vec::new(),
+        policies: Default::default(),
     }
 }
 

@@ -15,6 +15,7 @@
 pub mod ids;
 pub mod validate;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -33,6 +34,7 @@ use super::caller::{Asking, permitted};
 use super::problem::ApiError;
 use super::read::{Reader, Wanted};
 use crate::catalog::{self, Catalog, CatalogEndpoint, Source, names};
+use crate::meshconfig::{Balancing, Routes};
 use crate::raft::{Coordinator, LeaseError, Proposed};
 
 /// Largest body of a registration: 64 entries of metadata at their largest, and their quotes.
@@ -53,6 +55,8 @@ pub struct RegistryApi {
     pub reader: Reader,
     /// Gossip's half, and names to suggest.
     pub catalog: Catalog,
+    /// What policies say.
+    pub routes: Arc<Routes>,
 }
 
 /// `POST /register`.
@@ -335,16 +339,18 @@ pub async fn services(
 ) -> Result<HttpResponse, ApiError> {
     let wanted = wanted(query)?;
     let ((), label) = api.reader.read(wanted, |_| ()).await?;
+    let config = api.routes.lowered();
     let all: Vec<Value> = api
         .catalog
         .services()
-        .iter()
+        .into_iter()
         .map(|s| {
+            let balancing = Balancing::of(&config, &s.name, s.load_balancing);
             json!({
                 "name": s.name,
                 "healthy": s.healthy,
                 "total": s.total,
-                "load_balancing": s.load_balancing.to_string(),
+                "load_balancing": balancing.policy.to_string(),
                 "sources": s.sources,
             })
         })

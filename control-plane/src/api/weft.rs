@@ -32,6 +32,7 @@ use super::etcd::limits::MESSAGE_BYTES_MAX;
 use super::read::Reader;
 use super::status;
 use crate::catalog::Catalog;
+use crate::meshconfig::Routes;
 use crate::raft::{Coordinator, Proposed};
 use crate::watch_driver::Watches;
 use crate::xds::XdsServer;
@@ -51,6 +52,7 @@ pub struct WeftApi {
     pub(super) reader: Reader,
     pub(super) watches: Arc<Watches>,
     pub(super) catalog: Catalog,
+    pub(super) routes: Arc<Routes>,
     pub(super) gossip: Option<GossipHandle>,
     pub(super) xds: Arc<XdsServer>,
     pub(super) waits: Arc<wait::Waits>,
@@ -70,6 +72,8 @@ pub struct WeftParts {
     pub watches: Arc<Watches>,
     /// Services and endpoints.
     pub catalog: Catalog,
+    /// What configuration means.
+    pub routes: Arc<Routes>,
     /// Members; none without gossip.
     pub gossip: Option<GossipHandle>,
     /// Connected proxies.
@@ -94,6 +98,7 @@ impl WeftApi {
             reader: parts.reader,
             watches: parts.watches,
             catalog: parts.catalog,
+            routes: parts.routes,
             gossip: parts.gossip,
             xds: parts.xds,
             waits,

@@ -1,4 +1,4 @@
-//! Catalogue to snapshot. Pure: the same services give the same resources and versions on every server.
+//! Catalogue and configuration to snapshot. Pure: the same give the same resources and versions on every server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ use super::config_snapshot::{ConfigSnapshot, Resource};
 pub struct ServiceView {
     /// Its name.
     pub name: String,
-    /// As set by the operator, or the default.
+    /// As set with `weft lb`, or the default; a policy may say otherwise.
     pub lb_policy: LbPolicy,
     /// Its instances, in any order.
     pub instances: Vec<InstanceView>,
@@ -56,10 +56,10 @@ pub struct InstanceView {
 ///
 /// Beside the services there are those that routes are for or lead to, though they may have no instance now: a cluster
 /// without endpoints is an answer (503), a missing one would leave clients waiting for it.
-pub fn build(services: &[ServiceView], routes: &Lowered, previous: &ConfigSnapshot) -> ConfigSnapshot {
+pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapshot) -> ConfigSnapshot {
     let mut resources: Vec<(ResourceType, Arc<Resource>)> = Vec::with_capacity(4 * services.len() + 1);
     let known: BTreeSet<&str> = services.iter().map(|s| s.name.as_str()).collect();
-    let led_to: BTreeSet<&str> = routes.all().flat_map(RouteConfiguration::clusters).collect();
+    let led_to: BTreeSet<&str> = config.all().flat_map(RouteConfiguration::clusters).collect();
     let empty = led_to.difference(&known).map(|name| ServiceView {
         name: (*name).to_owned(),
         lb_policy: LbPolicy::default(),
@@ -68,7 +68,10 @@ pub fn build(services: &[ServiceView], routes: &Lowered, previous: &ConfigSnapsh
     let empty: Vec<ServiceView> = empty.collect();
     for service in services.iter().chain(&empty) {
         let name = service.name.as_str();
-        let (cluster, assignment) = (cluster(service), load_assignment(service));
+        let (mut cluster, assignment) = (cluster(service), load_assignment(service));
+        if let Some(policy) = config.policies.get(name) {
+            policy.spec.apply(&mut cluster);
+        }
         resources.push(resource(previous, ResourceType::Cluster, name, &cluster, |c| {
             pack_any(ClusterProto::from(c))
         }));
@@ -76,10 +79,10 @@ pub fn build(services: &[ServiceView], routes: &Lowered, previous: &ConfigSnapsh
             pack_any(AssignmentProto::from(a))
         }));
     }
-    let with_routes = routes.services.keys().map(String::as_str);
+    let with_routes = config.services.keys().map(String::as_str);
     let targets: BTreeSet<&str> = known.into_iter().chain(led_to).chain(with_routes).collect();
     for name in targets {
-        let own = routes.services.get(name);
+        let own = config.services.get(name);
         let faults = own.is_some_and(has_faults);
         resources.push(resource(previous, ResourceType::Listener, name, &(TARGET_FORM, faults), |_| {
             pack_any(grpc_target::listener(name, faults))
@@ -93,7 +96,7 @@ pub fn build(services: &[ServiceView], routes: &Lowered, previous: &ConfigSnapsh
             }),
         });
     }
-    let outbound = routes.outbound();
+    let outbound = config.outbound();
     resources.push(resource(previous, ResourceType::Route, OUTBOUND, &outbound, |c| {
         pack_any(RoutesProto::from(c))
     }));
@@ -167,6 +170,7 @@ fn load_assignment(service: &ServiceView) -> ClusterLoadAssignment {
 #[cfg(test)]
 mod tests {
     use prost::Message;
+    use weft_meshconfig::policy::Policy;
     use weft_xds_proto::resource::cluster::Protocol;
 
     use super::*;
@@ -309,9 +313,30 @@ mod tests {
         assert_eq!(changed, [ResourceType::Cluster]);
     }
 
+    #[test]
+    fn a_policy_changes_its_service_alone_and_wins_over_what_was_set_for_it() {
+        let services = ["s", "t"].map(|name| ServiceView {
+            lb_policy: LbPolicy::Random,
+            ..service(name, vec![instance(name, "10.0.0.1:80")])
+        });
+        let before = build(&services, &ConfigSnapshot::default());
+        let spec =
+            serde_json::json!({"loadBalancing": "least-request", "circuitBreaker": {"maxRequests": 7}});
+        let policy = Policy { document: "p".to_owned(), spec: serde_json::from_value(spec).unwrap() };
+        let config = Lowered { policies: [("s".to_owned(), policy)].into(), ..Lowered::default() };
+        let after = super::build(&services, &config, &before);
+        let resource =
+            |snapshot: &ConfigSnapshot, name| snapshot.of(ResourceType::Cluster).get(name).unwrap().clone();
+        let s = &resource(&after, "s").body;
+        let s = Cluster::try_from(ClusterProto::decode(s.value.as_slice()).unwrap()).unwrap();
+        assert_eq!((s.lb_policy, s.breaker.max_requests), (LbPolicy::LeastRequest, 7));
+        assert_eq!(s.health_check.unwrap().by, CheckBy::Get("/health".to_owned()), "as its instances say");
+        assert!(Arc::ptr_eq(&resource(&before, "t"), &resource(&after, "t")));
+    }
+
     fn routes(name: &str, to: &str) -> Lowered {
         let config = RouteConfiguration { name: name.to_owned(), ..RouteConfiguration::plain(to) };
-        Lowered { services: [(name.to_owned(), config)].into(), hosts: None }
+        Lowered { services: [(name.to_owned(), config)].into(), ..Lowered::default() }
     }
 
     #[test]

@@ -23,12 +23,12 @@ const VIEW_WAIT: Duration = Duration::from_secs(1);
 /// What a server knows of its mesh.
 pub struct MeshSource {
     catalog: Catalog,
-    routes: Routes,
+    routes: Arc<Routes>,
 }
 
 impl MeshSource {
     /// Of these two.
-    pub fn new(catalog: Catalog, routes: Routes) -> Self {
+    pub fn new(catalog: Catalog, routes: Arc<Routes>) -> Self {
         Self { catalog, routes }
     }
 }

@@ -73,11 +73,10 @@ impl Mesh {
         answer.await
     }
 
-    /// Sets how proxies balance over a service: `round-robin`, `random` or `least-connections`. Answers
-    /// the store's revision.
+    /// Sets how proxies balance over a service, in the words of `weft lb`. Answers the store's revision.
     ///
     /// # Errors
-    /// Those of [`Client`]; `Refused` for another policy.
+    /// Those of [`Client`]; `Refused` for another policy, with `FailedPrecondition` while a `TrafficPolicy` says it.
     pub async fn set_load_balancing(&self, service: &str, policy: &str) -> Result<i64, Error> {
         let answer = self.client.call("set load balancing", Repeat::Safe, |channel| {
             let request =

@@ -6,6 +6,7 @@ use crate::document::{
     BackendRef, Filter, FractionSpec, GrpcRouteSpec, HttpMatch, HttpRouteSpec, HttpRule, Items, ObjectRef,
     PathModifier, RouteFilterSpec, Spec, ValueMatch,
 };
+use crate::policy::PolicySpec;
 use crate::shape::Problem;
 
 type Problems = Vec<Problem>;
@@ -16,6 +17,14 @@ pub fn spec(spec: &Spec, problems: &mut Problems) {
         Spec::Http(s) => http(s, problems),
         Spec::Grpc(s) => grpc(s, problems),
         Spec::Filter(s) => filter_document(s, problems),
+        Spec::Policy(s) => {
+            group(&s.target_ref.group, "spec.targetRef", problems);
+            if s.policy == PolicySpec::default() {
+                let message = "it says nothing; `weft schema trafficpolicy` lists what may be said";
+                problems.push(Problem::new("spec", message));
+            }
+            s.policy.check("spec.", problems);
+        }
     }
 }
 

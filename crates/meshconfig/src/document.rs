@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::check;
+use crate::policy::TrafficPolicySpec;
 use crate::schema;
 use crate::shape::{self, Problem};
 use crate::{DOCUMENT_BYTES_MAX, yaml};
@@ -27,11 +28,13 @@ pub enum Kind {
     GrpcRoute,
     /// What `ExtensionRef` filters lead to.
     HttpRouteFilter,
+    /// How sidecars treat the traffic to a service.
+    TrafficPolicy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::HttpRoute, Self::GrpcRoute, Self::HttpRouteFilter];
+    pub const ALL: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::HttpRouteFilter, Self::TrafficPolicy];
 
     /// As in `kind`.
     pub const fn as_str(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::HttpRouteFilter => "HTTPRouteFilter",
+            Self::TrafficPolicy => "TrafficPolicy",
         }
     }
 
@@ -74,6 +78,7 @@ pub enum Spec {
     Http(HttpRouteSpec),
     Grpc(GrpcRouteSpec),
     Filter(Box<RouteFilterSpec>),
+    Policy(Box<TrafficPolicySpec>),
 }
 
 impl Document {
@@ -140,6 +145,7 @@ pub fn examine(mut json: Value) -> (Option<Document>, Vec<Problem>) {
             Kind::HttpRoute => Spec::Http(serde_json::from_value(spec)?),
             Kind::GrpcRoute => Spec::Grpc(serde_json::from_value(spec)?),
             Kind::HttpRouteFilter => Spec::Filter(Box::new(serde_json::from_value(spec)?)),
+            Kind::TrafficPolicy => Spec::Policy(Box::new(serde_json::from_value(spec)?)),
         };
         Ok((metadata.name, spec))
     };
@@ -284,9 +290,10 @@ macro_rules! spec {
         )* }
     };
 }
+pub(crate) use spec;
 
 /// Parts that were wrong are null; they were reported, and are read as if they were not there.
-fn null_is_default<'de, D, T>(d: D) -> Result<T, D::Error>
+pub(crate) fn null_is_default<'de, D, T>(d: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Default + Deserialize<'de>,
@@ -311,6 +318,7 @@ spec!(
 );
 spec!(
     /// A parent or a backend without a weight.
+    #[derive(Eq)]
     ObjectRef { group: Option<String>, kind: Option<String>, namespace: Option<String>, name: String, port: Option<u16>, section_name: Option<String>, }
 );
 spec!(

@@ -1,8 +1,10 @@
-//! What operators write: routes in the words of the Kubernetes Gateway API, and what the mesh makes of them.
+//! What operators write: routes in the words of the Kubernetes Gateway API and policies for the traffic to services, and
+//! what the mesh makes of them.
 //!
 //! ```text
 //! YAML ─▶ [`yaml`]: nodes with places ─▶ [`shape`]: keys and types ─▶ [`document`]: typed ─▶ [`check`]: meaning
 //!                                                                          └─▶ [`lower`]: RouteConfigurations
+//!                                                          └─▶ [`policy`]: what Clusters say
 //! ```
 //! Pure. The command line, the servers and the proxies all use it, so that all of them accept the same; a check finds
 //! every mistake at once, each with its place.
@@ -10,6 +12,7 @@
 pub mod check;
 pub mod document;
 pub mod lower;
+pub mod policy;
 pub mod schema;
 pub mod set;
 pub mod shape;

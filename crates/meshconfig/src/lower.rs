@@ -18,6 +18,7 @@ use crate::document::{
     self, BackendRef, CorsSpec, Filter, GrpcMatch, GrpcRouteSpec, HttpMatch, HttpRouteSpec, Items, Modifier,
     PathModifier, RouteFilterSpec, duration,
 };
+use crate::policy::Policy;
 
 /// A route document with what decides among equals.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,8 @@ pub struct Lowered {
     pub services: BTreeMap<String, RouteConfiguration>,
     /// For hosts that are no services; named [`OUTBOUND`].
     pub hosts: Option<RouteConfiguration>,
+    /// By service; those without are not here.
+    pub policies: BTreeMap<String, Policy>,
 }
 
 impl Lowered {
@@ -54,7 +57,7 @@ impl Lowered {
         self.hosts.clone().unwrap_or_else(empty)
     }
 
-    /// All of them.
+    /// All routes.
     pub fn all(&self) -> impl Iterator<Item = &RouteConfiguration> {
         self.services.values().chain(&self.hosts)
     }
@@ -108,7 +111,7 @@ pub fn lower<'a>(
         .collect();
     let hosts =
         (!virtual_hosts.is_empty()).then(|| RouteConfiguration { name: OUTBOUND.to_owned(), virtual_hosts });
-    Lowered { services, hosts }
+    Lowered { services, hosts, policies: BTreeMap::new() }
 }
 
 /// Whether a wildcard stands for a narrower host or wildcard.

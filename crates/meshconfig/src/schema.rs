@@ -1,5 +1,5 @@
-//! The kinds of documents: `HTTPRoute` and `GRPCRoute` as the Gateway API (v1) has them, and `HTTPRouteFilter`, which
-//! its `ExtensionRef` filters lead to, for what it has no word for.
+//! The kinds of documents: `HTTPRoute` and `GRPCRoute` as the Gateway API (v1) has them; `HTTPRouteFilter`, which
+//! its `ExtensionRef` filters lead to, for what it has no word for; `TrafficPolicy`, attached to a service as its policies are.
 
 use serde_json::{Value, json};
 use weft_core::limits::SERVICE_NAME_BYTES_MAX;
@@ -7,6 +7,7 @@ use weft_xds_proto::resource::route as ir;
 use weft_xds_proto::resource::route::pattern;
 
 use crate::document::{GATEWAY_API, Kind, WEFT_API, duration};
+use crate::policy::keys;
 use crate::shape::{Field, Rule, Shape, json_schema, optional, required};
 
 /// Rules of a route, as the Gateway API has it.
@@ -451,12 +452,30 @@ const ROUTE_FILTER: Shape = Shape::Object(&[
     ),
 ]);
 
+const TARGET: Field = required(
+    "targetRef",
+    &Shape::Object(&[
+        optional("group", &GROUP, "\"\" for a Service"),
+        required("kind", &Shape::Choice(&["Service"]), "Service"),
+        required("name", &SERVICE, "the service; it may have one policy"),
+    ]),
+    "the service whose traffic it is for",
+);
+
+const TRAFFIC_POLICY: Shape = Shape::Object(&[
+    required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
+    required("kind", &Shape::Choice(&["TrafficPolicy"]), "TrafficPolicy"),
+    required("metadata", &METADATA, "its name"),
+    required("spec", &Shape::Object(&keys::with::<9>(TARGET)), "what it does"),
+]);
+
 /// The shape of a kind's documents.
 pub fn of(kind: Kind) -> &'static Shape {
     match kind {
         Kind::HttpRoute => &HTTP_ROUTE,
         Kind::GrpcRoute => &GRPC_ROUTE,
         Kind::HttpRouteFilter => &ROUTE_FILTER,
+        Kind::TrafficPolicy => &TRAFFIC_POLICY,
     }
 }
 

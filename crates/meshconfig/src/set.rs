@@ -7,6 +7,7 @@ use weft_xds_proto::resource::route::ROUTES_MAX;
 use crate::DOCUMENTS_MAX;
 use crate::document::{Document, Filter, Items, Kind, Spec};
 use crate::lower::{Lowered, RouteSpec, Source, lower};
+use crate::policy::{Policy, TrafficPolicySpec};
 use crate::shape::{Problem, near};
 
 /// Identity of a document.
@@ -73,6 +74,7 @@ impl MeshConfig {
                 }
             }
         }
+        problems.extend(self.second_policies());
         let lowered = self.lowered();
         for host in lowered.all().flat_map(|c| &c.virtual_hosts) {
             if host.routes.len() > ROUTES_MAX {
@@ -86,8 +88,12 @@ impl MeshConfig {
 
     /// What they mean.
     pub fn lowered(&self) -> Lowered {
+        self.lowered_beside(Vec::new())
+    }
+
+    /// What they mean together with routes that stand elsewhere.
+    pub fn lowered_beside<'a>(&'a self, mut routes: Vec<Source<'a>>) -> Lowered {
         let mut filters = BTreeMap::new();
-        let mut routes = Vec::new();
         for Stored { created, document } in self.documents.values() {
             let spec = match &document.spec {
                 Spec::Http(spec) => RouteSpec::Http(spec),
@@ -96,10 +102,45 @@ impl MeshConfig {
                     filters.insert(document.name.as_str(), &**spec);
                     continue;
                 }
+                Spec::Policy(_) => continue,
             };
             routes.push(Source { name: &document.name, created: *created, spec });
         }
-        lower(routes, &filters)
+        let mut lowered = lower(routes, &filters);
+        for (document, spec) in self.policies() {
+            let policy = || Policy { document: document.name.clone(), spec: spec.policy.clone() };
+            lowered.policies.entry(spec.target_ref.name.clone()).or_insert_with(policy);
+        }
+        lowered
+    }
+
+    /// Policies, the oldest first, and of equally old ones the first by name.
+    fn policies<'a>(&'a self) -> Vec<(&'a Document, &'a TrafficPolicySpec)> {
+        let policy = |stored: &'a Stored| match &stored.document.spec {
+            Spec::Policy(spec) => Some((stored.created, &stored.document, &**spec)),
+            _ => None,
+        };
+        let mut policies: Vec<_> = self.documents.values().filter_map(policy).collect();
+        policies.sort_by_key(|(created, _, _)| *created);
+        policies.into_iter().map(|(_, document, spec)| (document, spec)).collect()
+    }
+
+    /// Those for a service that has one already.
+    fn second_policies(&self) -> Vec<(Option<Key>, Problem)> {
+        let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (document, spec) in self.policies() {
+            let service = spec.target_ref.name.as_str();
+            match first.get(service) {
+                None => drop(first.insert(service, &document.name)),
+                Some(other) => {
+                    let message = format!("{service} has TrafficPolicy {other} already; a service has one");
+                    let key = (document.kind, document.name.clone());
+                    problems.push((Some(key), Problem::new("spec.targetRef.name", message)));
+                }
+            }
+        }
+        problems
     }
 }
 
@@ -125,6 +166,6 @@ fn extension_refs(spec: &Spec) -> Vec<(String, String)> {
             .enumerate()
             .flat_map(|(i, r)| r.iter().flat_map(move |r| of(i, &r.filters)))
             .collect(),
-        Spec::Filter(_) => Vec::new(),
+        Spec::Filter(_) | Spec::Policy(_) => Vec::new(),
     }
 }

@@ -54,7 +54,7 @@ pub enum Shape {
 }
 
 /// A key.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Field {
     /// As written.
     pub name: &'static str,
@@ -87,8 +87,44 @@ pub struct Rule {
     pub check: fn(&str) -> bool,
 }
 
-/// Checks a value and removes from it what is wrong, so that the rest can be looked at further.
+/// How keys are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// `maxRequests`, in documents.
+    Camel,
+    /// `max-requests`, in the configuration files of processes.
+    Kebab,
+}
+
+impl Names {
+    /// A key, or a path of keys.
+    pub fn path(self, camel: &str) -> String {
+        match self {
+            Self::Camel => camel.to_owned(),
+            Self::Kebab => camel.chars().fold(String::with_capacity(camel.len() + 4), |mut text, c| {
+                if c.is_ascii_uppercase() {
+                    text.push('-');
+                }
+                text.push(c.to_ascii_lowercase());
+                text
+            }),
+        }
+    }
+}
+
+/// Checks a document's value and removes from it what is wrong, so that the rest can be looked at further.
 pub fn check(shape: &Shape, value: &mut Value, at: &str, problems: &mut Vec<Problem>) -> bool {
+    check_named(Names::Camel, shape, value, at, problems)
+}
+
+/// The same for keys that are written in another way; afterwards they are as in documents.
+pub fn check_named(
+    names: Names,
+    shape: &Shape,
+    value: &mut Value,
+    at: &str,
+    problems: &mut Vec<Problem>,
+) -> bool {
     let mut wrong = |message: String| {
         problems.push(Problem::new(at, message));
         false
@@ -123,7 +159,7 @@ pub fn check(shape: &Shape, value: &mut Value, at: &str, problems: &mut Vec<Prob
             }
             // An item that is wrong as a whole becomes nothing, and keeps its number.
             for (i, item) in items.iter_mut().enumerate() {
-                if !check(of, item, &format!("{at}[{i}]"), problems) {
+                if !check_named(names, of, item, &format!("{at}[{i}]"), problems) {
                     *item = Value::Null;
                 }
             }
@@ -141,7 +177,7 @@ pub fn check(shape: &Shape, value: &mut Value, at: &str, problems: &mut Vec<Prob
             true
         }
         (Shape::Object(fields), Value::Object(entries)) => {
-            check_object(fields, entries, at, problems);
+            check_object(names, fields, entries, at, problems);
             true
         }
         (shape, value) => {
@@ -151,28 +187,39 @@ pub fn check(shape: &Shape, value: &mut Value, at: &str, problems: &mut Vec<Prob
     }
 }
 
-fn check_object(fields: &[Field], entries: &mut Map<String, Value>, at: &str, problems: &mut Vec<Problem>) {
+fn check_object(
+    names: Names,
+    fields: &[Field],
+    entries: &mut Map<String, Value>,
+    at: &str,
+    problems: &mut Vec<Problem>,
+) {
     let path = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
-    entries.retain(|key, value| {
-        let Some(field) = fields.iter().find(|f| f.name == key) else {
-            let hint = near(key, fields.iter().map(|f| f.name));
-            let names: Vec<_> = fields.iter().map(|f| f.name).collect();
-            let message = format!("unknown key; allowed are {}{hint}", names.join(", "));
-            problems.push(Problem { at: at.to_owned(), key: Some(key.clone()), message });
-            return false;
+    let written: Vec<_> = fields.iter().map(|f| names.path(f.name)).collect();
+    for (key, mut value) in std::mem::take(entries) {
+        let Some(i) = written.iter().position(|name| *name == key) else {
+            let allowed: Vec<_> = written.iter().map(String::as_str).collect();
+            problems.push(unknown_key(at, key, &allowed));
+            continue;
         };
         // As in Kubernetes, null is the same as nothing.
-        if value.is_null() {
-            return false;
-        }
-        check(field.shape, value, &path(key), problems)
-    });
-    for field in fields.iter().filter(|f| f.required) {
-        let reported = problems.iter().any(|p| p.at == path(field.name));
-        if !entries.contains_key(field.name) && !reported {
-            problems.push(Problem::new(at, format!("{} is missing: {}", field.name, field.doc)));
+        if !value.is_null() && check_named(names, fields[i].shape, &mut value, &path(&key), problems) {
+            entries.insert(fields[i].name.to_owned(), value);
         }
     }
+    for (field, name) in fields.iter().zip(&written).filter(|(field, _)| field.required) {
+        let reported = problems.iter().any(|p| p.at == path(name));
+        if !entries.contains_key(field.name) && !reported {
+            problems.push(Problem::new(at, format!("{name} is missing: {}", field.doc)));
+        }
+    }
+}
+
+/// Of a key that is not among those that are allowed.
+pub fn unknown_key(at: &str, key: String, allowed: &[&str]) -> Problem {
+    let hint = near(&key, allowed.iter().copied());
+    let message = format!("unknown key; allowed are {}{hint}", allowed.join(", "));
+    Problem { at: at.to_owned(), key: Some(key), message }
 }
 
 fn kind(value: &Value) -> String {

@@ -52,7 +52,7 @@ fn every_mistake_is_found_at_once_with_its_place() {
         "19:19: HTTPRoute orders: spec.rules[0].backendRefs[0].weight: -1; allowed is a whole number from 0 to 1000000",
         "20:28: HTTPRoute orders: spec.rules[0].backendRefs[1].port: \"80\"; allowed is a whole number",
         "21:27: HTTPRoute orders: spec.rules[0].timeouts.request: the number 10; allowed is a time such as 500ms",
-        "23:7: kind: \"HttpRoute\"; allowed are HTTPRoute, GRPCRoute, HTTPRouteFilter; did you mean HTTPRoute?",
+        "23:7: kind: \"HttpRoute\"; allowed are HTTPRoute, GRPCRoute, HTTPRouteFilter, TrafficPolicy; did you mean HTTPRoute?",
         "28:1: HTTPRouteFilter f: spec: it does nothing",
     ];
     for (i, expected) in expected.iter().enumerate() {
@@ -115,7 +115,7 @@ fn a_valid_document_survives_its_stored_form() {
 proptest::proptest! {
     /// Whatever stands in a file, a check ends with answers, and what it accepts can be made into routes.
     #[test]
-    fn no_text_stops_a_check(text in "(kind: (HTTPRoute|GRPCRoute|HTTPRouteFilter)\n)?([a-zA-Z]{1,8}: ?[\\[\\]{}&*!|>'\"%@`#,?:/a-z0-9 -]{0,20}\n){0,8}") {
+    fn no_text_stops_a_check(text in "(kind: (HTTPRoute|GRPCRoute|HTTPRouteFilter|TrafficPolicy)\n)?([a-zA-Z]{1,8}: ?[\\[\\]{}&*!|>'\"%@`#,?:/a-z0-9 -]{0,20}\n){0,8}") {
         let file = File::read(&text, |_| false);
         for (document, _) in file.documents {
             let mut config = weft_meshconfig::MeshConfig::default();

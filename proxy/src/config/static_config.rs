@@ -26,25 +26,18 @@
 //! ```
 //! Texts stay texts here and are read by [`StaticConfig::problems`], so that one run names every mistake.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use weft_meshconfig::{Document, MeshConfig};
-use weft_xds_proto::resource::cluster::{CheckBy, Cluster, HealthCheck, LbPolicy, Protocol};
+use serde_json::{Map, Value};
+use weft_meshconfig::policy::{Policy, PolicySpec};
+use weft_meshconfig::{Document, MeshConfig, Problem};
+use weft_xds_proto::resource::cluster::{Cluster, Protocol};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
-
-mod breaker;
-mod outlier;
-mod slow_start;
-
-pub use breaker::{StaticCircuitBreaker, StaticRetryBudget};
-pub use outlier::{StaticOutlierDetection, StaticPanic, StaticRule};
-pub use slow_start::StaticSlowStart;
 
 /// The static part of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -56,7 +49,7 @@ pub struct StaticConfig {
     pub routes: Vec<RouteEntry>,
     /// Named sets of endpoints. Each also answers to its own name as host.
     pub clusters: Vec<StaticCluster>,
-    /// `HTTPRoute`s and the like, each a document of its own behind a line of `---`.
+    /// `HTTPRoute`s, `TrafficPolicy`s and the like, each a document of its own behind a line of `---`.
     #[serde(skip)]
     pub documents: Vec<Document>,
 }
@@ -87,63 +80,17 @@ pub struct RouteEntry {
 
 /// One cluster.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StaticCluster {
     /// Unique.
     pub name: String,
-    /// `round-robin` (default) or another of [`LbPolicy::WORDS`].
-    #[serde(default)]
-    pub load_balancing: Option<String>,
-    /// Endpoints that are new or back get their share step by step.
-    #[serde(default)]
-    pub slow_start: Option<StaticSlowStart>,
     /// `http1` (default) or `http2`, without TLS.
     #[serde(default)]
     pub protocol: Option<String>,
-    /// Time to connect, such as `500ms`.
-    #[serde(default, with = "weft_core::config::duration::option")]
-    pub connect_timeout: Option<Duration>,
-    /// Active checks; none if missing.
-    #[serde(default)]
-    pub health_check: Option<StaticHealthCheck>,
-    /// Ejection of endpoints that fail requests; on by default.
-    #[serde(default)]
-    pub outlier_detection: Option<StaticOutlierDetection>,
-    /// What to do when few endpoints are usable.
-    #[serde(default)]
-    pub panic: Option<StaticPanic>,
-    /// What may be under way at once.
-    #[serde(default)]
-    pub circuit_breaker: Option<StaticCircuitBreaker>,
-    /// How many repetitions may be.
-    #[serde(default)]
-    pub retry_budget: Option<StaticRetryBudget>,
     /// Where it is.
     pub endpoints: Vec<StaticEndpoint>,
-}
-
-/// Active checks of a cluster.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct StaticHealthCheck {
-    /// GET it and want a 2xx; without it and `grpc`, a TCP connection is enough.
-    #[serde(default)]
-    pub path: Option<String>,
-    /// CheckBy gRPC's health service for this service; empty for the whole server.
-    #[serde(default)]
-    pub grpc: Option<String>,
-    /// Between two checks of an endpoint.
-    #[serde(default, with = "weft_core::config::duration::option")]
-    pub interval: Option<Duration>,
-    /// For one check.
-    #[serde(default, with = "weft_core::config::duration::option")]
-    pub timeout: Option<Duration>,
-    /// Failures in a row until an endpoint is out.
-    #[serde(default)]
-    pub unhealthy_threshold: Option<u32>,
-    /// Successes in a row until it is back.
-    #[serde(default)]
-    pub healthy_threshold: Option<u32>,
+    /// How its traffic is treated: the keys of a `TrafficPolicy`, as `load-balancing`, `circuit-breaker` and so on.
+    #[serde(flatten)]
+    pub policy: Map<String, Value>,
 }
 
 /// One endpoint: `IP:PORT`, or a mapping with a weight.
@@ -206,9 +153,10 @@ impl StaticConfig {
             let at = key.map(|(kind, name)| format!("{kind} {name}: ")).unwrap_or_default();
             problems.push(format!("{at}{problem}"));
         }
+        let policies = self.policies();
         for cluster in &self.clusters {
             let mut bad = Vec::new();
-            cluster.check(&mut bad);
+            cluster.check(policies.get(&cluster.name).map(|p| p.document.as_str()), &mut bad);
             problems.extend(bad.into_iter().map(|why| format!("cluster {:?}: {why}", cluster.name)));
         }
         problems
@@ -233,12 +181,18 @@ impl StaticConfig {
 
     /// Clusters as discovery presets. Call it on a configuration without [`Self::problems`].
     pub fn cluster_configs(&self) -> Vec<ClusterConfig> {
-        self.clusters.iter().filter_map(|c| c.to_config().ok()).collect()
+        let policies = self.policies();
+        self.clusters.iter().filter_map(|c| c.to_config(policies.get(&c.name)).ok()).collect()
+    }
+
+    /// Policies of the documents, by service.
+    pub fn policies(&self) -> BTreeMap<String, Policy> {
+        self.mesh_config().lowered().policies
     }
 }
 
 impl StaticCluster {
-    fn check(&self, problems: &mut Vec<String>) {
+    fn check(&self, beside: Option<&str>, problems: &mut Vec<String>) {
         if let Err(why) = crate::config::check_service_name(&self.name) {
             problems.push(format!("name {why}"));
         }
@@ -255,61 +209,22 @@ impl StaticCluster {
                 Ok(_) => {}
             }
         }
-        if let Err(why) = self.policy() {
-            problems.push(why);
-        }
         if let Err(why) = self.protocol() {
             problems.push(why);
         }
-        if self.connect_timeout.is_some_and(|t| t.is_zero()) {
-            problems.push("connect-timeout must be longer than 0".to_owned());
-        }
-        if let Some(check) = &self.health_check {
-            if let Some(path) = check.path.as_ref().filter(|p| !p.starts_with('/')) {
-                problems.push(format!("health-check: path {path:?} must start with /"));
-            }
-            if check.path.is_some() && check.grpc.is_some() {
-                problems.push("health-check: path and grpc exclude each other".to_owned());
-            }
-            if check.interval.is_some_and(|t| t < limits::HEALTH_CHECK_INTERVAL_MIN) {
-                problems.push(format!(
-                    "health-check: interval must be at least {:?}",
-                    limits::HEALTH_CHECK_INTERVAL_MIN
-                ));
-            }
-            if check.timeout.is_some_and(|t| t.is_zero()) {
-                problems.push("health-check: timeout must be longer than 0".to_owned());
-            }
-            if check.unhealthy_threshold == Some(0) || check.healthy_threshold == Some(0) {
-                problems.push("health-check: thresholds start at 1".to_owned());
-            }
-        }
-        problems.extend(self.outlier_detection.iter().flat_map(|o| o.problems()));
-        problems.extend(self.slow_start.iter().flat_map(|s| s.problems(self.policy().ok().as_ref())));
-        problems.extend(self.panic.iter().filter_map(|p| p.parse().err()));
-        problems.extend(breaker::problems(self.circuit_breaker.as_ref(), self.retry_budget.as_ref()));
-        let (check, outlier) = (self.health_check.as_ref(), self.outlier_detection.as_ref());
-        for (what, time) in [
-            ("connect-timeout", self.connect_timeout),
-            ("health-check: interval", check.and_then(|c| c.interval)),
-            ("health-check: timeout", check.and_then(|c| c.timeout)),
-            ("outlier-detection: base-ejection-time", outlier.and_then(|o| o.base_ejection_time)),
-            ("outlier-detection: max-ejection-time", outlier.and_then(|o| o.max_ejection_time)),
-            ("outlier-detection: interval", outlier.and_then(|o| o.interval)),
-        ] {
-            if time.is_some_and(|t| t > limits::CLUSTER_TIME_MAX) {
-                problems.push(format!("{what} must be at most {:?}", limits::CLUSTER_TIME_MAX));
-            }
+        problems.extend(self.policy_problems().iter().map(ToString::to_string));
+        if let Some(document) = beside.filter(|_| !self.policy.is_empty()) {
+            let keys: Vec<_> = self.policy.keys().map(String::as_str).collect();
+            problems.push(format!(
+                "{} given here, and TrafficPolicy {document} is for it; allowed is one of the two",
+                keys.join(", ")
+            ));
         }
     }
 
-    fn policy(&self) -> Result<LbPolicy, String> {
-        match &self.load_balancing {
-            None => Ok(LbPolicy::RoundRobin),
-            Some(text) => text
-                .parse()
-                .map_err(|_| format!("load-balancing {text:?} is unknown; allowed are {}", LbPolicy::WORDS)),
-        }
+    /// What is wrong with the keys of its policy, each with its path within the cluster.
+    pub fn policy_problems(&self) -> Vec<Problem> {
+        PolicySpec::from_file(&self.policy, &["name", "protocol", "endpoints"]).1
     }
 
     fn protocol(&self) -> Result<Protocol, String> {
@@ -320,21 +235,16 @@ impl StaticCluster {
         }
     }
 
-    fn to_config(&self) -> Result<ClusterConfig, String> {
-        let mut cluster = Cluster::with_defaults(&self.name);
-        cluster.lb_policy = self.policy()?;
-        cluster.protocol = self.protocol()?;
-        cluster.breaker = breaker::breaker(self.circuit_breaker.as_ref(), self.retry_budget.as_ref());
-        if let Some(timeout) = self.connect_timeout {
-            cluster.connect_timeout = timeout;
-        }
-        cluster.health_check = self.health_check.as_ref().map(StaticHealthCheck::with_defaults);
-        if let Some(outlier) = &self.outlier_detection {
-            cluster.outlier_detection = outlier.with_defaults();
-        }
-        cluster.slow_start = self.slow_start.as_ref().map(StaticSlowStart::with_defaults);
-        if let Some(panic) = &self.panic {
-            cluster.panic = panic.parse()?;
+    fn to_config(&self, beside: Option<&Policy>) -> Result<ClusterConfig, String> {
+        let mut cluster = Cluster {
+            protocol: self.protocol()?,
+            // Without being asked for, endpoints of a file are not checked.
+            health_check: None,
+            ..Cluster::with_defaults(&self.name)
+        };
+        PolicySpec::from_file(&self.policy, &[]).0.apply(&mut cluster);
+        if let Some(policy) = beside {
+            policy.spec.apply(&mut cluster);
         }
         let mut endpoints = Vec::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
@@ -343,22 +253,6 @@ impl StaticCluster {
         }
         endpoints.sort_by_key(|e| e.address);
         Ok(ClusterConfig { cluster, endpoints, version: "static".to_owned() })
-    }
-}
-
-impl StaticHealthCheck {
-    fn with_defaults(&self) -> HealthCheck {
-        let defaults = HealthCheck::default();
-        HealthCheck {
-            by: match &self.grpc {
-                Some(service) => CheckBy::Grpc(service.clone()),
-                None => CheckBy::path(self.path.clone()),
-            },
-            interval: self.interval.unwrap_or(defaults.interval),
-            timeout: self.timeout.unwrap_or(defaults.timeout),
-            unhealthy_threshold: self.unhealthy_threshold.unwrap_or(defaults.unhealthy_threshold),
-            healthy_threshold: self.healthy_threshold.unwrap_or(defaults.healthy_threshold),
-        }
     }
 }
 
@@ -419,7 +313,9 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>, problems: &mut V
 mod tests {
     use std::path::Path;
 
-    use weft_xds_proto::resource::cluster::{PanicPolicy, RetryLimit};
+    use std::time::Duration;
+
+    use weft_xds_proto::resource::cluster::{LbPolicy, PanicPolicy, RetryLimit};
 
     use super::*;
 
@@ -474,9 +370,7 @@ routes: [{host: 'a:80', path-prefix: x, cluster: missing}]
 clusters:
   - {name: Orders, endpoints: []}
   - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0}]}
-  - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}}
-  - {name: d, endpoints: ['127.0.0.1:1'], connect-timeout: 2h, health-check: {interval: 90000h, timeout: 2h}, outlier-detection: {base-ejection-time: 90000h, max-ejection-time: 2h}}
-  - {name: e, endpoints: ['127.0.0.1:1'], circuit-breaker: {max-requests: 0}, retry-budget: {percent: 200}, slow-start: {window: 1ms, min-weight-percent: 0}, load-balancing: random, health-check: {path: /, grpc: a}, panic: {policy: scream}, outlier-detection: {interval: 10ms, latency: {threshold: 1}}}
+  - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}, colour: red}
 ",
         );
         let problems = config.problems().join("\n");
@@ -494,23 +388,26 @@ clusters:
             "port 0",
             "weight 0",
             "127.0.0.1:1 is given twice",
-            "101",
-            "connect-timeout must be at most 3600s",
-            "interval must be at most 3600s",
-            "health-check: timeout must be at most 3600s",
-            "base-ejection-time must be at most 3600s",
-            "max-ejection-time must be at most 3600s",
-            "max-requests 0 lets nothing through",
-            "\"scream\" is unknown",
-            "window must be 1s to 1h",
-            "min-weight-percent 0 is not between 1 and 100",
-            "no slow-start under random",
-            "path and grpc exclude each other",
-            "interval must be at least 1s",
-            "latency: threshold 1 is not between 2 and 100",
-            "percent 200 is not between 0 and 100",
+            "cluster \"c\": outlier-detection.max-ejection-percent: 101; allowed is a whole number from 0 to 100",
+            "cluster \"c\": colour: unknown key; allowed are name, protocol, endpoints, load-balancing, ",
         ] {
             assert!(problems.contains(part), "{part} not in\n{problems}");
         }
+    }
+
+    #[test]
+    fn a_policy_document_is_for_a_cluster_that_says_nothing_itself() {
+        let policy = serde_json::json!({
+            "apiVersion": "weft.dev/v1", "kind": "TrafficPolicy", "metadata": {"name": "p"},
+            "spec": {"targetRef": {"kind": "Service", "name": "orders"}, "circuitBreaker": {"maxRequests": 7}},
+        });
+        let mut config = parse("clusters: [{name: orders, endpoints: ['127.0.0.1:1']}]");
+        config.documents.push(Document::new(policy).unwrap());
+        assert_eq!(config.problems(), Vec::<String>::new());
+        let cluster = config.cluster_configs().remove(0).cluster;
+        assert_eq!((cluster.breaker.max_requests, cluster.health_check), (7, None));
+        config.clusters[0].policy.insert("load-balancing".to_owned(), "random".into());
+        let problems = config.problems().join("\n");
+        assert!(problems.contains("load-balancing given here, and TrafficPolicy p is for it"), "{problems}");
     }
 }

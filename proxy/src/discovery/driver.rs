@@ -429,7 +429,10 @@ impl Driver {
             return;
         }
         let gossip = pool.map(|(catalog, owners)| GossipInput { instances: catalog.instances(name), owners });
-        let merged = merge(name, self.pairs.get(name), gossip, connected);
+        let mut merged = merge(name, self.pairs.get(name), gossip, connected);
+        if let (Some(merged), Some(policy)) = (&mut merged, self.config.policies.get(name)) {
+            policy.spec.apply(&mut merged.cluster);
+        }
         // Not used before its routes are: a request must not slip past them.
         let in_use = next.clusters.contains_key(name);
         let now = std::time::Instant::now();

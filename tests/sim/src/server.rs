@@ -124,8 +124,8 @@ fn serve(
     number: Number,
 ) {
     let catalog = Catalog::new(coordinator.clone(), None, changes);
-    let routes = Routes::new(coordinator.clone(), config_changes);
-    let xds = XdsServer::new(MeshSource::new(catalog.clone(), routes));
+    let routes = Arc::new(Routes::new(coordinator.clone(), config_changes));
+    let xds = XdsServer::new(MeshSource::new(catalog.clone(), routes.clone()));
     let stop = Stop { drain: CancellationToken::new(), kill: CancellationToken::new() };
     let tasks = TaskTracker::new();
     let weft = WeftApi::new(WeftParts {
@@ -133,6 +133,7 @@ fn serve(
         reader: Reader::new(coordinator.clone()),
         watches: watches.clone(),
         catalog,
+        routes,
         gossip: None,
         xds,
         tasks: tasks.clone(),

@@ -15,6 +15,7 @@ use super::{WeftApi, unexpected};
 use crate::api::registry::validate;
 use crate::api::status;
 use crate::catalog::{CatalogEndpoint, names};
+use crate::meshconfig::Balancing;
 use crate::raft::PeerStatus;
 
 /// Most names in an answer about an unknown one.
@@ -27,12 +28,20 @@ impl pb::mesh_server::Mesh for WeftApi {
         _request: Request<pb::ServicesRequest>,
     ) -> Result<Reply<pb::ServicesResponse>, Status> {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let services = self.catalog.services().into_iter().map(|s| pb::Service {
-            name: s.name,
-            healthy: count(s.healthy),
-            total: count(s.total),
-            load_balancing: s.load_balancing.to_string(),
-            sources: s.sources.into_iter().map(str::to_owned).collect(),
+        let config = self.routes.lowered();
+        let services = self.catalog.services().into_iter().map(|s| {
+            let balancing = Balancing::of(&config, &s.name, s.load_balancing);
+            pb::Service {
+                name: s.name,
+                healthy: count(s.healthy),
+                total: count(s.total),
+                load_balancing: balancing.policy.to_string(),
+                sources: s.sources.into_iter().map(str::to_owned).collect(),
+                load_balancing_by: balancing
+                    .document
+                    .map(|d| format!("TrafficPolicy {d}"))
+                    .unwrap_or_default(),
+            }
         });
         Ok(Reply::new(pb::ServicesResponse { services: services.collect() }))
     }
@@ -106,6 +115,13 @@ impl pb::mesh_server::Mesh for WeftApi {
         })?;
         let policy: LbPolicy =
             policy.parse().map_err(|e| Status::invalid_argument(format!("policy: {e}")))?;
+        let present = Balancing::of(&self.routes.lowered(), &service, policy.clone());
+        if let Some(document) = present.document {
+            return Err(Status::failed_precondition(format!(
+                "TrafficPolicy {document} says how {service} is balanced ({}); change loadBalancing there, or take it out",
+                present.policy
+            )));
+        }
         let command = Command::SetLoadBalancing { service, policy: policy.to_string() };
         let proposed = self.propose(&asking, command).await?;
         match proposed.response {

@@ -1,4 +1,4 @@
-//! `weft check`, `weft apply`, `weft get`, `weft delete`, `weft schema`: routes as documents of the Gateway API.
+//! `weft check`, `weft apply`, `weft get`, `weft delete`, `weft schema`: routes and policies, as documents.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::{Connection, Output};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Find every mistake in files with routes, without a server
+/// Find every mistake in files with routes and policies, without a server
 ///
 /// Each mistake is one line with file, line and column.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Check {
     files: Files,
 }
 
-/// Create or replace routes; all or none
+/// Create or replace routes and policies; all or none
 ///
 /// They reach every proxy within moments. Nothing is changed if there is a mistake anywhere.
 ///
@@ -44,7 +44,7 @@ pub(crate) struct Apply {
     output: Output,
 }
 
-/// Show routes, or one with all that it says (with --output json)
+/// Show routes or policies, or one with all that it says (with --output json)
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     /// What
@@ -58,7 +58,7 @@ pub(crate) struct Get {
     output: Output,
 }
 
-/// Take a route out
+/// Take a route or a policy out
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
     /// What
@@ -72,7 +72,7 @@ pub(crate) struct Delete {
     output: Output,
 }
 
-/// Print the JSON Schema of routes, for editors
+/// Print the JSON Schema of routes and policies, for editors
 ///
 /// Example: weft schema > weft.schema.json
 #[derive(Debug, Args)]
@@ -84,7 +84,8 @@ pub(crate) struct Schema {
 
 #[derive(Debug, Args)]
 struct Files {
-    /// YAML file with HTTPRoutes, GRPCRoutes and HTTPRouteFilters, one or more, or - for standard input; repeat it
+    /// YAML file with HTTPRoutes, GRPCRoutes, HTTPRouteFilters and TrafficPolicies, one or more, or - for standard input;
+    /// repeat it
     #[arg(long = "file", short = 'f', value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
@@ -104,6 +105,9 @@ enum Resource {
     /// HTTPRouteFilters
     #[value(aliases = ["filter", "httproutefilter", "httproutefilters"])]
     Filters,
+    /// TrafficPolicies
+    #[value(aliases = ["policy", "trafficpolicy", "trafficpolicies"])]
+    Policies,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -114,6 +118,8 @@ enum KindName {
     Grpcroute,
     /// HTTPRouteFilter
     Httproutefilter,
+    /// TrafficPolicy
+    Trafficpolicy,
 }
 
 impl Resource {
@@ -123,6 +129,7 @@ impl Resource {
             Self::Httproutes => &[Kind::HttpRoute],
             Self::Grpcroutes => &[Kind::GrpcRoute],
             Self::Filters => &[Kind::HttpRouteFilter],
+            Self::Policies => &[Kind::TrafficPolicy],
         }
     }
 }
@@ -294,14 +301,13 @@ fn render(listing: &Listing, format: Format) -> String {
     match format {
         Format::Json => output::json(listing),
         Format::Table => output::table(
-            ["KIND", "NAME", "FOR", "RULES", "REVISION"],
+            ["KIND", "NAME", "FOR", "SAYS", "REVISION"],
             listing.documents.iter().map(|row| {
-                let rules = row.document.pointer("/spec/rules").and_then(Value::as_array).map(Vec::len);
                 [
                     row.kind.clone(),
                     row.name.clone(),
                     used_for(&row.document),
-                    rules.map(|n| n.to_string()).unwrap_or_default(),
+                    says(&row.document),
                     row.revision.to_string(),
                 ]
             }),
@@ -310,12 +316,23 @@ fn render(listing: &Listing, format: Format) -> String {
     }
 }
 
-/// Services and hosts that a route is for.
+/// The number of a route's rules, or the keys that another document gives.
+fn says(document: &Value) -> String {
+    let Some(Value::Object(spec)) = document.get("spec") else { return String::new() };
+    match spec.get("rules").and_then(Value::as_array) {
+        Some(rules) if rules.len() == 1 => "1 rule".to_owned(),
+        Some(rules) => format!("{} rules", rules.len()),
+        None => spec.keys().filter(|k| *k != "targetRef").cloned().collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Services and hosts that a document is for.
 fn used_for(document: &Value) -> String {
     let list = |pointer: &str| document.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
     let services = list("/spec/parentRefs").filter_map(|p| p.get("name")?.as_str());
     let hosts = list("/spec/hostnames").filter_map(Value::as_str);
-    services.chain(hosts).collect::<Vec<_>>().join(",")
+    let target = document.pointer("/spec/targetRef/name").and_then(Value::as_str);
+    services.chain(hosts).chain(target).collect::<Vec<_>>().join(",")
 }
 
 impl Delete {
@@ -353,6 +370,7 @@ impl Schema {
             KindName::Httproute => Kind::HttpRoute,
             KindName::Grpcroute => Kind::GrpcRoute,
             KindName::Httproutefilter => Kind::HttpRouteFilter,
+            KindName::Trafficpolicy => Kind::TrafficPolicy,
         });
         output::print(output::json(&schema::json(kind)));
         ExitCode::SUCCESS
@@ -368,13 +386,23 @@ mod tests {
         let document = serde_json::json!({"spec": {"parentRefs": [{"name": "orders"}], "rules": [{}, {}]}});
         let row =
             Row { kind: "HTTPRoute".to_owned(), name: "r".to_owned(), revision: 7, version: 1, document };
-        let listing = Listing { documents: vec![row] };
+        let spec = serde_json::json!({"targetRef": {"kind": "Service", "name": "orders"}, "panic": {}, "loadBalancing": "random"});
+        let policy = Row {
+            kind: "TrafficPolicy".to_owned(),
+            name: "p".to_owned(),
+            revision: 8,
+            version: 1,
+            document: serde_json::json!({ "spec": spec }),
+        };
+        let listing = Listing { documents: vec![row, policy] };
         let json: Value = serde_json::from_str(&render(&listing, Format::Json)).unwrap();
         assert_eq!(json["documents"][0]["revision"], 7);
         assert_eq!(json["documents"][0]["document"]["spec"]["parentRefs"][0]["name"], "orders");
         assert_eq!(
             render(&listing, Format::Table),
-            "KIND       NAME  FOR     RULES  REVISION\nHTTPRoute  r     orders  2      7\n"
+            "KIND           NAME  FOR     SAYS                 REVISION\n\
+             HTTPRoute      r     orders  2 rules              7\n\
+             TrafficPolicy  p     orders  loadBalancing,panic  8\n"
         );
     }
 }

@@ -12,7 +12,8 @@ use crate::output::{self, Format};
 
 /// Show or set how proxies balance over a service
 ///
-/// A change reaches every proxy within moments and drops no request.
+/// A change reaches every proxy within moments and drops no request. What a TrafficPolicy says of loadBalancing wins:
+/// while it does, this command shows it and changes nothing.
 #[derive(Debug, Args)]
 pub(crate) struct Lb {
     /// Service name
@@ -30,6 +31,9 @@ pub(crate) struct Lb {
 struct Answer {
     service: String,
     load_balancing: String,
+    /// The document that says so, such as `TrafficPolicy orders`; absent if none does.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    by: String,
     /// Of the change; absent if nothing was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<i64>,
@@ -42,7 +46,12 @@ impl Lb {
             Some(policy) => {
                 let name = policy.to_string();
                 let revision = mesh.set_load_balancing(&self.service, &name).await?;
-                Answer { service: self.service, load_balancing: name, revision: Some(revision) }
+                Answer {
+                    service: self.service,
+                    load_balancing: name,
+                    by: String::new(),
+                    revision: Some(revision),
+                }
             }
             None => {
                 let services = mesh.services().await?;
@@ -52,12 +61,20 @@ impl Lb {
                     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                     Failure::new(format!("no service {:?}; known: {known}", self.service))
                 })?;
-                Answer { service: service.name, load_balancing: service.load_balancing, revision: None }
+                Answer {
+                    service: service.name,
+                    load_balancing: service.load_balancing,
+                    by: service.load_balancing_by,
+                    revision: None,
+                }
             }
         };
         output::print(match self.output.output {
             Format::Json => output::json(&answer),
-            Format::Table => format!("{}: {}\n", answer.service, answer.load_balancing),
+            Format::Table if answer.by.is_empty() => {
+                format!("{}: {}\n", answer.service, answer.load_balancing)
+            }
+            Format::Table => format!("{}: {} (by {})\n", answer.service, answer.load_balancing, answer.by),
         });
         Ok(ExitCode::SUCCESS)
     }

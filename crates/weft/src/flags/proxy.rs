@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use weft_core::config::{parse_duration, parse_yaml};
-use weft_meshconfig::Document;
-use weft_meshconfig::document::divide;
+use weft_meshconfig::document::{Located, divide, located};
+use weft_meshconfig::{Document, Problem, yaml};
 use weft_proxy::config::{
     self, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster, StaticConfig, TlsFiles,
 };
@@ -208,19 +208,52 @@ impl ProxyFlags {
     }
 }
 
-/// The file's flags, and its routes in the words of the Gateway API.
+/// The file's flags, and its routes and policies.
+///
+/// # Errors
+/// All that is wrong with documents and policies, each with its place.
 fn read(path: &Path) -> Result<ProxyFlags, Failure> {
     let text = weft_core::config::read_text(path)?;
     let (rest, file) = divide(&text);
-    if !file.problems.is_empty() {
-        let lines: Vec<_> = file.problems.iter().map(|p| format!("{}:{p}", path.display())).collect();
+    let mut problems = file.problems;
+    let mut flags = ProxyFlags::default();
+    if !rest.trim().is_empty() {
+        match parse_yaml::<ProxyFlags>(path, &rest) {
+            Ok(read) => flags = read,
+            Err(error) if problems.is_empty() => return Err(error.into()),
+            Err(_) => {}
+        }
+        problems.extend(cluster_problems(&rest, &flags));
+    }
+    if !problems.is_empty() {
+        problems.sort();
+        let lines: Vec<_> = problems.iter().map(|p| format!("{}:{p}", path.display())).collect();
         return Err(Failure::new(lines.join("\n")));
     }
-    let mut flags: ProxyFlags =
-        if rest.trim().is_empty() { ProxyFlags::default() } else { parse_yaml(path, &rest)? };
     let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
     flags.documents = (!documents.is_empty()).then_some(documents);
     Ok(flags)
+}
+
+/// What is wrong with the policies of the file's clusters.
+fn cluster_problems(text: &str, flags: &ProxyFlags) -> Vec<Located> {
+    let Some(node) = yaml::documents(text).into_iter().find_map(|parsed| parsed.node.ok()) else {
+        return Vec::new();
+    };
+    let clusters = flags.clusters.iter().flatten().enumerate();
+    let problems = clusters.flat_map(|(i, cluster)| {
+        let title = format!("cluster {}", cluster.name);
+        let at = move |at: &str| match at {
+            "" => format!("clusters[{i}]"),
+            at => format!("clusters[{i}].{at}"),
+        };
+        let problems = cluster.policy_problems().into_iter();
+        problems
+            .map(|p| Problem { at: at(&p.at), ..p })
+            .map(|p| located(&node, &title, p))
+            .collect::<Vec<_>>()
+    });
+    problems.collect()
 }
 
 /// Gossip listens where others can reach it: beside the inbound listener, else everywhere if an address
