@@ -14,8 +14,11 @@ mod cpu;
 mod disturb;
 mod failover;
 mod fill;
+mod hold;
+mod http_rate;
 mod kv;
 mod leases;
+mod relay;
 mod report;
 mod table;
 mod upstream;
@@ -129,7 +132,49 @@ enum What {
         #[arg(long)]
         listen: SocketAddr,
     },
-    /// Answer every HTTP/1.1 request with 128 bytes.
+    /// HTTP/1.1 requests at a constant rate; a latency counts from when a request was due.
+    HttpRate {
+        /// Where to send them.
+        #[arg(long)]
+        to: SocketAddr,
+        /// The Host header.
+        #[arg(long)]
+        host: String,
+        /// Processes whose CPU time is counted.
+        #[arg(long, value_delimiter = ',')]
+        pids: Vec<u32>,
+        /// Requests a second, over all connections.
+        #[arg(long, default_value_t = 2500)]
+        rate: u64,
+        /// Connections.
+        #[arg(long, default_value_t = 16)]
+        connections: u64,
+        /// Seconds that count, after one second of warm-up.
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+    },
+    /// Connections that do nothing after one request, until the process is ended.
+    Hold {
+        /// Where to.
+        #[arg(long)]
+        to: SocketAddr,
+        /// The Host header.
+        #[arg(long)]
+        host: String,
+        /// Connections.
+        #[arg(long)]
+        connections: usize,
+    },
+    /// Copy the bytes of every connection to another one and back.
+    Relay {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where they go.
+        #[arg(long)]
+        to: SocketAddr,
+    },
+    /// Answer every HTTP/1.1 or HTTP/2 request with 128 bytes, and `/bytes/N` with N.
     Upstream {
         /// Where to listen.
         #[arg(long)]
@@ -167,6 +212,11 @@ async fn main() -> anyhow::Result<()> {
         What::Leader { target } => failover::print_leader(&target).await,
         What::Table { file, base } => table::print(&file, &base),
         What::Bare { listen } => bare::run(listen).await,
+        What::HttpRate { to, host, pids, rate, connections, seconds } => {
+            http_rate::run(to, &host, &pids, rate, connections, Duration::from_secs(seconds)).await
+        }
+        What::Hold { to, host, connections } => hold::run(to, &host, connections).await,
+        What::Relay { listen, to } => relay::run(listen, to).await,
         What::Upstream { listen } => upstream::run(listen).await,
     }
 }

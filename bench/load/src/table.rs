@@ -7,13 +7,15 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 
-/// The figures shown, in order, with the number of decimals.
-const FIGURES: [(&str, usize); 9] = [
+/// The figures, in the order in which they are shown, with the number of decimals.
+const FIGURES: [(&str, usize); 11] = [
     ("per_s", 0),
     ("p50_us", 0),
     ("p99_us", 0),
     ("cpu_s_per_100k", 2),
     ("rss_mib", 1),
+    ("kib_each", 1),
+    ("mib_s", 0),
     ("failover_ms", 0),
     ("restart_ms", 0),
     ("late_p99_ms", 0),
@@ -38,7 +40,12 @@ pub fn print(file: &Path, base: &str) -> anyhow::Result<()> {
         }
         all.entry(what).or_default().entry(target).or_default().insert(round, values);
     }
-    let heads: Vec<&str> = FIGURES.iter().map(|(figure, _)| *figure).collect();
+    // Only those that something has.
+    let has = |figure: &str| {
+        all.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).any(|v| v.contains_key(figure))
+    };
+    let figures: Vec<(&str, usize)> = FIGURES.into_iter().filter(|(figure, _)| has(figure)).collect();
+    let heads: Vec<&str> = figures.iter().map(|(figure, _)| *figure).collect();
     println!("Each cell: median (min..max) and the ratio to {base} in the same round.\n");
     println!("| nodes | what | target | {} |", heads.join(" | "));
     println!("|---|---|---|{}", "---|".repeat(heads.len()));
@@ -46,7 +53,7 @@ pub fn print(file: &Path, base: &str) -> anyhow::Result<()> {
         let rounds = &all[&what];
         for (target, of_target) in rounds {
             let of_base = rounds.get(base).filter(|_| target != base);
-            let cells: Vec<String> = FIGURES
+            let cells: Vec<String> = figures
                 .iter()
                 .map(|(figure, decimals)| cell(of_target, of_base, figure, *decimals))
                 .collect();
