@@ -33,6 +33,7 @@ use crate::listener::connection::Timeouts;
 use crate::listener::socket;
 use crate::mesh_view::MeshState;
 use crate::static_routes::StaticRoutes;
+use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 
@@ -65,6 +66,8 @@ pub struct RunningProxy {
     discovery: Discovery,
     gossip: Option<GossipHandle>,
     draining: Arc<AtomicBool>,
+    /// Ends with the workers.
+    log_writer: Option<Writer>,
     /// Holds the lock on the folder.
     _data_dir: Option<DataDir>,
 }
@@ -123,8 +126,17 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         _ => None,
     };
     let sides = Sides { outbound: Side::Outbound { want }, inbound: Side::Inbound { only } };
+    let (log, log_writer) = match &config.access_log {
+        None => (None, None),
+        Some(wanted) => {
+            let started = AccessLog::start(wanted, metrics.log_lines_dropped.clone());
+            let (log, writer) = started.map_err(|source| StartError::AccessLog { source })?;
+            (Some(log), Some(writer))
+        }
+    };
+    let shared = (&metrics, log);
     let (workers, admin_socket) =
-        start_workers(&config, sockets, &sides, (&outbound, &inbound), tls, &metrics, &phases)?;
+        start_workers(&config, sockets, &sides, (&outbound, &inbound), tls, shared, &phases)?;
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, &config.services);
     let draining = Arc::new(AtomicBool::new(false));
@@ -160,6 +172,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         discovery,
         gossip,
         draining,
+        log_writer,
         _data_dir: identity.data_dir,
     })
 }
@@ -188,6 +201,10 @@ impl RunningProxy {
         self.control.shutdown().await;
         self.discovery.shutdown().await;
         self.admin.shutdown().await;
+        if let Some(writer) = self.log_writer.take() {
+            // It writes what the workers have left behind; a panic there is told by the thread.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
     }
 }
 
@@ -277,7 +294,7 @@ fn start_workers(
     sides: &Sides,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
     tls: Option<Arc<rustls::ServerConfig>>,
-    metrics: &Metrics,
+    (metrics, log): (&Metrics, Option<Arc<AccessLog>>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<(Vec<Worker>, TcpListener), StartError> {
     let epoch = Instant::now();
@@ -302,6 +319,7 @@ fn start_workers(
             index,
             doors,
             metrics: metrics.clone(),
+            log: log.clone(),
             epoch,
             connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
             timeouts: Timeouts::default(),

@@ -10,6 +10,7 @@ use weft_xds_proto::resource::labels;
 
 use crate::health::SIDECAR_LABEL;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+use crate::telemetry::access_log::AccessLogConfig;
 
 pub mod static_config;
 
@@ -49,6 +50,8 @@ pub struct ProxyConfig {
     pub static_config: Option<StaticConfig>,
     /// How long requests in flight may take to finish once the proxy stops.
     pub drain_timeout: Duration,
+    /// A line for each request; none if missing.
+    pub access_log: Option<AccessLogConfig>,
 }
 
 /// Default of [`ProxyConfig::workers`]: a sidecar shares its machine with the app, and two survive one being busy.
@@ -104,6 +107,7 @@ impl ProxyConfig {
             workers: WORKERS_DEFAULT,
             static_config: None,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+            access_log: None,
         }
     }
 

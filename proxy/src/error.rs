@@ -32,6 +32,12 @@ pub enum StartError {
     /// The gossip port.
     #[error(transparent)]
     Gossip(#[from] weft_gossip::GossipError),
+    /// Its file or its thread.
+    #[error("cannot open the access log: {source}")]
+    AccessLog {
+        /// From the system.
+        source: std::io::Error,
+    },
     /// A worker thread or its runtime cannot be made.
     #[error("cannot start worker {worker}: {source}")]
     Worker {

@@ -17,6 +17,7 @@ pub(crate) mod plan;
 pub(crate) mod rescue;
 pub(crate) mod resolve;
 pub(crate) mod routed;
+pub(crate) mod seen;
 pub(crate) mod server;
 pub(crate) mod target;
 pub(crate) mod upgrade;

@@ -1,4 +1,6 @@
-//! Metrics of the data path.
+//! What the data path tells of itself: metrics, and a line for each request.
 
+pub mod access_log;
+pub mod flag;
 pub mod metrics;
 pub mod tunnels;

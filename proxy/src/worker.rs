@@ -24,6 +24,7 @@ use crate::limits::DRAIN_LINGER;
 use crate::listener::accept::{self, Door};
 use crate::listener::connection::{Connections, TICK, Timeouts};
 use crate::mesh_view::MeshState;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::Pool;
 
@@ -41,6 +42,7 @@ pub(crate) struct WorkerConfig {
     pub index: usize,
     pub doors: Vec<DoorConfig>,
     pub metrics: Metrics,
+    pub log: Option<Arc<AccessLog>>,
     pub epoch: Instant,
     pub connections_max: usize,
     pub timeouts: Timeouts,
@@ -104,6 +106,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         cache: Rc::default(),
         pool: Rc::new(Pool::default()),
         metrics: config.metrics,
+        log: config.log,
         epoch: config.epoch,
         closing: Rc::default(),
         timeouts: config.timeouts,

@@ -1,6 +1,7 @@
 //! The body of an answer on its way to the client.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,8 +13,10 @@ use super::cached::Storing;
 use super::compress::Compressing;
 use super::forward::Exchange;
 use super::headers;
+use super::seen::{Observed, Seen};
 use crate::listener::connection::InFlight;
 use crate::tcp::far_end::FarEnd;
+use crate::telemetry::flag::Flag;
 
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
@@ -28,6 +31,7 @@ pub(crate) enum ResponseBody {
     Storing(Box<Storing>),
     /// None: the answer ends HTTP on the connection, which leads there from then on.
     Switched(Option<Box<FarEnd>>),
+    Observed(Box<Observed>),
 }
 
 /// Why an answer broke off.
@@ -37,6 +41,16 @@ pub(crate) enum BodyError {
     Upstream(#[from] hyper::Error),
     #[error("the answer was not complete within the time of its route")]
     Late,
+}
+
+impl BodyError {
+    /// In one word.
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::Upstream(_) => Flag::UpstreamReset,
+            Self::Late => Flag::BodyLate,
+        }
+    }
 }
 
 impl ResponseBody {
@@ -51,6 +65,7 @@ impl ResponseBody {
             Self::Compressed(compressing) => compressing.inner().hold(in_flight),
             Self::Storing(storing) => storing.inner().hold(in_flight),
             Self::Switched(Some(far_end)) => far_end.counted.hold(in_flight),
+            Self::Observed(observed) => observed.inner().hold(in_flight),
             Self::Own(_) | Self::Upstream { .. } | Self::Switched(None) => {}
         }
     }
@@ -70,6 +85,11 @@ impl ResponseBody {
             return Self::Upstream { incoming, exchange: None, until: None };
         }
         Self::Upstream { incoming, exchange: Some(exchange), until: None }
+    }
+
+    /// Tells what becomes of it.
+    pub fn observed(self, seen: Rc<Seen>) -> Self {
+        Self::Observed(Box::new(Observed::new(self, seen)))
     }
 
     /// Cuts an endpoint's answer off if it takes longer.
@@ -93,13 +113,14 @@ impl Body for ResponseBody {
             Self::Compressed(compressing) => compressing.poll_frame(cx),
             Self::Storing(storing) => storing.poll_frame(cx),
             Self::Switched(_) => Poll::Ready(None),
+            Self::Observed(observed) => observed.poll_frame(cx),
             Self::Upstream { incoming, exchange, until } => {
                 let Poll::Ready(mut frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
                     let Some(at) = until else { return Poll::Pending };
                     ready!(at.as_mut().poll(cx));
                     *until = None;
                     if let Some(exchange) = exchange.take() {
-                        exchange.broke_off();
+                        exchange.broke_off(Flag::BodyLate);
                     }
                     return Poll::Ready(Some(Err(BodyError::Late)));
                 };
@@ -109,7 +130,7 @@ impl Body for ResponseBody {
                 match &frame {
                     Some(Err(_)) => {
                         if let Some(exchange) = exchange.take() {
-                            exchange.broke_off();
+                            exchange.broke_off(Flag::UpstreamReset);
                         }
                     }
                     Some(Ok(_)) if !incoming.is_end_stream() => {}
@@ -131,6 +152,7 @@ impl Body for ResponseBody {
             Self::Compressed(compressing) => compressing.is_end_stream(),
             Self::Storing(storing) => storing.body().is_end_stream(),
             Self::Switched(_) => true,
+            Self::Observed(observed) => observed.is_end_stream(),
         }
     }
 
@@ -141,6 +163,7 @@ impl Body for ResponseBody {
             Self::Compressed(_) => SizeHint::default(),
             Self::Switched(_) => SizeHint::with_exact(0),
             Self::Storing(storing) => storing.body().size_hint(),
+            Self::Observed(observed) => observed.size_hint(),
         }
     }
 }

@@ -11,7 +11,8 @@ use arc_swap::{ArcSwap, Cache};
 use crate::listener::connection::Timeouts;
 use crate::mesh_view::{MeshState, MeshView};
 use crate::policy::cache::Cache as AnswerCache;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::{Direction, Metrics};
 use crate::upstream::pool::Pool;
 
 /// Tells discovery that a service is in use.
@@ -34,6 +35,8 @@ pub(crate) struct Context {
     pub pool: Rc<Pool>,
     pub rng: RefCell<fastrand::Rng>,
     pub metrics: Metrics,
+    /// Told of each request, if somebody wants to know.
+    pub log: Option<Arc<AccessLog>>,
     /// Origin of the process clock that [`crate::cluster::state::ClusterShared::touch`] counts from.
     pub epoch: Instant,
     /// Answers say `Connection: close`.
@@ -67,12 +70,20 @@ impl Context {
             pool: worker.pool.clone(),
             rng: RefCell::new(fastrand::Rng::new()),
             metrics: worker.metrics.clone(),
+            log: worker.log.clone(),
             epoch: worker.epoch,
             closing: worker.closing.clone(),
             timeouts: worker.timeouts,
             mirrors: Cell::new(0),
             cache: worker.cache.clone(),
             storing: Cell::new(0),
+        }
+    }
+
+    pub fn direction(&self) -> Direction {
+        match self.side {
+            Side::Outbound { .. } => Direction::Outbound,
+            Side::Inbound { .. } => Direction::Inbound,
         }
     }
 
@@ -87,6 +98,7 @@ pub(crate) struct WorkerParts {
     pub cache: Rc<RefCell<AnswerCache>>,
     pub pool: Rc<Pool>,
     pub metrics: Metrics,
+    pub log: Option<Arc<AccessLog>>,
     pub epoch: Instant,
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,

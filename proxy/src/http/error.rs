@@ -91,4 +91,19 @@ impl RequestError {
         counter.inc();
         Self::Overflow { cluster: cluster.name().to_owned(), why, limit }
     }
+
+    /// The service that the request was for, if it got so far.
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::NoReadyEndpoint { cluster, .. }
+            | Self::CannotConnect { cluster, .. }
+            | Self::Broken { cluster, .. }
+            | Self::BadAnswer { cluster, .. }
+            | Self::Timeout { cluster, .. }
+            | Self::DeadlineExceeded { cluster, .. }
+            | Self::Overflow { cluster, .. } => Some(cluster),
+            Self::LocalAppDown { service, .. } => Some(service),
+            _ => None,
+        }
+    }
 }

@@ -27,6 +27,7 @@ use super::context::{Context, Side};
 use super::error::RequestError;
 use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
+use super::seen::Seen;
 use super::target::Target;
 use super::{headers, upgrade};
 use crate::cluster::breaker::{Admitted, ConnectionPermit, RetryPermit};
@@ -39,6 +40,7 @@ use crate::listener::connection::InFlight;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
 use crate::tcp::far_end::Counted;
+use crate::telemetry::flag::Flag;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
@@ -59,6 +61,8 @@ pub(crate) struct Exchange {
     outcome: Option<Outcome>,
     /// Counts at the client's connection.
     in_flight: Option<InFlight>,
+    /// The answer came to an end, good or bad; else the client is gone.
+    ended: bool,
 }
 
 impl Exchange {
@@ -69,6 +73,7 @@ impl Exchange {
 
     /// The answer has been read to its end.
     pub fn complete(mut self) {
+        self.ended = true;
         let request_done = self.progress.as_ref().is_none_or(|p| p.is_finished());
         if let (Some(lease), true) = (self.lease.take(), request_done) {
             lease.give_back();
@@ -77,7 +82,9 @@ impl Exchange {
 
     /// The answer ended in its middle: because the endpoint went away, or because the client's body did, which takes
     /// the connection with it.
-    pub fn broke_off(mut self) {
+    pub fn broke_off(mut self, flag: Flag) {
+        self.ended = true;
+        self.admitted.cluster().shared.metrics.flagged(flag);
         let by_client = self.progress.as_ref().is_some_and(|p| p.has_failed());
         if self.outcome.is_some() && !by_client {
             self.outcome = Some(Outcome::GatewayFailure);
@@ -87,6 +94,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if !self.ended {
+            self.admitted.cluster().shared.metrics.flagged(Flag::ClientGone);
+        }
         if let Some(outcome) = self.outcome.take() {
             report(&self.ctx, self.admitted.cluster(), self.active.endpoint(), outcome);
         }
@@ -104,12 +114,14 @@ pub(crate) struct Outgoing {
     pub upgrade: Option<HeaderValue>,
     /// Who asks, if it is known.
     pub client: Option<IpAddr>,
+    /// Where it is noted what becomes of it, if it is.
+    pub seen: Option<Rc<Seen>>,
 }
 
 impl Outgoing {
     pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: Incoming) -> Self {
         let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
-        Self { head, target, takes_trailers, body, progress, upgrade: None, client: None }
+        Self { head, target, takes_trailers, body, progress, upgrade: None, client: None, seen: None }
     }
 }
 
@@ -129,6 +141,10 @@ pub(crate) async fn forward(
     let cluster = admitted.cluster();
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
+    let seen = outgoing.seen.clone();
+    if let Some(seen) = &seen {
+        seen.service(cluster.name());
+    }
     let sticky = match cluster.config.cluster.lb_policy.hash_on() {
         None => Sticky::default(),
         Some(on) => Sticky::of(on, &outgoing.head.headers, outgoing.client, ctx.rng.borrow_mut().u64(..)),
@@ -143,6 +159,7 @@ pub(crate) async fn forward(
         admitted: &admitted,
         cluster,
         key: sticky.key,
+        seen: seen.as_deref(),
         tried: Tried::new(),
         replayed: false,
         permit: None,
@@ -167,6 +184,9 @@ pub(crate) async fn forward(
             deadline::tell(request.headers_mut(), left);
         }
         let active = endpoint.start();
+        if let Some(seen) = &seen {
+            seen.tried(endpoint.addr());
+        }
         let (mut link, reused) = match course.link(&endpoint, fresh).await {
             Ok(link) => link,
             Err(why) if why.is_shortage() => return Err(RequestError::Shortage(why.to_string())),
@@ -303,6 +323,7 @@ pub(crate) async fn forward(
             progress,
             outcome,
             in_flight: None,
+            ended: false,
         };
         let mut answer = incoming_answer(answer, exchange);
         if let Some(cookie) = sticky.set_cookie {
@@ -319,6 +340,7 @@ struct Course<'a> {
     cluster: &'a Arc<Cluster>,
     /// By which the request sticks to an endpoint.
     key: Option<u64>,
+    seen: Option<&'a Seen>,
     tried: Tried,
     replayed: bool,
     /// Of the present try, if the route gave it.
@@ -342,6 +364,10 @@ impl Course<'_> {
         self.permit = self.admitted.retry();
         if self.permit.is_none() {
             self.cluster.shared.metrics.overflows.retries.inc();
+            self.cluster.shared.metrics.flagged(Flag::RetryBudget);
+            if let Some(seen) = self.seen {
+                seen.flag(Flag::RetryBudget);
+            }
             return false;
         }
         let rng = self.ctx.rng.borrow_mut().f64();

@@ -35,6 +35,7 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
             progress: None,
             upgrade: None,
             client: outgoing.client,
+            seen: None,
         };
         let (held, name) = (Held::new(ctx), mirror.cluster.clone());
         // Ends with its answer, at the latest with the time for one; the worker's runtime ends what is left.

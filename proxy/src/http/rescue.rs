@@ -5,55 +5,64 @@ use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::error::RequestError;
+use crate::telemetry::flag::Flag;
 
 /// Says that the answer is the proxy's own, and why, in one word.
 pub(crate) const X_WEFT_ERROR: HeaderName = HeaderName::from_static("x-weft-error");
 
 /// [`X_WEFT_ERROR`] of a sidecar whose app is down: the request reached nobody, so a peer may send it elsewhere.
-pub(crate) const LOCAL_APP_DOWN: &str = "local-app-down";
+pub(crate) const LOCAL_APP_DOWN: &str = Flag::LocalAppDown.word();
 
-/// Status and one-word reason.
-pub(crate) fn status(error: &RequestError) -> (StatusCode, &'static str) {
+/// Status and reason.
+pub(crate) fn status(error: &RequestError) -> (StatusCode, Flag) {
     use RequestError as E;
     match error {
-        E::Refused(refusal) => (refusal.status(), refusal.label()),
-        E::Connect => (StatusCode::NOT_IMPLEMENTED, "connect"),
-        E::ConnectTarget(_) => (StatusCode::BAD_REQUEST, "connect-target"),
-        E::ConnectRefused { .. } => (StatusCode::FORBIDDEN, "connect-refused"),
-        E::NoHost | E::BadHost { .. } | E::TwoHosts { .. } => (StatusCode::BAD_REQUEST, "bad-host"),
-        E::Scheme(_) => (StatusCode::BAD_REQUEST, "bad-scheme"),
-        E::Expectation(_) => (StatusCode::EXPECTATION_FAILED, "expectation"),
-        E::Loop(_) => (StatusCode::LOOP_DETECTED, "loop"),
-        E::UnknownHost { .. } | E::Absent { .. } => (StatusCode::NOT_FOUND, "unknown-host"),
-        E::NoControlPlane { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-control-plane"),
-        E::NotResolved { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-resolved"),
-        E::NoRoute { .. } => (StatusCode::NOT_FOUND, "no-route"),
-        E::BadPath(_) => (StatusCode::BAD_REQUEST, "bad-path"),
-        E::BadRewrite { .. } => (StatusCode::BAD_REQUEST, "bad-rewrite"),
-        E::NoCluster { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-cluster"),
-        E::NoReadyEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint"),
-        E::CannotConnect { .. } => (StatusCode::SERVICE_UNAVAILABLE, "connect-failed"),
-        E::Shortage(_) => (StatusCode::SERVICE_UNAVAILABLE, "shortage"),
-        E::LocalAppDown { .. } => (StatusCode::SERVICE_UNAVAILABLE, LOCAL_APP_DOWN),
-        E::Broken { .. } => (StatusCode::BAD_GATEWAY, "upstream-closed"),
-        E::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "upstream-invalid"),
-        E::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout"),
-        E::BadDeadline(_) => (StatusCode::BAD_REQUEST, "bad-deadline"),
-        E::DeadlineSpent | E::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
-        E::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overflow"),
-        E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, "timeout"),
-        E::ClientBody(_) => (StatusCode::BAD_REQUEST, "client-body"),
+        E::Refused(refusal) => (refusal.status(), Flag::Refused),
+        E::Connect => (StatusCode::NOT_IMPLEMENTED, Flag::Connect),
+        E::ConnectTarget(_) => (StatusCode::BAD_REQUEST, Flag::ConnectTarget),
+        E::ConnectRefused { .. } => (StatusCode::FORBIDDEN, Flag::ConnectRefused),
+        E::NoHost | E::BadHost { .. } | E::TwoHosts { .. } => (StatusCode::BAD_REQUEST, Flag::BadHost),
+        E::Scheme(_) => (StatusCode::BAD_REQUEST, Flag::BadScheme),
+        E::Expectation(_) => (StatusCode::EXPECTATION_FAILED, Flag::Expectation),
+        E::Loop(_) => (StatusCode::LOOP_DETECTED, Flag::Loop),
+        E::UnknownHost { .. } | E::Absent { .. } => (StatusCode::NOT_FOUND, Flag::UnknownHost),
+        E::NoControlPlane { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::NoControlPlane),
+        E::NotResolved { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::NotResolved),
+        E::NoRoute { .. } => (StatusCode::NOT_FOUND, Flag::NoRoute),
+        E::BadPath(_) => (StatusCode::BAD_REQUEST, Flag::BadPath),
+        E::BadRewrite { .. } => (StatusCode::BAD_REQUEST, Flag::BadRewrite),
+        E::NoCluster { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::NoCluster),
+        E::NoReadyEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::NoEndpoint),
+        E::CannotConnect { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::ConnectFailed),
+        E::Shortage(_) => (StatusCode::SERVICE_UNAVAILABLE, Flag::Shortage),
+        E::LocalAppDown { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::LocalAppDown),
+        E::Broken { .. } => (StatusCode::BAD_GATEWAY, Flag::UpstreamClosed),
+        E::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, Flag::UpstreamInvalid),
+        E::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamTimeout),
+        E::BadDeadline(_) => (StatusCode::BAD_REQUEST, Flag::BadDeadline),
+        E::DeadlineSpent | E::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::Deadline),
+        E::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::Overflow),
+        E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, Flag::SlowBody),
+        E::ClientBody(_) => (StatusCode::BAD_REQUEST, Flag::ClientBody),
+    }
+}
+
+/// [`X_WEFT_ERROR`] of an error: what is refused says which rule it breaks.
+fn word(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::Refused(refusal) => refusal.label(),
+        error => status(error).1.word(),
     }
 }
 
 /// The answer. After a refusal the connection is closed: what follows on it cannot be trusted.
 pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
-    let (status, reason) = status(error);
+    let (status, _) = status(error);
     let mut response = Response::new(ResponseBody::text(format!("{error}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(X_WEFT_ERROR, HeaderValue::from_static(reason));
+    headers.insert(X_WEFT_ERROR, HeaderValue::from_static(word(error)));
     match error {
         RequestError::Refused(_)
         | RequestError::Connect

@@ -20,6 +20,7 @@ use super::error::RequestError;
 use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use super::resolve::{self, Routed};
+use super::seen::Seen;
 use super::target::Target;
 use super::{mirror, rescue, server, upgrade};
 use crate::listener::connection::Connection;
@@ -27,12 +28,23 @@ use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
 use crate::policy::fault::{Aborted, Drawn};
 use crate::route::compiled::{Action, Forward, Route};
+use crate::telemetry::flag::Flag;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Of an answer that a fault made.
-const FAULT: HeaderValue = HeaderValue::from_static("fault");
+const FAULT: HeaderValue = HeaderValue::from_static(Flag::Fault.word());
+
+/// How a request came.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub connection: &'a Connection,
+    pub started: Instant,
+    /// For how long its caller waits.
+    pub deadline: Option<Duration>,
+    pub seen: Option<&'a Rc<Seen>>,
+}
 
 /// See the module.
 ///
@@ -40,20 +52,24 @@ const FAULT: HeaderValue = HeaderValue::from_static("fault");
 /// Those of forwarding, and if the route makes nothing usable of the request.
 pub(crate) async fn respond(
     ctx: &Rc<Context>,
-    connection: &Connection,
+    call: Call<'_>,
     head: request::Parts,
     target: Target,
     incoming: Incoming,
     routed: Routed,
-    times: (Instant, Option<Duration>),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let Routed { route, path } = routed;
+    if let Some(seen) = call.seen {
+        seen.route(&route.name);
+    }
     if let Some(fault) = &route.fault {
         let Drawn { delay, abort } = fault.draw(&mut ctx.rng.borrow_mut());
         if let Some(delay) = delay {
+            happened(ctx, call.seen, Flag::FaultDelay);
             tokio::time::sleep(delay).await;
         }
         if let Some(abort) = abort {
+            happened(ctx, call.seen, Flag::Fault);
             return Ok(aborted(abort));
         }
     }
@@ -67,7 +83,7 @@ pub(crate) async fn respond(
         }
         (_, Action::Redirect(redirect)) => {
             let path = path.as_deref().unwrap_or_else(|| head.uri.path());
-            let scheme = if connection.tls { "https" } else { "http" };
+            let scheme = if call.connection.tls { "https" } else { "http" };
             let matched = route.matcher.matched_len(path);
             let location = redirect.location(scheme, &target.authority, path, matched, head.uri.query());
             let mut response = own(redirect.status, bytes::Bytes::new());
@@ -84,7 +100,7 @@ pub(crate) async fn respond(
                 Some((_, Lookup::Answer(response))) => response,
                 stored => {
                     let parts = (head, target, incoming);
-                    let response = send(ctx, connection, (&route, to), path, parts, times).await?;
+                    let response = send(ctx, call, (&route, to), path, parts).await?;
                     match stored {
                         Some((policy, lookup)) => cached::keep(ctx, policy, lookup, response),
                         None => response,
@@ -109,12 +125,12 @@ pub(crate) async fn respond(
 
 async fn send(
     ctx: &Rc<Context>,
-    connection: &Connection,
+    call: Call<'_>,
     (route, to): (&Route, &Forward),
     path: Option<String>,
     (mut head, mut target, incoming): (request::Parts, Target, Incoming),
-    (started, deadline): (Instant, Option<Duration>),
 ) -> Result<Response<ResponseBody>, RequestError> {
+    let Call { connection, started, deadline, seen } = call;
     let backend = to.draw(&mut ctx.rng.borrow_mut());
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
     let upgrade = upgrade::asked(&head, !incoming.is_end_stream());
@@ -142,6 +158,7 @@ async fn send(
         // A copy of what begins another protocol would be a request that nobody meant.
         mirror::copies(ctx, to, &mut outgoing);
     }
+    outgoing.seen = seen.cloned();
     let mut plan = Plan::new(to, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
     let forwarded = server::explained(connection, forward(ctx, cluster, outgoing, Some(&mut plan)).await);
@@ -156,6 +173,14 @@ async fn send(
     }
     backend.response_headers.apply(response.headers_mut());
     Ok(response)
+}
+
+/// What a route did on purpose is counted and noted; it is of no service.
+fn happened(ctx: &Context, seen: Option<&Rc<Seen>>, flag: Flag) {
+    ctx.metrics.flagged(ctx.direction(), "", flag);
+    if let Some(seen) = seen {
+        seen.flag(flag);
+    }
 }
 
 /// Keeps the query. None if the path makes no target, such as one that has become too long.

@@ -14,11 +14,14 @@ use super::error::RequestError;
 use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use super::resolve::Resolved;
+use super::routed::Call;
+use super::seen::Seen;
 use super::{connect, downgrade, headers, rescue, resolve, routed, target, upgrade};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
 use crate::policy::deadline;
+use crate::telemetry::flag::Flag;
 
 /// Never fails: every error is an answer.
 pub(crate) async fn handle(
@@ -28,10 +31,14 @@ pub(crate) async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
     let mut in_flight = connection.begin();
-    let mut response = match respond(&ctx, &connection, request).await {
+    let seen = ctx.log.as_ref().map(|log| Seen::new(log, ctx.direction(), connection.peer, &request));
+    let mut response = match respond(&ctx, &connection, request, seen.as_ref()).await {
         Ok(response) => response,
         Err(error) => {
-            count(&ctx, &error);
+            let flag = count(&ctx, &error);
+            if let Some(seen) = &seen {
+                seen.flag(flag);
+            }
             rescue::answer(&error)
         }
     };
@@ -39,20 +46,27 @@ pub(crate) async fn handle(
     response.body_mut().hold(in_flight);
     if version == Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
-        return Ok(response);
+    } else {
+        let far_end = response.body_mut().take_far_end();
+        if ctx.closing.get() && far_end.is_none() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        connection.answered(far_end);
     }
-    let far_end = response.body_mut().take_far_end();
-    if ctx.closing.get() && far_end.is_none() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    connection.answered(far_end);
-    Ok(response)
+    Ok(match seen {
+        None => response,
+        Some(seen) => {
+            seen.answered(response.status());
+            response.map(|body| body.observed(seen))
+        }
+    })
 }
 
 async fn respond(
     ctx: &Rc<Context>,
     connection: &Connection,
     request: Request<Incoming>,
+    seen: Option<&Rc<Seen>>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     if let Some(refusal) = guard::is_refused(request.method(), connection) {
         return Err(refusal.into());
@@ -75,7 +89,8 @@ async fn respond(
         Resolved::Cluster(cluster) => cluster,
         // On the heap: requests without a route do not pay for its size.
         Resolved::Route(found) => {
-            let routed = routed::respond(ctx, connection, head, target, body, found, (started, deadline));
+            let call = Call { connection, started, deadline, seen };
+            let routed = routed::respond(ctx, call, head, target, body, found);
             return Box::pin(routed).await;
         }
     };
@@ -85,6 +100,7 @@ async fn respond(
     let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
     outgoing.upgrade = upgrade;
     outgoing.client = Some(connection.peer.ip());
+    outgoing.seen = seen.cloned();
     let mut plan = Plan::of_caller(deadline, started, ctx.timeouts.request);
     let forwarded = explained(connection, forward(ctx, cluster, outgoing, plan.as_mut()).await);
     let status = match &forwarded {
@@ -143,21 +159,11 @@ fn expectation(head: &mut http::request::Parts) -> Result<(), RequestError> {
     }
 }
 
-fn count(ctx: &Context, error: &RequestError) {
-    match error {
-        RequestError::Refused(refusal) => ctx.metrics.refused(refusal.label()),
-        // Counted with their cluster.
-        RequestError::CannotConnect { .. }
-        | RequestError::NoReadyEndpoint { .. }
-        | RequestError::LocalAppDown { .. }
-        | RequestError::Broken { .. }
-        | RequestError::BadAnswer { .. }
-        | RequestError::Timeout { .. }
-        | RequestError::DeadlineExceeded { .. }
-        | RequestError::Overflow { .. }
-        | RequestError::SlowBody(_)
-        | RequestError::Shortage(_)
-        | RequestError::ClientBody(_) => {}
-        error => ctx.metrics.unrouted(rescue::status(error).1),
+fn count(ctx: &Context, error: &RequestError) -> Flag {
+    if let RequestError::Refused(refusal) = error {
+        ctx.metrics.refused(refusal.label());
     }
+    let flag = rescue::status(error).1;
+    ctx.metrics.flagged(ctx.direction(), error.service().unwrap_or_default(), flag);
+    flag
 }

@@ -1,6 +1,7 @@
 //! What the data path counts. Handles are looked up when a cluster appears, never by a request.
 //!
-//! Series are bounded: services in use times five classes; no series per endpoint (P36).
+//! Series are bounded: services in use times five classes, and times the flags that happened; no series per endpoint
+//! (P36).
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use weft_core::metrics::{
     Counter, Counters, Gauge, Gauges, Histogram, Histograms, Registry, SECONDS_BUCKETS,
 };
 
+use super::flag::Flag;
 use super::tunnels::{TunnelFamilies, TunnelMetrics};
 
 /// Which way a request passes the sidecar.
@@ -45,11 +47,13 @@ pub struct Metrics {
     endpoints: Gauges,
     tunnels: TunnelFamilies,
     refused: Counters,
-    unrouted: Counters,
+    flagged: Counters,
     /// Downstream connections open now.
     pub connections: Gauge,
     /// Downstream connections since start.
     pub connections_total: Counter,
+    /// Lines of the access log for which there was no room.
+    pub log_lines_dropped: Counter,
     /// Copies for mirrors that were not made.
     pub mirrors_dropped: Counter,
     /// Active checks done.
@@ -103,13 +107,17 @@ impl Metrics {
             ),
             tunnels: TunnelFamilies::new(r),
             refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
-            unrouted: r.counters(
-                "weft_proxy_unrouted_total",
-                "Requests answered without an endpoint, by reason",
-                &["reason"],
+            flagged: r.counters(
+                "weft_proxy_flagged_requests_total",
+                "Requests that the proxy answered itself, or that something happened to, by what; no service if none was found",
+                &["direction", "service", "flag"],
             ),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
+            log_lines_dropped: r.counter(
+                "weft_proxy_access_log_lines_dropped_total",
+                "Lines of the access log that were not written, because the disk or the reader is too slow",
+            ),
             mirrors_dropped: r.counter(
                 "weft_proxy_mirrors_dropped_total",
                 "Copies of requests that were not made, because too many are under way",
@@ -136,6 +144,7 @@ impl Metrics {
             ejections: self.ejections.with(&labels),
             connects: self.connects.with(&labels),
             connect_failures: self.connect_failures.with(&labels),
+            flagged: (self.flagged.clone(), direction, service.to_owned()),
             overflows: {
                 let [requests, pending, wait, retries] =
                     OVERFLOWS.map(|kind| self.overflows.with(&[direction.as_str(), service, kind]));
@@ -161,6 +170,9 @@ impl Metrics {
         for kind in OVERFLOWS {
             self.overflows.remove(&[direction.as_str(), service, kind]);
         }
+        for flag in Flag::ALL {
+            self.flagged.remove(&[direction.as_str(), service, flag.word()]);
+        }
         for kind in ["all", "usable"] {
             self.endpoints.remove(&[direction.as_str(), service, kind]);
         }
@@ -171,9 +183,10 @@ impl Metrics {
         self.refused.with(&[kind]).inc();
     }
 
-    /// Counts a request that reached no endpoint.
-    pub fn unrouted(&self, reason: &'static str) {
-        self.unrouted.with(&[reason]).inc();
+    /// Counts what happened to a request; without a service if none was found for it. Such requests are rare, or
+    /// answered at once.
+    pub fn flagged(&self, direction: Direction, service: &str, flag: Flag) {
+        self.flagged.with(&[direction.as_str(), service, flag.word()]).inc();
     }
 }
 
@@ -212,6 +225,8 @@ pub struct ClusterMetrics {
     pub overflows: Overflows,
     /// Tunnels.
     pub tunnels: TunnelMetrics,
+    /// Looked up when it is used: most flags never are.
+    flagged: (Counters, Direction, String),
     /// Endpoints known.
     pub endpoints: Gauge,
     /// Endpoints in rotation.
@@ -222,6 +237,12 @@ impl ClusterMetrics {
     /// Counts for nobody, in tests.
     pub fn detached() -> Self {
         Metrics::new(Registry::new()).cluster(Direction::Outbound, "detached")
+    }
+
+    /// Counts what happened to a request.
+    pub fn flagged(&self, flag: Flag) {
+        let (counters, direction, service) = &self.flagged;
+        counters.with(&[direction.as_str(), service, flag.word()]).inc();
     }
 
     /// Counts an answer.
@@ -242,6 +263,7 @@ mod tests {
         let hello = metrics.cluster(Direction::Outbound, "hello");
         hello.answered(StatusCode::OK, Duration::from_millis(3));
         hello.answered(StatusCode::BAD_GATEWAY, Duration::from_millis(3));
+        hello.flagged(Flag::Overflow);
         let text = metrics.encode();
         let line = "weft_proxy_requests_total{direction=\"outbound\",service=\"hello\",class=\"5xx\"} 1";
         assert!(text.contains(line), "{text}");

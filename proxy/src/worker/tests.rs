@@ -67,6 +67,7 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
             tls: None,
         }],
         metrics,
+        log: None,
         epoch: Instant::now(),
         connections_max: 100,
         timeouts,

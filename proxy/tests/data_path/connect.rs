@@ -77,7 +77,7 @@ async fn whatever_is_no_service_is_refused_and_counted() {
         assert!(!rest.contains("220 ready"), "{target}: {rest}");
     }
     let metrics = get(proxy.admin, "admin", "/metrics").await.body;
-    assert!(metrics.contains("weft_proxy_unrouted_total{reason=\"connect-refused\"} 6"), "{metrics}");
+    assert!(metrics.contains("weft_proxy_flagged_requests_total{direction=\"outbound\",service=\"\",flag=\"connect-refused\"} 6"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

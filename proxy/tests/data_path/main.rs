@@ -1,5 +1,6 @@
 //! The data path over real sockets on loopback: clients, a proxy from a static configuration, upstreams.
 
+mod access_log;
 mod balancing;
 mod connect;
 mod drain;

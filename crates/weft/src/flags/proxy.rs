@@ -7,15 +7,15 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use weft_core::config::{parse_duration, parse_yaml};
+use weft_core::tls::{Identity, Trust};
 use weft_meshconfig::document::{Located, divide, located};
 use weft_meshconfig::{Document, Problem, yaml};
 use weft_proxy::config::{
     self, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster, StaticConfig, TlsFiles,
 };
+use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
 
 use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
-use weft_core::tls::{Identity, Trust};
-
 use crate::failure::Failure;
 
 /// Where the local app sends its calls.
@@ -109,6 +109,14 @@ pub(crate) struct ProxyFlags {
     /// Log as text or as one JSON object a line; default: text
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+    /// Write a line for each request when its answer is over: stdout, or a file, which is made anew when it was moved
+    /// away; default: none
+    #[arg(long, env = "WEFT_ACCESS_LOG", value_name = "stdout|FILE")]
+    pub(crate) access_log: Option<PathBuf>,
+    /// How a line of the access log looks: json, text, or a text with fields in braces, such as
+    /// "{time} {status} {flags} {path}"; default: json
+    #[arg(long, env = "WEFT_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) access_log_format: Option<String>,
     /// File only.
     #[arg(skip)]
     pub(crate) listeners: Option<Vec<ListenerEntry>>,
@@ -137,7 +145,7 @@ impl ProxyFlags {
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
             name, data_dir, join, server, server_ca, server_cert, server_key, outbound, inbound, inbound_cert, inbound_key, admin, gossip_port,
-            advertise, service, workers, drain_timeout, log_level, log_format, listeners, routes, clusters,
+            advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format, listeners, routes, clusters,
             documents,
         );
         self
@@ -178,6 +186,7 @@ impl ProxyFlags {
                 ));
             }
         };
+        let access_log = access_log(self.access_log, self.access_log_format.as_deref())?;
         let gossips = !join.is_empty() || self.gossip_port.is_some();
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
@@ -203,6 +212,7 @@ impl ProxyFlags {
             services: services.collect(),
             workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
             static_config,
+            access_log,
             drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
         })
     }
@@ -233,6 +243,20 @@ fn read(path: &Path) -> Result<ProxyFlags, Failure> {
     let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
     flags.documents = (!documents.is_empty()).then_some(documents);
     Ok(flags)
+}
+
+/// Where requests are logged and how.
+fn access_log(target: Option<PathBuf>, format: Option<&str>) -> Result<Option<AccessLogConfig>, Failure> {
+    if format.is_some() && target.is_none() {
+        return Err(Failure::new("access-log-format needs access-log, which says where lines go"));
+    }
+    let format = format.unwrap_or("json").parse::<Format>();
+    let format = format.map_err(|error| Failure::new(format!("access-log-format: {error}")))?;
+    let target = target.map(|path| match path.to_str() {
+        Some("stdout") => Target::Stdout,
+        _ => Target::File(path),
+    });
+    Ok(target.map(|target| AccessLogConfig { target, format }))
 }
 
 /// What is wrong with the policies of the file's clusters.
@@ -320,6 +344,27 @@ mod tests {
         assert_eq!(advertised.into_config(Vec::new()).unwrap().gossip, "0.0.0.0:0".parse().ok());
         let inbound = ProxyFlags { inbound: "10.0.0.9:15006".parse().ok(), ..flags };
         assert_eq!(inbound.into_config(Vec::new()).unwrap().gossip, "10.0.0.9:0".parse().ok());
+    }
+
+    #[test]
+    fn the_access_log_has_a_target_and_a_format_that_is_checked() {
+        let flags = |target: Option<&str>, format: Option<&str>| ProxyFlags {
+            access_log: target.map(PathBuf::from),
+            access_log_format: format.map(str::to_owned),
+            ..ProxyFlags::default()
+        };
+        let config = |target, format| flags(target, format).into_config(Vec::new());
+        assert_eq!(config(None, None).unwrap().access_log, None);
+        let log = config(Some("stdout"), None).unwrap().access_log;
+        assert_eq!(log, Some(AccessLogConfig { target: Target::Stdout, format: Format::Json }));
+        let log = config(Some("/tmp/a"), Some("{status}")).unwrap().access_log.unwrap();
+        assert_eq!(log.target, Target::File("/tmp/a".into()));
+        for (target, format, why) in
+            [(Some("a"), "{statu}", "no field \"statu\""), (None, "json", "needs access-log")]
+        {
+            let refused = config(target, Some(format)).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
     }
 
     #[test]

@@ -1,0 +1,179 @@
+//! What is noted of a request on its way, for those who are told of it when its answer is over. There is none while
+//! nobody is: then it costs a look at an option.
+
+use std::cell::{Cell, OnceCell};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Method, Request, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+
+use super::body::{BodyError, ResponseBody};
+use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::telemetry::flag::{Flag, Flags};
+use crate::telemetry::metrics::Direction;
+
+/// One request. It is told when it is dropped: with the end of its answer, or with the client.
+pub(crate) struct Seen {
+    log: Arc<AccessLog>,
+    started: Instant,
+    direction: Direction,
+    client: SocketAddr,
+    method: Method,
+    host: String,
+    path: String,
+    protocol: Version,
+    status: Cell<Option<StatusCode>>,
+    head: Cell<Option<Duration>>,
+    flags: Cell<Flags>,
+    bytes: Cell<u64>,
+    service: OnceCell<String>,
+    route: OnceCell<String>,
+    endpoint: Cell<Option<SocketAddr>>,
+    tries: Cell<u32>,
+}
+
+impl Seen {
+    pub fn new<B>(
+        log: &Arc<AccessLog>,
+        direction: Direction,
+        client: SocketAddr,
+        request: &Request<B>,
+    ) -> Rc<Self> {
+        let uri = request.uri();
+        let host = match uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => request.headers().get(HOST).and_then(|v| v.to_str().ok()).unwrap_or_default(),
+        };
+        Rc::new(Self {
+            log: log.clone(),
+            started: Instant::now(),
+            direction,
+            client,
+            method: request.method().clone(),
+            host: host.to_owned(),
+            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            protocol: request.version(),
+            status: Cell::default(),
+            head: Cell::default(),
+            flags: Cell::default(),
+            bytes: Cell::default(),
+            service: OnceCell::new(),
+            route: OnceCell::new(),
+            endpoint: Cell::default(),
+            tries: Cell::default(),
+        })
+    }
+
+    /// Something happened to it.
+    pub fn flag(&self, flag: Flag) {
+        self.flags.set(self.flags.get().with(flag));
+    }
+
+    /// It goes to this service.
+    pub fn service(&self, name: &str) {
+        // Said once: a request has one service.
+        let _ = self.service.set(name.to_owned());
+    }
+
+    /// It took this route.
+    pub fn route(&self, name: &str) {
+        let _ = self.route.set(name.to_owned());
+    }
+
+    /// It is sent to this endpoint now.
+    pub fn tried(&self, endpoint: SocketAddr) {
+        self.endpoint.set(Some(endpoint));
+        self.tries.set(self.tries.get() + 1);
+    }
+
+    /// There is an answer, whose body follows.
+    pub fn answered(&self, status: StatusCode) {
+        self.status.set(Some(status));
+        self.head.set(Some(self.started.elapsed()));
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        if self.status.get().is_none() {
+            self.flag(Flag::ClientGone);
+        }
+        self.log.log(&Entry {
+            direction: self.direction,
+            client: self.client,
+            method: std::mem::take(&mut self.method),
+            host: std::mem::take(&mut self.host),
+            path: std::mem::take(&mut self.path),
+            protocol: self.protocol,
+            status: self.status.get(),
+            flags: self.flags.get(),
+            bytes: self.bytes.get(),
+            took: self.started.elapsed(),
+            head: self.head.get(),
+            service: self.service.take().unwrap_or_default(),
+            route: self.route.take().unwrap_or_default(),
+            endpoint: self.endpoint.get(),
+            tries: self.tries.get(),
+        });
+    }
+}
+
+/// The body of an answer that is counted.
+pub(crate) struct Observed {
+    body: ResponseBody,
+    seen: Rc<Seen>,
+    ended: bool,
+}
+
+impl Observed {
+    pub fn new(body: ResponseBody, seen: Rc<Seen>) -> Self {
+        // Nobody reads the body of an answer to HEAD.
+        let ended = body.is_end_stream() || seen.method == Method::HEAD;
+        Self { body, seen, ended }
+    }
+
+    pub fn inner(&mut self) -> &mut ResponseBody {
+        &mut self.body
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.seen.bytes.set(self.seen.bytes.get() + length);
+                self.ended = self.body.is_end_stream();
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.seen.flag(error.flag());
+                self.ended = true;
+            }
+            Poll::Ready(None) => self.ended = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.seen.flag(Flag::ClientGone);
+        }
+    }
+}
