@@ -106,7 +106,8 @@ impl Door {
         let _counted = Counted::new(&self.ctx.metrics.connections);
         let served = match &self.tls {
             None => self.serve_plain(stream, open.shared()).await,
-            Some(tls) => self.serve_tls(tls, stream, open.shared()).await,
+            // On the heap, as HTTP/2 below: a connection that speaks plain HTTP/1.1 does not pay for their size.
+            Some(tls) => Box::pin(self.serve_tls(tls, stream, open.shared())).await,
         };
         if let Err(error) = served {
             tracing::debug!(%peer, error = %error, "connection ended");
@@ -123,7 +124,7 @@ impl Door {
                 self.http1(Guard::http1(stream, seen, connection.clone()), connection).await
             }
             Some((Detected::Http2, seen)) => {
-                self.http2(Guard::http2(stream, seen, connection.clone()), connection).await
+                Box::pin(self.http2(Guard::http2(stream, seen, connection.clone()), connection)).await
             }
         }
     }
@@ -138,7 +139,9 @@ impl Door {
         let stream =
             tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Ended::SlowHandshake)??;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.http2(Guard::http2(stream, Vec::new(), connection.clone()), connection).await,
+            Some(b"h2") => {
+                Box::pin(self.http2(Guard::http2(stream, Vec::new(), connection.clone()), connection)).await
+            }
             Some(_) => self.http1(Guard::http1(stream, Vec::new(), connection.clone()), connection).await,
             None => self.serve_plain(stream, connection).await,
         }
@@ -148,7 +151,9 @@ impl Door {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| server::handle(self.ctx.clone(), connection.clone(), request));
+        // On the heap, so that an idle connection has no room for a request.
+        let service =
+            service_fn(|request| Box::pin(server::handle(self.ctx.clone(), connection.clone(), request)));
         let mut serving = http1::Builder::new()
             .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service);

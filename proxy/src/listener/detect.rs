@@ -26,12 +26,14 @@ pub(crate) async fn detect<S: AsyncRead + Unpin>(
     connection: &Connection,
 ) -> io::Result<Option<(Detected, Vec<u8>)>> {
     let mut seen = Vec::new();
-    let mut room = [0; 4096];
     loop {
         let read = poll_fn(|cx| {
+            // On the stack, so that a connection that waits has no room for it.
+            let mut room = [0; 4096];
             let mut buf = ReadBuf::new(&mut room);
             // What has arrived is served, even while the worker closes its connections.
             if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                seen.extend_from_slice(buf.filled());
                 return Poll::Ready(read.map(|()| buf.filled().len()));
             }
             if connection.is_closing() || connection.take_head_late() {
@@ -45,7 +47,6 @@ pub(crate) async fn detect<S: AsyncRead + Unpin>(
             return Ok(None);
         }
         connection.moved();
-        seen.extend_from_slice(&room[..read]);
         match decide(&seen) {
             Some(detected) => return Ok(Some((detected, seen))),
             None => connection.at(Position::Head),
