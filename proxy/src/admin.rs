@@ -45,6 +45,11 @@ pub(crate) struct AdminState {
 }
 
 impl AdminState {
+    /// See [`ready`].
+    pub fn why_not_ready(&self) -> Option<String> {
+        ready::why_not(self)
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
@@ -67,7 +72,7 @@ const PATHS: [(&str, &str); 5] = [
 ];
 
 /// Serves until it is aborted; its connections end with it.
-pub(crate) async fn run(socket: std::net::TcpListener, state: AdminState) {
+pub(crate) async fn run(socket: std::net::TcpListener, state: Arc<AdminState>) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -75,7 +80,6 @@ pub(crate) async fn run(socket: std::net::TcpListener, state: AdminState) {
             return;
         }
     };
-    let state = Arc::new(state);
     let mut connections = JoinSet::new();
     let mut oldest_first = VecDeque::new();
     loop {

@@ -28,7 +28,7 @@ use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
 use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, DRAIN_PROPAGATION};
 use crate::listener::connection::Timeouts;
 use crate::listener::socket;
 use crate::mesh_view::MeshState;
@@ -63,6 +63,7 @@ pub struct RunningProxy {
     /// Ended apart, before services are withdrawn: it would announce them again.
     local_checks: JoinSet<()>,
     admin: JoinSet<()>,
+    state: Arc<AdminState>,
     discovery: Discovery,
     gossip: Option<GossipHandle>,
     draining: Arc<AtomicBool>,
@@ -148,7 +149,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     if !config.services.is_empty() {
         local_checks.spawn(health::run(local.clone(), gossip.clone()));
     }
-    let state = AdminState {
+    let state = Arc::new(AdminState {
         config: config.clone(),
         addrs: addrs.clone(),
         node_id: identity.node_id,
@@ -158,9 +159,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         gossip: gossip.clone(),
         metrics,
         draining: draining.clone(),
-    };
+    });
     let mut admin = JoinSet::new();
-    admin.spawn(admin::run(admin_socket, state));
+    admin.spawn(admin::run(admin_socket, state.clone()));
     Ok(RunningProxy {
         addrs,
         config,
@@ -169,6 +170,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         control,
         local_checks,
         admin,
+        state,
         discovery,
         gossip,
         draining,
@@ -183,18 +185,30 @@ impl RunningProxy {
         &self.addrs
     }
 
-    /// Stops in the order that [`crate::drain`] tells. Takes the drain timeout and about two seconds at most.
-    pub async fn drain_and_shutdown(mut self) {
-        self.draining.store(true, Ordering::Release);
+    /// Why it should not get traffic yet, or any more: what `/ready` says. `None` if it should.
+    pub fn why_not_ready(&self) -> Option<String> {
+        self.state.why_not_ready()
+    }
+
+    /// Step 1 of [`crate::drain`]: not ready, and its services are taken out of the mesh. When it returns, peers have
+    /// had the time to hear of it; everything is still served. Only the first call does something.
+    pub async fn withdraw(&mut self) {
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.local_checks.shutdown().await;
-        let mut withdrawn = false;
         if let Some(gossip) = &self.gossip
             && !self.config.services.is_empty()
         {
             gossip.advertise(Vec::new());
-            withdrawn = true;
+            tokio::time::sleep(DRAIN_PROPAGATION.min(self.config.drain_timeout)).await;
         }
-        crate::drain::drain(&self.phase, self.workers, self.config.drain_timeout, withdrawn).await;
+    }
+
+    /// Stops in the order that [`crate::drain`] tells. Takes the drain timeout and about two seconds at most.
+    pub async fn drain_and_shutdown(mut self) {
+        self.withdraw().await;
+        crate::drain::drain(&self.phase, self.workers, self.config.drain_timeout).await;
         if let Some(gossip) = &self.gossip {
             gossip.leave().await;
         }

@@ -1,6 +1,6 @@
 //! The order of a graceful stop (D12, P46): peers hear of it first, and connections are refused last.
 //!
-//! 1. Not ready; services are withdrawn from the mesh. Everything is still served, for [`DRAIN_PROPAGATION`], while
+//! 1. Not ready; services are withdrawn from the mesh. Everything is still served, for [`DRAIN_PROPAGATION`](crate::limits::DRAIN_PROPAGATION), while
 //!    peers take it out of their rotation.
 //! 2. Answers say `Connection: close`, for [`DRAIN_LINGER`]: clients with idle connections learn it with their next
 //!    answer instead of by a reset.
@@ -12,19 +12,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::limits::{DRAIN_LINGER, DRAIN_PROPAGATION};
+use crate::limits::DRAIN_LINGER;
 use crate::worker::{Phase, Worker};
 
-/// Steps 2 to 4, and the waiting of step 1 if something was withdrawn.
-pub(crate) async fn drain(
-    phase: &watch::Sender<Phase>,
-    workers: Vec<Worker>,
-    timeout: Duration,
-    withdrawn: bool,
-) {
-    if withdrawn {
-        tokio::time::sleep(DRAIN_PROPAGATION.min(timeout)).await;
-    }
+/// Steps 2 to 4.
+pub(crate) async fn drain(phase: &watch::Sender<Phase>, workers: Vec<Worker>, timeout: Duration) {
     phase.send_replace(Phase::Closing);
     tokio::time::sleep(DRAIN_LINGER.min(timeout)).await;
     phase.send_replace(Phase::Stopping);

@@ -13,6 +13,7 @@ mod lock;
 mod members;
 mod proxy;
 mod quota;
+mod run;
 mod semaphore;
 pub(crate) mod server;
 mod services;
@@ -40,6 +41,7 @@ Start here:
 Run:
   server        A control-plane server; three or five form one group
   proxy         A sidecar beside your service
+  run           Your service and its sidecar as one: started, stopped and ended in order
 
 Look:
   get           Routes that are stored
@@ -102,6 +104,7 @@ enum Command {
     Dev(crate::flags::DevFlags),
     Server(Box<crate::flags::ServerFlags>),
     Proxy(Box<crate::flags::ProxyFlags>),
+    Run(Box<run::Run>),
     Services(services::Services),
     Endpoints(endpoints::Endpoints),
     Members(members::Members),
@@ -137,6 +140,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
             control(Some(flags.workers()?), server::run(flags))
         }
         Command::Proxy(flags) => control(None, proxy::run(*flags)),
+        // The app is tied to the life of this very thread, which runs what `control` is given.
+        Command::Run(command) => control(None, command.run()),
         Command::Services(command) => client(command.run()),
         Command::Endpoints(command) => client(command.run()),
         Command::Members(command) => client(command.run()),

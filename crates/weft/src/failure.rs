@@ -9,6 +9,8 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const SESSION_LOST: u8 = 75;
 /// A lock was not granted in time, as timeout(1) answers.
 pub(crate) const NOT_GRANTED: u8 = 124;
+/// A sidecar was not ready in time.
+pub(crate) const NOT_STARTED: u8 = NOT_GRANTED;
 /// The command cannot be executed, as shells answer.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found, as shells answer.

@@ -1,5 +1,5 @@
-//! The command that runs while something is held: signals are forwarded to it, and it does not outlive
-//! the grant.
+//! A command that runs under `weft`: signals are forwarded to it, and it does not outlive us, nor a grant that it
+//! was started with.
 //!
 //! Without a terminal on standard input the child gets a process group of its own, and signals go to
 //! the whole group, so that what a shell script started ends with it. With a terminal it stays in ours,
@@ -47,9 +47,9 @@ pub(crate) async fn run(
     let mut kill_at: Option<Instant> = None;
     loop {
         tokio::select! {
-            status = child.process.wait() => {
-                let status = status.map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))?;
-                return Ok(if kill_at.is_some() { Ended::Lost } else { Ended::Code(code(status)) });
+            code = child.ended() => {
+                let code = code?;
+                return Ok(if kill_at.is_some() { Ended::Lost } else { Ended::Code(code) });
             }
             reason = &mut gone, if kill_at.is_none() => {
                 // The margin before the lease's real end is split: half of it for an orderly end.
@@ -89,14 +89,16 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code & 0xff).unwrap_or(u8::MAX)
 }
 
-struct Running {
+/// A command that was started.
+pub(crate) struct Running {
     process: Child,
     pid: Option<Pid>,
     own_group: bool,
 }
 
 impl Running {
-    fn start(command: &[OsString], environment: &[(&str, String)]) -> Result<Self, Failure> {
+    /// Starts it, with `environment` added to ours.
+    pub(crate) fn start(command: &[OsString], environment: &[(&str, String)]) -> Result<Self, Failure> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| Failure::new("no command given after --"))?;
         let own_group = !std::io::stdin().is_terminal();
@@ -123,15 +125,22 @@ impl Running {
         Ok(Self { process, pid, own_group })
     }
 
+    /// Its exit code as shells report it, once it has ended. May be cancelled and called again.
+    pub(crate) async fn ended(&mut self) -> Result<u8, Failure> {
+        let status = self.process.wait().await;
+        status.map(code).map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))
+    }
+
     /// A signal that we got. With a terminal, the child has got its SIGINT already.
-    fn forward(&self, signal: i32) {
+    pub(crate) fn forward(&self, signal: i32) {
         let from_terminal = !self.own_group && signal == Signal::INT.as_raw();
         if let (false, Some(signal)) = (from_terminal, Signal::from_named_raw(signal)) {
             self.signal(signal);
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal, and to what it started if it has a group of its own.
+    pub(crate) fn signal(&self, signal: Signal) {
         let Some(pid) = self.pid else { return };
         let sent = if self.own_group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
         if let Err(error) = sent {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use weft_proxy::app;
+use weft_proxy::app::{self, RunningProxy};
 
 use crate::failure::Failure;
 use crate::flags::{ProxyFlags, start_logging};
@@ -12,23 +12,10 @@ use crate::signals::Signals;
 
 /// Runs a sidecar until it is asked to end, then drains it.
 pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
-    let flags = flags.layered()?;
-    start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
-    crate::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
-    let servers = resolve(flags.server.as_deref().unwrap_or_default()).await?;
-    let mut config = flags.into_config(servers)?;
-    if config.services.is_empty() && config.inbound.take().is_some() {
-        tracing::warn!(
-            "inbound is off: there is no service to receive for; name one with --service NAME=IP:PORT"
-        );
-    }
-    let name = config.name.clone();
-    let proxy = tokio::select! {
-        proxy = app::start(config) => {
-            proxy.map_err(|error| Failure::new(format!("proxy {name} does not start: {error}")))?
-        }
-        signal = signals.next() => return Ok(crate::signals::signal_exit(signal)),
+    let (name, proxy) = match start(flags, "info", &mut signals).await? {
+        Started::Runs(name, proxy) => (name, proxy),
+        Started::Asked(signal) => return Ok(crate::signals::signal_exit(signal)),
     };
     let addrs = proxy.addrs();
     let listener = |address: Option<SocketAddr>, use_of_it: &str| match address {
@@ -49,6 +36,40 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     let signal = signals.next().await;
     tracing::info!(signal, "draining");
     Ok(signals.end_gracefully(None, proxy.drain_and_shutdown()).await)
+}
+
+/// What came of a start.
+pub(crate) enum Started {
+    /// It runs under this name, and all its ports listen.
+    Runs(String, Box<RunningProxy>),
+    /// This signal came first.
+    Asked(i32),
+}
+
+/// Starts a sidecar, and logging at `log_level` unless the flags say otherwise.
+pub(crate) async fn start(
+    flags: ProxyFlags,
+    log_level: &str,
+    signals: &mut Signals,
+) -> Result<Started, Failure> {
+    let flags = flags.layered()?;
+    start_logging(flags.log_level.as_deref(), flags.log_format, log_level)?;
+    crate::descriptors::raise_limit();
+    let servers = resolve(flags.server.as_deref().unwrap_or_default()).await?;
+    let mut config = flags.into_config(servers)?;
+    if config.services.is_empty() && config.inbound.take().is_some() {
+        tracing::warn!(
+            "inbound is off: there is no service to receive for; name one with --service NAME=IP:PORT"
+        );
+    }
+    let name = config.name.clone();
+    tokio::select! {
+        proxy = app::start(config) => match proxy {
+            Ok(proxy) => Ok(Started::Runs(name, Box::new(proxy))),
+            Err(error) => Err(Failure::new(format!("proxy {name} does not start: {error}"))),
+        },
+        signal = signals.next() => Ok(Started::Asked(signal)),
+    }
 }
 
 /// Servers may be named by host name; each name stands for all its addresses.

@@ -1,0 +1,120 @@
+//! `weft run -- COMMAND…`.
+
+use std::ffi::OsString;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::Signal;
+use weft_core::config::parse_duration;
+use weft_proxy::app::RunningProxy;
+
+use super::child::Running;
+use super::proxy::{self, Started};
+use crate::failure::{Failure, NOT_STARTED};
+use crate::flags::ProxyFlags;
+use crate::signals::{self, Signals};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether the sidecar is ready.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Run an app together with its sidecar
+///
+/// Starts a sidecar with the flags of `weft proxy`, waits until it is ready, then runs COMMAND in the foreground and exits with its
+/// code (128 + n after signal n), so that jobs end. COMMAND finds the address for its calls in WEFT_SIDECAR. On
+/// SIGTERM or SIGINT the services are taken out of the mesh first, while everything is still served; then COMMAND
+/// gets the signal, and the sidecar serves its calls until it has ended. A second signal kills it; SIGHUP is passed on. 124: the
+/// sidecar was not ready in time, and COMMAND was not started.
+///
+/// Example: weft run --join 10.0.0.1:7946 --service orders=127.0.0.1:8080,check=/health -- ./orders
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    sidecar: ProxyFlags,
+    /// How long to wait for the sidecar to be ready, such as 30s; default: 60s
+    #[arg(long, env = "WEFT_START_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
+    start_timeout: Option<Duration>,
+    /// Also tell COMMAND to use the sidecar as its HTTP proxy, by http_proxy and HTTP_PROXY
+    #[arg(long)]
+    http_proxy: bool,
+    /// The app, with its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let mut signals = Signals::listen()?;
+        let mut sidecar = match proxy::start(self.sidecar, "warn", &mut signals).await? {
+            Started::Runs(_, sidecar) => sidecar,
+            Started::Asked(signal) => return Ok(signals::signal_exit(signal)),
+        };
+        let limit = self.start_timeout.unwrap_or(START_TIMEOUT);
+        let ended = tokio::select! {
+            late = ready(&sidecar, limit) => match late {
+                None => supervise(&self.command, self.http_proxy, &mut sidecar, &mut signals).await.map(ExitCode::from),
+                Some(why) => {
+                    let message = format!("the sidecar is not ready after {limit:?}, and the app was not started: {why}");
+                    Err(Failure::with_code(NOT_STARTED, message))
+                }
+            },
+            signal = signals.next() => Ok(signals::signal_exit(signal)),
+        };
+        signals.end_gracefully(None, sidecar.drain_and_shutdown()).await;
+        ended
+    }
+}
+
+/// Why it is not ready when the time is over. `None` as soon as it is.
+async fn ready(sidecar: &RunningProxy, limit: Duration) -> Option<String> {
+    let until = tokio::time::Instant::now() + limit;
+    loop {
+        let why = sidecar.why_not_ready()?;
+        if tokio::time::Instant::now() >= until {
+            return Some(why);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Runs the app to its end. Answers its exit code.
+async fn supervise(
+    command: &[OsString],
+    http_proxy: bool,
+    sidecar: &mut RunningProxy,
+    signals: &mut Signals,
+) -> Result<u8, Failure> {
+    let mut environment = Vec::new();
+    if let Some(outbound) = sidecar.addrs().outbound {
+        environment.push(("WEFT_SIDECAR", outbound.to_string()));
+        if http_proxy {
+            // Programs read the one or the other; curl only the first.
+            environment.extend(["http_proxy", "HTTP_PROXY"].map(|name| (name, format!("http://{outbound}"))));
+        }
+    }
+    let mut app = Running::start(command, &environment)?;
+    // The signal that asked to end; the app gets it once its callers have gone elsewhere.
+    let mut asked: Option<i32> = None;
+    let mut withdrawn = false;
+    let mut withdrawing = pin!(sidecar.withdraw());
+    loop {
+        tokio::select! {
+            code = app.ended() => return code,
+            () = &mut withdrawing, if asked.is_some() && !withdrawn => {
+                withdrawn = true;
+                asked.iter().for_each(|signal| app.forward(*signal));
+            }
+            signal = signals.next() => match asked {
+                _ if signal == Signal::HUP.as_raw() => app.forward(signal),
+                None => asked = Some(signal),
+                Some(_) => {
+                    eprintln!("second signal: killing the app");
+                    app.signal(Signal::KILL);
+                }
+            },
+        }
+    }
+}
