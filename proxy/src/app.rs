@@ -3,7 +3,7 @@
 //! Tasks on the control runtime: discovery's own, `feed` (config snapshots into the mesh view), active health checks,
 //! expiry of ejections, checks of local services, the admin port, gossip's own. Traffic runs on worker threads.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use weft_xds_proto::resource::labels;
 use crate::admin::{self, AdminState};
 use crate::cluster::{expiry, health_check};
 use crate::config::static_config::static_endpoint;
-use crate::config::{ConfigProblems, LocalService, ProxyConfig};
+use crate::config::{BoundListener, ConfigProblems, LocalService, ProxyConfig};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
@@ -30,8 +30,9 @@ use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::limits::{CONNECTIONS_MAX, DRAIN_PROPAGATION};
 use crate::listener::connection::Timeouts;
-use crate::listener::socket;
+use crate::listener::unix::SocketFile;
 use crate::mesh_view::MeshState;
+use crate::sockets::{Handle, Origin, Sockets};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::metrics::{Direction, Metrics};
@@ -50,6 +51,25 @@ pub struct ProxyAddrs {
     pub gossip: Option<SocketAddr>,
     /// Static listeners by name.
     pub listeners: Vec<(String, SocketAddr)>,
+    /// Ports and sockets of single services.
+    pub upstreams: Vec<BoundListener>,
+    /// Inbound ports of services that speak no HTTP.
+    pub inbound_tcp: Vec<BoundListener>,
+}
+
+impl ProxyAddrs {
+    /// With the admin port alone.
+    pub(crate) fn new(admin: SocketAddr) -> Self {
+        Self {
+            outbound: None,
+            inbound: None,
+            admin,
+            gossip: None,
+            listeners: Vec::new(),
+            upstreams: Vec::new(),
+            inbound_tcp: Vec::new(),
+        }
+    }
 }
 
 /// A proxy that runs. Dropping it stops it without a drain.
@@ -69,6 +89,8 @@ pub struct RunningProxy {
     draining: Arc<AtomicBool>,
     /// Ends with the workers.
     log_writer: Option<Writer>,
+    /// Removed with it.
+    _socket_files: Vec<SocketFile>,
     /// Holds the lock on the folder.
     _data_dir: Option<DataDir>,
 }
@@ -83,7 +105,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let routes = config.static_config.as_ref().map(StaticRoutes::new).transpose();
     let routes = routes.map_err(|why| ConfigProblems(vec![why]))?.unwrap_or_default();
     let identity = Identity::of(config.data_dir.as_deref())?;
-    let sockets = Sockets::bind(&config)?;
+    let mut sockets = Sockets::bind(&config)?;
     let tls = match &config.inbound_tls {
         Some(files) => Some(weft_core::tls::server_config(&files.cert, &files.key, &[b"h2", b"http/1.1"])?),
         None => None,
@@ -92,12 +114,15 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         Some(trust) => Some(Arc::new(Dialling::load(trust).map_err(StartError::ServerTls)?)),
         None => None,
     };
-    let advertised = match sockets.inbound_addr() {
-        Some(addr) => Some(advertised("inbound", addr, config.advertise)?),
-        None => None,
-    };
+    let told = |what, addr| advertised(what, addr, config.advertise);
+    let advertised = sockets.addrs().inbound.map(|addr| told("inbound", addr)).transpose()?;
+    let mut own = std::mem::take(&mut sockets.own);
+    for (_, addr) in &mut own {
+        *addr = told("inbound-tcp", *addr)?;
+    }
     let gossip = start_gossip(&config, &identity).await?;
-    let addrs = sockets.addrs(gossip.as_ref().map(|(addr, _)| *addr));
+    let mut addrs = sockets.addrs().clone();
+    addrs.gossip = gossip.as_ref().map(|(addr, _)| *addr);
     let gossip = gossip.map(|(_, handle)| handle);
 
     let metrics = Metrics::new(Registry::new());
@@ -122,11 +147,6 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         let discovery = discovery.clone();
         Arc::new(move |service: &str| discovery.want(service)) as Want
     });
-    let only = match config.services.as_slice() {
-        [service] => Some(service.name.clone()),
-        _ => None,
-    };
-    let sides = Sides { outbound: Side::Outbound { want }, inbound: Side::Inbound { only } };
     let (log, log_writer) = match &config.access_log {
         None => (None, None),
         Some(wanted) => {
@@ -135,11 +155,12 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
             (Some(log), Some(writer))
         }
     };
-    let shared = (&metrics, log);
-    let (workers, admin_socket) =
-        start_workers(&config, sockets, &sides, (&outbound, &inbound), tls, shared, &phases)?;
+    let meshes = (&outbound, &inbound);
+    let workers =
+        start_workers(&config, &mut sockets, want.as_ref(), meshes, tls.as_ref(), (&metrics, log), &phases)?;
+    let (admin_socket, socket_files) = sockets.finish();
 
-    let local = LocalServices::new(&config.name, identity.node_id, advertised, &config.services);
+    let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services);
     let draining = Arc::new(AtomicBool::new(false));
     let mut control = JoinSet::new();
     control.spawn(feed(snapshots, outbound.clone()));
@@ -175,6 +196,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         gossip,
         draining,
         log_writer,
+        _socket_files: socket_files,
         _data_dir: identity.data_dir,
     })
 }
@@ -258,80 +280,48 @@ fn unix_seconds() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
 }
 
-/// All listening sockets, a set for each worker.
-struct Sockets {
-    outbound: Option<(SocketAddr, Vec<TcpListener>)>,
-    inbound: Option<(SocketAddr, Vec<TcpListener>)>,
-    listeners: Vec<(String, SocketAddr, Vec<TcpListener>)>,
-    admin: (SocketAddr, TcpListener),
-}
-
-impl Sockets {
-    fn bind(config: &ProxyConfig) -> Result<Self, StartError> {
-        let bind = |what: &str, addr| socket::bind(what, addr, config.workers);
-        let (admin, mut sockets) = socket::bind("admin", config.admin, 1)?;
-        let outbound = config.outbound.map(|addr| bind("outbound", addr)).transpose()?;
-        let inbound = config.inbound.map(|addr| bind("inbound", addr)).transpose()?;
-        let mut listeners = Vec::new();
-        for (name, addr) in config.static_config.iter().flat_map(|s| s.listener_addresses()) {
-            let (addr, sockets) = bind(&format!("listener {name}"), addr)?;
-            listeners.push((name, addr, sockets));
-        }
-        let admin = (admin, sockets.pop().expect("bind gives as many sockets as asked for"));
-        Ok(Self { outbound, inbound, listeners, admin })
-    }
-
-    fn inbound_addr(&self) -> Option<SocketAddr> {
-        self.inbound.as_ref().map(|(addr, _)| *addr)
-    }
-
-    fn addrs(&self, gossip: Option<SocketAddr>) -> ProxyAddrs {
-        let first = || self.listeners.first().map(|(_, addr, _)| *addr);
-        ProxyAddrs {
-            outbound: self.outbound.as_ref().map(|(addr, _)| *addr).or_else(first),
-            inbound: self.inbound_addr(),
-            admin: self.admin.0,
-            gossip,
-            listeners: self.listeners.iter().map(|(name, addr, _)| (name.clone(), *addr)).collect(),
-        }
-    }
-}
-
-struct Sides {
-    outbound: Side,
-    inbound: Side,
-}
-
 fn start_workers(
     config: &ProxyConfig,
-    mut sockets: Sockets,
-    sides: &Sides,
+    sockets: &mut Sockets,
+    want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<&Arc<rustls::ServerConfig>>,
     (metrics, log): (&Metrics, Option<Arc<AccessLog>>),
     phase: &watch::Receiver<Phase>,
-) -> Result<(Vec<Worker>, TcpListener), StartError> {
+) -> Result<Vec<Worker>, StartError> {
     let epoch = Instant::now();
+    let only = match config.services.as_slice() {
+        [service] => Some(service.name.clone()),
+        _ => None,
+    };
+    let door = |Handle { socket, entry, from }: Handle| match from {
+        Origin::App { to } => DoorConfig {
+            socket,
+            entry,
+            side: Side::Outbound { want: want.cloned(), to },
+            mesh: outbound.clone(),
+            tls: None,
+        },
+        Origin::Peers { to: Some(service) } => DoorConfig {
+            socket,
+            entry,
+            side: Side::Inbound { only: Some(service) },
+            mesh: inbound.clone(),
+            tls: None,
+        },
+        Origin::Peers { to: None } => DoorConfig {
+            socket,
+            entry,
+            side: Side::Inbound { only: only.clone() },
+            mesh: inbound.clone(),
+            tls: tls.cloned(),
+        },
+    };
     let mut workers = Vec::with_capacity(config.workers);
     for index in 0..config.workers {
-        let from_app = sockets.outbound.iter_mut().map(|(_, s)| s);
-        let from_app = from_app.chain(sockets.listeners.iter_mut().map(|(_, _, s)| s));
-        let mut doors: Vec<DoorConfig> = from_app
-            .filter_map(Vec::pop)
-            .map(|listener| DoorConfig {
-                listener,
-                side: sides.outbound.clone(),
-                mesh: outbound.clone(),
-                tls: None,
-            })
-            .collect();
-        if let Some(listener) = sockets.inbound.as_mut().and_then(|(_, s)| s.pop()) {
-            let (side, mesh) = (sides.inbound.clone(), inbound.clone());
-            doors.push(DoorConfig { listener, side, mesh, tls: tls.clone() });
-        }
         let worker = Worker::spawn(WorkerConfig {
             index,
-            doors,
+            doors: sockets.take().into_iter().map(door).collect(),
             metrics: metrics.clone(),
             log: log.clone(),
             epoch,
@@ -341,7 +331,7 @@ fn start_workers(
         });
         workers.push(worker.map_err(|source| StartError::Worker { worker: index, source })?);
     }
-    Ok((workers, sockets.admin.1))
+    Ok(workers)
 }
 
 async fn start_gossip(

@@ -10,10 +10,13 @@ use weft_xds_proto::resource::labels;
 
 use crate::health::SIDECAR_LABEL;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+use crate::listener::proxy_protocol::Network;
 use crate::telemetry::access_log::AccessLogConfig;
 
+pub mod declared;
 pub mod static_config;
 
+pub use declared::{BoundListener, Declared, DeclaredTcp, ListenAt, Takes};
 pub use static_config::{ListenerEntry, RouteEntry, StaticCluster, StaticConfig, StaticEndpoint};
 
 /// Everything a proxy needs to start. Addresses with port 0 mean any free port.
@@ -32,8 +35,14 @@ pub struct ProxyConfig {
     pub server_trust: Option<Trust>,
     /// Where the local app sends its calls; `None` for a proxy that only receives.
     pub outbound: Option<SocketAddr>,
+    /// Ports and sockets of their own for single services.
+    pub upstreams: Vec<Declared>,
     /// Where peers send calls for the local services.
     pub inbound: Option<SocketAddr>,
+    /// Load balancers in front of `inbound` that tell with a PROXY protocol header who the client is.
+    pub inbound_accept_proxy: Vec<Network>,
+    /// Where peers connect to local services that speak no HTTP, one port each: `Takes::Tcp` at `ListenAt::Tcp`.
+    pub inbound_tcp: Vec<Declared>,
     /// Terminates TLS on `inbound`; plaintext without.
     pub inbound_tls: Option<TlsFiles>,
     /// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
@@ -98,7 +107,10 @@ impl ProxyConfig {
             servers: Vec::new(),
             server_trust: None,
             outbound: Some(any),
+            upstreams: Vec::new(),
             inbound: None,
+            inbound_accept_proxy: Vec::new(),
+            inbound_tcp: Vec::new(),
             inbound_tls: None,
             admin: any,
             gossip: None,
@@ -158,16 +170,78 @@ impl ProxyConfig {
                 problems.push(format!("service {:?}: the health path must start with /", service.name));
             }
         }
+        self.check_declared(&mut problems);
         let has_listener = self.outbound.is_some()
             || self.inbound.is_some()
+            || !self.upstreams.is_empty()
+            || !self.inbound_tcp.is_empty()
             || self.static_config.as_ref().is_some_and(|s| !s.listeners.is_empty());
         if !has_listener {
-            problems.push("nothing to listen on: give outbound, inbound or listeners".to_owned());
+            problems.push("nothing to listen on: give outbound, inbound, upstream or listeners".to_owned());
         }
         if let Some(config) = &self.static_config {
             problems.extend(config.problems());
         }
         if problems.is_empty() { Ok(()) } else { Err(ConfigProblems(problems)) }
+    }
+}
+
+impl ProxyConfig {
+    fn check_declared(&self, problems: &mut Vec<String>) {
+        let all = || self.upstreams.iter().chain(&self.inbound_tcp);
+        for (i, one) in all().enumerate() {
+            let again = all().take(i).any(|other| same_place(&one.at, &other.at));
+            if again {
+                problems.push(format!("listener {} is given twice", one.at));
+            }
+        }
+        for one in &self.inbound_tcp {
+            let service = one.service();
+            if !matches!(one.takes, Takes::Tcp(_)) {
+                problems.push(format!(
+                    "inbound-tcp {}: protocol is {}, and tcp there",
+                    one.at,
+                    one.protocol()
+                ));
+            }
+            if !self.services.iter().any(|s| s.name == service) {
+                problems.push(format!(
+                    "inbound-tcp {}: no service {service:?} to receive for; name it with --service {service}=IP:PORT",
+                    one.at
+                ));
+            }
+            if self.inbound_tcp.iter().filter(|other| other.service() == service).count() > 1 {
+                problems
+                    .push(format!("inbound-tcp: service {service:?} has several ports, and peers take one"));
+            }
+            if matches!(one.at, ListenAt::Unix { .. }) {
+                problems.push(format!("inbound-tcp {}: peers cannot reach a Unix socket", one.at));
+            }
+        }
+        for service in self.services.iter().filter(|s| s.is_tcp() && self.inbound.is_some()) {
+            if !self.inbound_tcp.iter().any(|one| one.service() == service.name) {
+                let name = &service.name;
+                problems.push(format!(
+                    "service {name:?} speaks no HTTP, which inbound is for: give it a port of its own with \
+                     --inbound-tcp IP:PORT={name}"
+                ));
+            }
+        }
+    }
+}
+
+fn same_place(one: &ListenAt, other: &ListenAt) -> bool {
+    match (one, other) {
+        (ListenAt::Tcp(one), ListenAt::Tcp(other)) => one == other && one.port() != 0,
+        (ListenAt::Unix { path: one, .. }, ListenAt::Unix { path: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
+impl LocalService {
+    /// Whether it speaks something other than HTTP.
+    pub fn is_tcp(&self) -> bool {
+        self.labels.get(labels::PROTOCOL).is_some_and(|p| p.eq_ignore_ascii_case("tcp"))
     }
 }
 

@@ -20,6 +20,16 @@ pub enum StartError {
         /// From the kernel.
         source: std::io::Error,
     },
+    /// A Unix socket.
+    #[error("cannot listen on {path} ({what}): {source}")]
+    BindUnix {
+        /// Which listener.
+        what: String,
+        /// Its file.
+        path: std::path::PathBuf,
+        /// From the kernel, or what is there.
+        source: std::io::Error,
+    },
     /// The data folder.
     #[error(transparent)]
     DataDir(#[from] weft_core::fsio::DataDirError),

@@ -39,6 +39,8 @@ pub struct LocalServices {
     instance_id: String,
     /// Where peers send calls; the app's own address without an inbound listener.
     inbound: Option<SocketAddr>,
+    /// The same of services with a port of their own.
+    own: Vec<(String, SocketAddr)>,
     /// Label of this proxy.
     name: String,
     /// Held to copy in or out, nothing else.
@@ -46,8 +48,14 @@ pub struct LocalServices {
 }
 
 impl LocalServices {
-    /// All critical, until checked.
-    pub fn new(name: &str, id: NodeId, inbound: Option<SocketAddr>, services: &[LocalService]) -> Arc<Self> {
+    /// All critical, until checked. `own`: services that have an inbound port of their own.
+    pub fn new(
+        name: &str,
+        id: NodeId,
+        inbound: Option<SocketAddr>,
+        own: Vec<(String, SocketAddr)>,
+        services: &[LocalService],
+    ) -> Arc<Self> {
         let status = |service: &LocalService| LocalStatus {
             service: service.clone(),
             health: InstanceHealth::Critical,
@@ -56,6 +64,7 @@ impl LocalServices {
         Arc::new(Self {
             instance_id: instance_id(name, id),
             inbound,
+            own,
             name: name.to_owned(),
             statuses: Mutex::new(services.iter().map(status).collect()),
         })
@@ -70,13 +79,15 @@ impl LocalServices {
     pub fn records(&self) -> Vec<InstanceRecord> {
         let record = |status: &LocalStatus| {
             let mut metadata = status.service.labels.clone();
-            if self.inbound.is_some() {
+            let own = self.own.iter().find(|(name, _)| *name == status.service.name).map(|(_, addr)| *addr);
+            let inbound = own.or(self.inbound);
+            if inbound.is_some() {
                 metadata.insert(SIDECAR_LABEL.to_owned(), self.name.clone());
             }
             InstanceRecord {
                 service: status.service.name.clone(),
                 instance_id: self.instance_id.clone(),
-                address: self.inbound.unwrap_or(status.service.addr),
+                address: inbound.unwrap_or(status.service.addr),
                 health: status.health,
                 metadata,
             }
@@ -163,7 +174,7 @@ mod tests {
     /// P28.
     #[test]
     fn instances_are_critical_until_their_first_check_passes() {
-        let local = LocalServices::new("p", NodeId(1), None, &services());
+        let local = LocalServices::new("p", NodeId(1), None, Vec::new(), &services());
         assert!(local.records().iter().all(|r| r.health == InstanceHealth::Critical));
         assert!(local.record(vec![Ok(()), Err("refused".into())]));
         let health: Vec<_> = local.records().iter().map(|r| r.health).collect();
@@ -178,8 +189,10 @@ mod tests {
     fn peers_are_told_the_inbound_address_if_there_is_one() {
         let app = "127.0.0.1:8080".parse().unwrap();
         let inbound = "10.0.0.1:15006".parse().unwrap();
-        assert_eq!(LocalServices::new("p", NodeId(1), None, &services()).records()[0].address, app);
-        let records = LocalServices::new("p", NodeId(1), Some(inbound), &services()).records();
+        assert_eq!(LocalServices::new("p", NodeId(1), None, vec![], &services()).records()[0].address, app);
+        let own = vec![("billing".to_owned(), "10.0.0.1:7".parse().unwrap())];
+        let records = LocalServices::new("p", NodeId(1), Some(inbound), own.clone(), &services()).records();
+        assert_eq!(records[1].address, own[0].1, "its own port");
         assert_eq!(records[0].address, inbound);
         assert_eq!(
             (records[0].metadata["sidecar"].as_str(), records[0].metadata["version"].as_str()),

@@ -26,6 +26,7 @@ pub mod listener;
 pub mod mesh_view;
 pub mod policy;
 pub mod route;
+mod sockets;
 pub mod static_routes;
 mod tcp;
 pub mod telemetry;

@@ -38,6 +38,13 @@ pub const TUNNEL_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
 /// In a drain, a tunnel is ended as soon as nothing has moved in it for so long; at the end of the drain timeout anyway.
 pub const TUNNEL_QUIET: Duration = Duration::from_secs(1);
 
+/// Largest PROXY protocol header, in bytes. Addresses and common further fields take less than 300; those with
+/// certificates of clients are for proxies that trust each other more.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+
+/// Largest beginning of a TLS connection that is looked at for the name of a service, in bytes.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 64 * 1024;
+
 /// What one turn of a tunnel reads at once, in bytes. The room for it is a worker's, not a tunnel's.
 pub const TUNNEL_READ_BYTES: usize = 64 * 1024;
 

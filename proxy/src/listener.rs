@@ -1,11 +1,15 @@
 //! Sockets that accept, and what stands in front of the HTTP parser.
 //!
-//! accept → (TLS) → detect HTTP/1 or HTTP/2 → guard (HTTP/1 only: [`scanner`]) → hyper → [`crate::http`].
+//! accept → (PROXY protocol) → (TLS) → detect HTTP/1 or HTTP/2 → guard (HTTP/1 only: [`scanner`]) → hyper →
+//! [`crate::http`]. Listeners that are declared for other bytes go to [`crate::tcp`] in place of detecting.
 
 pub(crate) mod accept;
 pub(crate) mod connection;
 pub(crate) mod detect;
 pub(crate) mod guard;
+pub mod proxy_protocol;
 pub mod refusal;
 pub mod scanner;
 pub(crate) mod socket;
+pub(crate) mod stream;
+pub(crate) mod unix;

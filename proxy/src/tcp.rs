@@ -3,3 +3,5 @@
 pub(crate) mod far_end;
 pub(crate) mod forward;
 pub(crate) mod relay;
+pub(crate) mod serve;
+pub(crate) mod sni;

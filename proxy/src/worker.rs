@@ -9,7 +9,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,8 +20,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::http::context::{Context, Side, WorkerParts};
 use crate::limits::DRAIN_LINGER;
-use crate::listener::accept::{self, Door};
+use crate::listener::accept::{self, Door, Entry};
 use crate::listener::connection::{Connections, TICK, Timeouts};
+use crate::listener::stream::Socket;
 use crate::mesh_view::MeshState;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -51,7 +51,8 @@ pub(crate) struct WorkerConfig {
 
 /// One listening socket with the side that it serves.
 pub(crate) struct DoorConfig {
-    pub listener: TcpListener,
+    pub socket: Socket,
+    pub entry: Entry,
     pub side: Side,
     pub mesh: Arc<MeshState>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -115,7 +116,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
     let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
     let mut doors = Vec::new();
     for door in config.doors {
-        let listener = match tokio::net::TcpListener::from_std(door.listener) {
+        let listener = match door.socket.register() {
             Ok(listener) => listener,
             Err(error) => {
                 // The receiver waits in `spawn`.
@@ -126,6 +127,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         let door = Rc::new(Door {
             ctx: Rc::new(Context::new(door.side, door.mesh, &parts)),
             connections: connections.clone(),
+            entry: door.entry,
             tls: door.tls,
             connections_max: config.connections_max,
             stop: stop.clone(),

@@ -4,6 +4,7 @@
 //! listeners:
 //!   - name: web
 //!     address: 127.0.0.1:8080
+//!     accept-proxy: [10.0.0.0/8]   # load balancers that speak the PROXY protocol; leave it out for none
 //! routes:
 //!   - host: shop.example       # exact, without port; leave it out for any host
 //!     path-prefix: /orders     # whole segments; leave it out for any path
@@ -38,6 +39,7 @@ use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSourc
 
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
+use crate::listener::proxy_protocol::Network;
 
 /// The static part of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -62,6 +64,15 @@ pub struct ListenerEntry {
     pub name: String,
     /// IP:PORT; port 0 for any free one.
     pub address: String,
+    /// Networks of load balancers, which tell with a PROXY protocol header who the client is.
+    #[serde(default)]
+    pub accept_proxy: Vec<String>,
+}
+
+impl ListenerEntry {
+    fn networks(&self) -> Result<Vec<Network>, String> {
+        self.accept_proxy.iter().map(|text| text.parse()).collect()
+    }
 }
 
 /// One route.
@@ -123,6 +134,9 @@ impl StaticConfig {
             if let Err(why) = parse_address(&listener.address) {
                 problems.push(format!("listener {:?}: address {why}", listener.name));
             }
+            if let Err(why) = listener.networks() {
+                problems.push(format!("listener {:?}: accept-proxy: {why}", listener.name));
+            }
         }
         for (i, route) in self.routes.iter().enumerate() {
             let at = format!("route {} ({})", i + 1, describe(route));
@@ -172,11 +186,10 @@ impl StaticConfig {
     }
 
     /// Listeners with their parsed addresses. Call it on a configuration without [`Self::problems`].
-    pub fn listener_addresses(&self) -> Vec<(String, SocketAddr)> {
-        self.listeners
-            .iter()
-            .filter_map(|l| Some((l.name.clone(), parse_address(&l.address).ok()?)))
-            .collect()
+    pub fn listener_addresses(&self) -> Vec<(String, SocketAddr, Vec<Network>)> {
+        let parsed =
+            |l: &ListenerEntry| Some((l.name.clone(), parse_address(&l.address).ok()?, l.networks().ok()?));
+        self.listeners.iter().filter_map(parsed).collect()
     }
 
     /// Clusters as discovery presets. Call it on a configuration without [`Self::problems`].

@@ -26,7 +26,7 @@ pub(crate) async fn respond(
     connection: &Connection,
     head: &request::Parts,
 ) -> Result<Response<ResponseBody>, RequestError> {
-    if matches!(ctx.side, Side::Inbound { .. }) || head.version == Version::HTTP_2 {
+    if !matches!(ctx.side, Side::Outbound { to: None, .. }) || head.version == Version::HTTP_2 {
         return Err(RequestError::Connect);
     }
     let target = target(head)?;

@@ -22,7 +22,11 @@ pub(crate) type Want = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone)]
 pub(crate) enum Side {
     /// From the local app; `want` if services can become known at run time.
-    Outbound { want: Option<Want> },
+    Outbound {
+        want: Option<Want>,
+        /// The one service that it is for, whatever host requests name.
+        to: Option<String>,
+    },
     /// From peers to local services. With only one, every host is its.
     Inbound { only: Option<String> },
 }

@@ -15,7 +15,7 @@ use crate::route::host::HostError;
 pub(crate) enum RequestError {
     #[error("{0}")]
     Refused(#[from] Refusal),
-    #[error("CONNECT is taken over HTTP/1.1, on the port for the local app only")]
+    #[error("CONNECT is taken over HTTP/1.1, on the local app's port for all services only")]
     Connect,
     #[error("CONNECT needs a target of the form HOST:PORT, not {0:?}")]
     ConnectTarget(String),

@@ -51,7 +51,7 @@ pub(crate) async fn resolve(
             let cluster = ctx.with_view(|view| local(view, only.as_deref(), target));
             return cluster.map(Resolved::Cluster);
         }
-        Side::Outbound { want } => want.as_ref(),
+        Side::Outbound { want, .. } => want.as_ref(),
     };
     let name = match ctx.with_view(|view| lookup(ctx, view, target, head))? {
         Lookup::Found(found) => return Ok(noted(ctx, want, found)),
@@ -79,7 +79,7 @@ pub(crate) async fn resolve(
 pub(crate) async fn named(ctx: &Context, target: &Target) -> Result<Arc<Cluster>, RequestError> {
     let want = match &ctx.side {
         Side::Inbound { only } => return ctx.with_view(|view| local(view, only.as_deref(), target)),
-        Side::Outbound { want } => want.as_ref(),
+        Side::Outbound { want, .. } => want.as_ref(),
     };
     let none = || ctx.with_view(|view| unknown(view, target));
     let name = service(&target.host).ok_or_else(none)?;
@@ -105,7 +105,7 @@ pub(crate) async fn cluster(
     name: &str,
 ) -> Result<Arc<Cluster>, RequestError> {
     let want = match &ctx.side {
-        Side::Outbound { want } => want.as_ref(),
+        Side::Outbound { want, .. } => want.as_ref(),
         Side::Inbound { .. } => None,
     };
     let find = || ctx.with_view(|view| view.clusters.get(name).cloned());
@@ -159,7 +159,7 @@ fn lookup(
     if !view.services.is_empty()
         && let Some(routes) = view.services.get(name)
     {
-        if let Side::Outbound { want: Some(want) } = &ctx.side
+        if let Side::Outbound { want: Some(want), .. } = &ctx.side
             && routes.touch(millis(ctx.epoch.elapsed()))
         {
             want(name);

@@ -16,6 +16,7 @@ use super::plan::Plan;
 use super::resolve::Resolved;
 use super::routed::Call;
 use super::seen::Seen;
+use super::target::Target;
 use super::{connect, downgrade, headers, rescue, resolve, routed, target, upgrade};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
@@ -80,7 +81,13 @@ async fn respond(
     if head.version == Version::HTTP_2 {
         downgrade::check(&head)?;
     }
-    let target = target::of(&head)?;
+    let target = match (target::of(&head), &ctx.side) {
+        // Its listener is for one service: the host, if there is one, says something to nobody.
+        (Ok(_) | Err(RequestError::NoHost), Side::Outbound { to: Some(service), .. }) => {
+            Target::service(service)
+        }
+        (target, _) => target?,
+    };
     let deadline = deadline::of(&head.headers)?;
     if deadline.is_some_and(|left| left.is_zero()) {
         return Err(RequestError::DeadlineSpent);
@@ -159,7 +166,8 @@ fn expectation(head: &mut http::request::Parts) -> Result<(), RequestError> {
     }
 }
 
-fn count(ctx: &Context, error: &RequestError) -> Flag {
+/// Counts an error for what it is.
+pub(crate) fn count(ctx: &Context, error: &RequestError) -> Flag {
     if let RequestError::Refused(refusal) = error {
         ctx.metrics.refused(refusal.label());
     }

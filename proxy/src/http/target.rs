@@ -16,6 +16,13 @@ pub(crate) struct Target {
     pub host: String,
 }
 
+impl Target {
+    /// A service, by its name.
+    pub fn service(name: &str) -> Self {
+        Self { authority: name.to_owned(), host: name.to_owned() }
+    }
+}
+
 /// What the request line and `Host` say.
 ///
 /// # Errors

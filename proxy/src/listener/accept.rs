@@ -14,17 +14,19 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use weft_core::metrics::Gauge;
 
 use super::connection::{Connection, Connections};
 use super::detect::{Detected, detect};
 use super::guard::Guard;
+use super::proxy_protocol::{self, Header, Network, ProxyHeaderError, Version};
+use super::stream::{Listener, Stream};
 use crate::http::context::Context;
 use crate::http::server;
 use crate::limits;
 use crate::tcp::relay::Broken;
+use crate::tcp::serve::{self, Passing, TcpError};
 use crate::upstream::connect::LocalExecutor;
 
 /// After an error that is not of one connection, such as no free file descriptor.
@@ -34,10 +36,43 @@ const ACCEPT_ERROR_SILENCE: Duration = Duration::from_secs(10);
 /// Longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What comes in on a socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub takes: Takes,
+    /// From these, only with a PROXY protocol header.
+    pub accept_proxy: Arc<[Network]>,
+    /// Tell endpoints who the client is.
+    pub send_proxy: Option<Version>,
+}
+
+/// See [`Entry`].
+#[derive(Debug, Clone)]
+pub(crate) enum Takes {
+    /// HTTP, by the side's rules.
+    Http,
+    /// Bytes for this service.
+    Tcp(String),
+    /// TLS for the service that its client names, under this domain if there is one.
+    Tls(Option<String>),
+}
+
+impl Entry {
+    /// Requests, from whoever connects.
+    pub fn http() -> Self {
+        Self { takes: Takes::Http, accept_proxy: Arc::default(), send_proxy: None }
+    }
+
+    fn expects_header(&self, peer: SocketAddr) -> bool {
+        self.accept_proxy.iter().any(|network| network.contains(peer.ip()))
+    }
+}
+
 /// One socket with what its connections need.
 pub(crate) struct Door {
     pub ctx: Rc<Context>,
     pub connections: Rc<Connections>,
+    pub entry: Entry,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Connections of this worker at once.
     pub connections_max: usize,
@@ -47,7 +82,7 @@ pub(crate) struct Door {
 
 /// Accepts until [`Door::stop`]; wake it by `stopped` then. What waits in the kernel's queue at that moment is still
 /// served: closing the socket resets it.
-pub(crate) async fn run(listener: TcpListener, door: Rc<Door>, stopped: Rc<tokio::sync::Notify>) {
+pub(crate) async fn run(listener: Listener, door: Rc<Door>, stopped: Rc<tokio::sync::Notify>) {
     let mut said: Option<Instant> = None;
     while !door.stop.get() {
         if door.connections.count() >= door.connections_max {
@@ -71,16 +106,10 @@ pub(crate) async fn run(listener: TcpListener, door: Rc<Door>, stopped: Rc<tokio
         }
     }
     // Asked of the kernel and not of the runtime, which hears of new connections later.
-    let Ok(listener) = listener.into_std() else { return };
+    let Ok(socket) = listener.unregister() else { return };
     loop {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                if stream.set_nonblocking(true).is_ok()
-                    && let Ok(stream) = TcpStream::from_std(stream)
-                {
-                    door.enter(stream, peer);
-                }
-            }
+        match socket.accept_now() {
+            Ok((stream, peer)) => door.enter(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(_) => return,
         }
@@ -93,25 +122,56 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Door {
-    fn enter(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn enter(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
         // Without it small answers may wait for acknowledgements; it fails only on a dead connection.
-        let _ = stream.set_nodelay(true);
+        let _ = stream.set_nodelay();
         let door = self.clone();
         tokio::task::spawn_local(async move { door.serve(stream, peer).await });
     }
 
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
-        let open = self.connections.open(peer, self.tls.is_some());
+    async fn serve(&self, mut stream: Stream, mut peer: SocketAddr) {
         self.ctx.metrics.connections_total.inc();
         let _counted = Counted::new(&self.ctx.metrics.connections);
-        let served = match &self.tls {
-            None => self.serve_plain(stream, open.shared()).await,
+        let mut local = stream.local_addr();
+        if self.entry.expects_header(peer) {
+            let _open = self.connections.open(peer, false);
+            match Box::pin(self.proxy_header(&mut stream)).await {
+                Ok(Header::Client { source, destination }) => (peer, local) = (source, destination),
+                Ok(Header::Local) => {}
+                Err(error) => {
+                    self.ctx.metrics.refused("proxy_protocol");
+                    tracing::debug!(%peer, error = %error, "connection refused");
+                    return;
+                }
+            }
+        }
+        let open = self.connections.open(peer, self.tls.is_some());
+        let passing = Passing { local, send_proxy: self.entry.send_proxy };
+        let served = match (&self.entry.takes, &self.tls) {
+            (Takes::Http, None) => self.serve_plain(stream, open.shared()).await,
             // On the heap, as HTTP/2 below: a connection that speaks plain HTTP/1.1 does not pay for their size.
-            Some(tls) => Box::pin(self.serve_tls(tls, stream, open.shared())).await,
+            (Takes::Http, Some(tls)) => Box::pin(self.serve_tls(tls, stream, open.shared())).await,
+            (Takes::Tcp(service), _) => {
+                Box::pin(serve::tcp(&self.ctx, stream, open.shared(), service, &passing))
+                    .await
+                    .map_err(Ended::Tcp)
+            }
+            (Takes::Tls(domain), _) => {
+                let domain = domain.as_deref();
+                Box::pin(serve::tls(&self.ctx, stream, open.shared(), domain, &passing))
+                    .await
+                    .map_err(Ended::Tcp)
+            }
         };
         if let Err(error) = served {
             tracing::debug!(%peer, error = %error, "connection ended");
         }
+    }
+
+    async fn proxy_header(&self, stream: &mut Stream) -> Result<Header, Ended> {
+        let reading = proxy_protocol::read(stream);
+        let limit = self.ctx.timeouts.head;
+        Ok(tokio::time::timeout(limit, reading).await.map_err(|_| Ended::SlowHeader(limit))??)
     }
 
     async fn serve_plain<S>(&self, mut stream: S, connection: &Rc<Connection>) -> Result<(), Ended>
@@ -132,7 +192,7 @@ impl Door {
     async fn serve_tls(
         &self,
         config: &Arc<rustls::ServerConfig>,
-        stream: TcpStream,
+        stream: Stream,
         connection: &Rc<Connection>,
     ) -> Result<(), Ended> {
         let handshake = TlsAcceptor::from(config.clone()).accept(stream);
@@ -159,11 +219,14 @@ impl Door {
             .serve_connection(TokioIo::new(io), service);
         drive(connection, Pin::new(&mut serving), |serving| serving.graceful_shutdown()).await?;
         let Some(far_end) = connection.take_far_end() else { return Ok(()) };
-        // HTTP has ended here, and the connection is still open.
+        // HTTP has ended here, and the connection is still open. On the heap, as above.
         let parts = serving.into_parts();
-        let (near, held) = parts.io.into_inner().into_parts();
-        let ahead = [&parts.read_buf[..], &held].concat();
-        Ok(far_end.tunnel(near, ahead, connection, self.ctx.timeouts.tunnel).await?)
+        let tunnel = async {
+            let (near, held) = parts.io.into_inner().into_parts();
+            let ahead = [&parts.read_buf[..], &held].concat();
+            far_end.tunnel(near, ahead, connection, self.ctx.timeouts.tunnel).await
+        };
+        Ok(Box::pin(tunnel).await?)
     }
 
     async fn http2<S>(&self, io: Guard<S>, connection: &Rc<Connection>) -> Result<(), Ended>
@@ -236,6 +299,12 @@ enum Ended {
     Http(#[from] hyper::Error),
     #[error(transparent)]
     Tunnel(#[from] Broken),
+    #[error(transparent)]
+    Tcp(TcpError),
+    #[error(transparent)]
+    ProxyHeader(#[from] ProxyHeaderError),
+    #[error("no PROXY protocol header within {0:?}")]
+    SlowHeader(Duration),
     #[error("the client took or gave nothing for too long, or took back most of its requests")]
     Cut,
     #[error("no TLS handshake within {HANDSHAKE_TIMEOUT:?}")]

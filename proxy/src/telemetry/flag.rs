@@ -74,11 +74,19 @@ pub enum Flag {
     ClientGone,
     /// A repetition was due, and the retry budget was used up.
     RetryBudget,
+    /// A connection for TLS by its client's name that began with something else.
+    TlsMalformed,
+    /// One that ended, or stood still, before its client had named anything.
+    TlsIncomplete,
+    /// One whose client named nothing.
+    TlsNoName,
+    /// One whose client named what is no service.
+    TlsNoService,
 }
 
 impl Flag {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 37] = [
         Self::Refused,
         Self::Connect,
         Self::ConnectTarget,
@@ -112,6 +120,10 @@ impl Flag {
         Self::BodyLate,
         Self::ClientGone,
         Self::RetryBudget,
+        Self::TlsMalformed,
+        Self::TlsIncomplete,
+        Self::TlsNoName,
+        Self::TlsNoService,
     ];
 
     /// As people see it.
@@ -150,6 +162,10 @@ impl Flag {
             Self::BodyLate => "body-late",
             Self::ClientGone => "client-gone",
             Self::RetryBudget => "retry-budget",
+            Self::TlsMalformed => "tls-malformed",
+            Self::TlsIncomplete => "tls-incomplete",
+            Self::TlsNoName => "tls-no-name",
+            Self::TlsNoService => "tls-no-service",
         }
     }
 

@@ -61,8 +61,9 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
     let worker = Worker::spawn(WorkerConfig {
         index: 0,
         doors: vec![DoorConfig {
-            listener: listeners.pop().unwrap(),
-            side: Side::Outbound { want: None },
+            socket: Socket::Tcp(listeners.pop().unwrap()),
+            entry: Entry::http(),
+            side: Side::Outbound { want: None, to: None },
             mesh: mesh.clone(),
             tls: None,
         }],

@@ -3,6 +3,7 @@
 mod access_log;
 mod balancing;
 mod connect;
+mod declared;
 mod drain;
 mod failure;
 mod forwarding;
@@ -12,8 +13,10 @@ mod http2_abuse;
 mod inbound;
 mod mesh;
 mod names;
+mod proxy_protocol;
 mod resilience;
 mod routes;
 mod shortage;
+mod sni;
 mod support;
 mod upgrade;

@@ -39,14 +39,14 @@ pub fn protocol<'a>(instances: impl IntoIterator<Item = &'a BTreeMap<String, Str
 pub fn check(key: &str, value: &str) -> Result<(), &'static str> {
     let is_fine = match key {
         PROTOCOL => {
-            ["http1", "http2", "h2", "h2c", "grpc"].iter().any(|word| word.eq_ignore_ascii_case(value))
+            ["http1", "http2", "h2", "h2c", "grpc", "tcp"].iter().any(|word| word.eq_ignore_ascii_case(value))
         }
         WEIGHT => value.parse().is_ok_and(|weight: u32| (1..=WEIGHT_MAX).contains(&weight)),
         _ => true,
     };
     match key {
         _ if is_fine => Ok(()),
-        PROTOCOL => Err("http1, http2, h2, h2c or grpc"),
+        PROTOCOL => Err("http1, http2, h2, h2c, grpc or tcp"),
         _ => Err("a number from 1 to 10000"),
     }
 }

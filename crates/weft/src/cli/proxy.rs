@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use weft_proxy::app::{self, RunningProxy};
+use weft_proxy::config::BoundListener;
 
 use crate::failure::Failure;
 use crate::flags::{ProxyFlags, start_logging};
@@ -22,15 +23,24 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         Some(address) => format!("{address:21}  {use_of_it}"),
         None => "off".to_owned(),
     };
-    let block = output::pairs(&[
-        ("  outbound", listener(addrs.outbound, "calls of the local app, by Host or as HTTP_PROXY")),
-        ("  inbound", listener(addrs.inbound, "calls to the local services")),
-        ("  admin", format!("{:21}  /ready, /clusters, /config_dump, /metrics", addrs.admin)),
-        ("  gossip", listener(addrs.gossip, "members")),
-    ]);
+    let declared = |all: &[BoundListener], label: &'static str| -> Vec<(&'static str, String)> {
+        let line = |one: &BoundListener| {
+            (label, format!("{:21}  {} of service {}", one.address, one.protocol, one.service))
+        };
+        all.iter().map(line).collect()
+    };
+    let mut lines =
+        vec![("  outbound", listener(addrs.outbound, "calls of the local app, by Host or as HTTP_PROXY"))];
+    lines.extend(declared(&addrs.upstreams, "  upstream"));
+    lines.push(("  inbound", listener(addrs.inbound, "calls to the local services")));
+    lines.extend(declared(&addrs.inbound_tcp, "  inbound-tcp"));
+    lines.push(("  admin", format!("{:21}  /ready, /clusters, /config_dump, /metrics", addrs.admin)));
+    lines.push(("  gossip", listener(addrs.gossip, "members")));
+    let block = output::pairs(&lines);
     let ready = serde_json::json!({
         "role": "proxy", "name": name, "outbound": addrs.outbound, "inbound": addrs.inbound,
         "admin": addrs.admin, "gossip": addrs.gossip,
+        "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
     let signal = signals.next().await;

@@ -11,7 +11,8 @@ use weft_core::tls::{Identity, Trust};
 use weft_meshconfig::document::{Located, divide, located};
 use weft_meshconfig::{Document, Problem, yaml};
 use weft_proxy::config::{
-    self, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster, StaticConfig, TlsFiles,
+    self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
+    StaticConfig, TlsFiles,
 };
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
 
@@ -69,10 +70,26 @@ pub(crate) struct ProxyFlags {
     /// listeners
     #[arg(long, env = "WEFT_OUTBOUND", value_name = "IP:PORT")]
     pub(crate) outbound: Option<Listen>,
+    /// A port or Unix socket of its own for one service, as ADDRESS=SERVICE, then ,OPTION=VALUE as wanted; repeat it (in
+    /// the variable, separate by spaces). ADDRESS is IP:PORT or unix:/PATH. Options: protocol=http (requests, whatever
+    /// their host), tcp (bytes as they are) or tls (SERVICE is *: by the name that TLS clients ask for, SERVICE or
+    /// SERVICE.weft, or with domain=DOMAIN, SERVICE.DOMAIN); mode=0660 of a socket's file; accept-proxy=NETWORK+NETWORK:
+    /// from these only with a PROXY protocol header; send-proxy=v1 or v2: tell endpoints who the client is; default: none
+    #[arg(long, env = "WEFT_UPSTREAM", value_name = "ADDRESS=SERVICE", value_delimiter = ' ')]
+    pub(crate) upstream: Option<Vec<Declared>>,
     /// Where others send calls for the local services (usually port 15006), or off; default: off, and
     /// others call the services directly
     #[arg(long, env = "WEFT_INBOUND", value_name = "IP:PORT")]
     pub(crate) inbound: Option<Listen>,
+    /// Networks of load balancers in front of --inbound, which tell with a PROXY protocol header (v1 or v2) who the
+    /// client is; repeat it or separate by commas; default: none
+    #[arg(long, env = "WEFT_INBOUND_ACCEPT_PROXY", value_name = "NETWORK", value_delimiter = ',')]
+    pub(crate) inbound_accept_proxy: Option<Vec<String>>,
+    /// Where others connect to a local service that speaks no HTTP (--service …,protocol=tcp), as IP:PORT=SERVICE, then
+    /// accept-proxy and send-proxy as for --upstream; bytes pass as they are; repeat it (in the variable, separate by
+    /// spaces); default: none
+    #[arg(long, env = "WEFT_INBOUND_TCP", value_name = "IP:PORT=SERVICE", value_delimiter = ' ')]
+    pub(crate) inbound_tcp: Option<Vec<DeclaredTcp>>,
     /// PEM file with the certificate chain to terminate TLS with on --inbound, the leaf first; default:
     /// none, plaintext
     #[arg(long, env = "WEFT_INBOUND_CERT", value_name = "FILE")]
@@ -91,8 +108,8 @@ pub(crate) struct ProxyFlags {
     pub(crate) advertise: Option<IpAddr>,
     /// A service of this machine, as NAME=IP:PORT, then ,check=/PATH and ,LABEL=VALUE as wanted; repeat it
     /// (in the variable, separate by spaces); without a check, a TCP connection is enough; protocol=http2 or
-    /// grpc says that the app speaks HTTP/2, weight=1 to 10000 is its share, other labels are told to peers;
-    /// default: none
+    /// grpc says that the app speaks HTTP/2, protocol=tcp that it speaks no HTTP (see --inbound-tcp), weight=1 to 10000
+    /// is its share, other labels are told to peers; default: none
     #[arg(long, env = "WEFT_SERVICE", value_name = "NAME=IP:PORT", value_delimiter = ' ')]
     pub(crate) service: Option<Vec<ServiceSpec>>,
     /// Threads that carry traffic, 1 to 256; default: 2
@@ -144,8 +161,10 @@ impl ProxyFlags {
 
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
-            name, data_dir, join, server, server_ca, server_cert, server_key, outbound, inbound, inbound_cert, inbound_key, admin, gossip_port,
-            advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format, listeners, routes, clusters,
+            name, data_dir, join, server, server_ca, server_cert, server_key, outbound, upstream, inbound,
+            inbound_accept_proxy, inbound_tcp, inbound_cert, inbound_key, admin, gossip_port,
+            advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
+            listeners, routes, clusters,
             documents,
         );
         self
@@ -191,6 +210,9 @@ impl ProxyFlags {
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
         let in_mesh = gossips || !servers.is_empty();
+        let networks = self.inbound_accept_proxy.unwrap_or_default();
+        let networks = networks.iter().map(|text| text.parse()).collect::<Result<Vec<_>, String>>();
+        let networks = networks.map_err(|why| Failure::new(format!("inbound-accept-proxy: {why}")))?;
         let services = self.service.unwrap_or_default().into_iter().map(|service| LocalService {
             name: service.name,
             addr: service.address,
@@ -204,7 +226,10 @@ impl ProxyFlags {
             servers,
             server_trust,
             outbound: outbound.address(),
+            upstreams: self.upstream.unwrap_or_default(),
             inbound,
+            inbound_accept_proxy: networks,
+            inbound_tcp: self.inbound_tcp.unwrap_or_default().into_iter().map(|one| one.0).collect(),
             inbound_tls,
             admin: self.admin.unwrap_or(ADMIN),
             gossip,
@@ -320,11 +345,26 @@ mod tests {
         let file =
             file("outbound: 127.0.0.1:9\nworkers: 8\ndrain-timeout: 3s\nservice: [\"a=127.0.0.1:1\"]\n");
         let config = flags.over(file).into_config(Vec::new()).unwrap();
+        assert_eq!(config.services.len(), 1);
         assert_eq!(
             (config.outbound, config.workers, config.drain_timeout),
             (None, 4, Duration::from_secs(3))
         );
         assert_eq!(config.services[0].name, "a");
+    }
+
+    #[test]
+    fn listeners_of_single_services_are_spelt_alike_in_flags_and_file() {
+        let file = file(
+            "upstream: [\"127.0.0.1:9191=orders\", \"unix:/run/db.sock=db,protocol=tcp\"]\ninbound-tcp: [\"10.0.0.7:1=db\"]\ninbound-accept-proxy: [10.0.0.0/8]\n",
+        );
+        let config = ProxyFlags::default().over(file).into_config(Vec::new()).unwrap();
+        assert_eq!(config.upstreams[0], "127.0.0.1:9191=orders".parse().unwrap());
+        assert_eq!(config.upstreams[1].protocol(), "tcp");
+        assert_eq!((config.inbound_tcp[0].service(), config.inbound_accept_proxy.len()), ("db", 1));
+        let flags =
+            ProxyFlags { inbound_accept_proxy: Some(vec!["ten".to_owned()]), ..ProxyFlags::default() };
+        assert!(flags.into_config(Vec::new()).unwrap_err().to_string().contains("IP/BITS"));
     }
 
     #[test]

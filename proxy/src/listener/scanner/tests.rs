@@ -177,15 +177,6 @@ fn bad_bodies_are_refused_at_the_fault() {
 }
 
 #[test]
-fn nothing_passes_behind_connect() {
-    let connect = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
-    let mut scanner = Scanner::new();
-    let bytes = [connect, GOOD[0]].concat();
-    assert_eq!(scanner.scan(&bytes), Scanned { passable: connect.len(), refusal: None });
-    assert!(scanner.is_opaque());
-}
-
-#[test]
 fn sizes_are_limited_before_the_line_ends() {
     let uri = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(URI_BYTES_MAX));
     assert_eq!(whole(uri.as_bytes()).refusal, Some(Refused::Head(Refusal::UriTooLong)));

@@ -165,3 +165,32 @@ async fn an_answer_that_pauses_is_not_cut() {
     let answer = rest(&mut stream).await;
     assert!(answer.ends_with("abcd"), "{answer}");
 }
+
+/// A tunnel in which nothing moves ends, and one in which something does stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_stands_still_is_ended() {
+    let echo = endpoint(|mut stream| async move {
+        let agree = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+        stream.write_all(agree).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let served = serve(&[echo], impatient());
+    let ask = b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let (mut still, mut moves) =
+        (TcpStream::connect(served.addr).await.unwrap(), TcpStream::connect(served.addr).await.unwrap());
+    still.write_all(ask).await.unwrap();
+    moves.write_all(ask).await.unwrap();
+    let mover = tokio::spawn(async move {
+        let mut seen = [0; 1024];
+        for _ in 0..12 {
+            tokio::time::sleep(LIMIT / 2).await;
+            moves.write_all(b"x").await.unwrap();
+            assert!(moves.read(&mut seen).await.unwrap() > 0);
+        }
+    });
+    assert!(rest(&mut still).await.starts_with("HTTP/1.1 101"));
+    mover.await.unwrap();
+    nothing_in_flight(&served.mesh).await;
+}

@@ -1,0 +1,132 @@
+//! Connections whose bytes are passed on as they are: to the service of their listener, or to the one that a TLS client
+//! names.
+//!
+//! The endpoint is connected at once and not when the client has said something: many protocols begin with the server's
+//! greeting (P43).
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::far_end::FarEnd;
+use super::forward;
+use super::relay::Broken;
+use super::sni::{self, SniError};
+use crate::http::context::Context;
+use crate::http::error::RequestError;
+use crate::http::target::Target;
+use crate::http::{rescue, resolve, server};
+use crate::listener::connection::Connection;
+use crate::listener::proxy_protocol::{self, Version};
+
+/// Why a connection was not passed on, or how it ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TcpError {
+    #[error(transparent)]
+    Sni(#[from] SniError),
+    #[error(transparent)]
+    NotForwarded(#[from] RequestError),
+    #[error(transparent)]
+    Tunnel(#[from] Broken),
+}
+
+/// How a connection is passed on.
+pub(crate) struct Passing {
+    /// Whom the client had connected to.
+    pub local: SocketAddr,
+    /// Tell the endpoint who the client is.
+    pub send_proxy: Option<Version>,
+}
+
+/// Bytes for one service.
+///
+/// # Errors
+/// If it cannot be reached, or the tunnel breaks off; the caller closes the connection.
+pub(crate) async fn tcp<S>(
+    ctx: &Rc<Context>,
+    stream: S,
+    connection: &Connection,
+    service: &str,
+    passing: &Passing,
+) -> Result<(), TcpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.becomes_tunnel(ctx.timeouts.tunnel);
+    let far_end = open(ctx, connection.peer.ip(), Target::service(service)).await?;
+    pass(ctx, far_end, stream, Vec::new(), connection, passing).await
+}
+
+/// TLS for the service that its client names.
+///
+/// # Errors
+/// As [`tcp`]; the client is told in an alert why.
+pub(crate) async fn tls<S>(
+    ctx: &Rc<Context>,
+    mut stream: S,
+    connection: &Connection,
+    domain: Option<&str>,
+    passing: &Passing,
+) -> Result<(), TcpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.becomes_tunnel(ctx.timeouts.tunnel);
+    let mut seen = Vec::new();
+    let named = match sni::read(&mut stream, &mut seen, ctx.timeouts.head).await {
+        Ok(name) => sni::service(&name, domain).ok_or(SniError::NoService(name)),
+        Err(error) => Err(error),
+    };
+    let service = match named {
+        Ok(service) => service,
+        Err(error) => {
+            ctx.metrics.flagged(ctx.direction(), "", error.flag());
+            refuse(&mut stream, error.alert()).await;
+            return Err(error.into());
+        }
+    };
+    match open(ctx, connection.peer.ip(), Target::service(&service)).await {
+        Ok(far_end) => pass(ctx, far_end, stream, seen, connection, passing).await,
+        Err(error) => {
+            let unknown = rescue::status(&error).0 == http::StatusCode::NOT_FOUND;
+            refuse(&mut stream, if unknown { sni::UNRECOGNIZED_NAME } else { sni::INTERNAL_ERROR }).await;
+            Err(error.into())
+        }
+    }
+}
+
+async fn open(ctx: &Rc<Context>, client: IpAddr, target: Target) -> Result<FarEnd, RequestError> {
+    let opened = async {
+        let cluster = resolve::named(ctx, &target).await?;
+        forward::open(ctx, cluster, client).await
+    };
+    opened.await.inspect_err(|error| {
+        server::count(ctx, error);
+    })
+}
+
+async fn pass<S>(
+    ctx: &Rc<Context>,
+    mut far_end: FarEnd,
+    stream: S,
+    seen: Vec<u8>,
+    connection: &Connection,
+    passing: &Passing,
+) -> Result<(), TcpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Some(version) = passing.send_proxy {
+        let header = proxy_protocol::write(version, connection.peer, passing.local);
+        // It fits into any socket's buffer.
+        far_end.stream.write_all(&header).await.map_err(Broken::Io)?;
+    }
+    Ok(far_end.tunnel(stream, seen, connection, ctx.timeouts.tunnel).await?)
+}
+
+/// The client may be gone; there is nothing else to tell it.
+async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, alert: u8) {
+    let _ = stream.write_all(&sni::fatal(alert)).await;
+    let _ = stream.shutdown().await;
+}
