@@ -11,6 +11,7 @@ pub(crate) mod context;
 pub(crate) mod downgrade;
 pub(crate) mod error;
 pub(crate) mod forward;
+pub(crate) mod grpc_status;
 pub(crate) mod headers;
 pub(crate) mod mirror;
 pub(crate) mod plan;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -12,8 +13,9 @@ use tokio::time::{Instant, Sleep};
 use super::cached::Storing;
 use super::compress::Compressing;
 use super::forward::Exchange;
-use super::headers;
+use super::rescue::X_WEFT_ERROR;
 use super::seen::{Observed, Seen};
+use super::{grpc_status, headers};
 use crate::listener::connection::InFlight;
 use crate::tcp::far_end::FarEnd;
 use crate::telemetry::flag::Flag;
@@ -25,13 +27,20 @@ pub(crate) enum ResponseBody {
         incoming: Incoming,
         exchange: Option<Box<Exchange>>,
         /// When it is cut off.
-        until: Option<Pin<Box<Sleep>>>,
+        until: Option<Box<Until>>,
     },
     Compressed(Box<Compressing>),
     Storing(Box<Storing>),
     /// None: the answer ends HTTP on the connection, which leads there from then on.
     Switched(Option<Box<FarEnd>>),
     Observed(Box<Observed>),
+}
+
+/// The end of the time that an answer has.
+pub(crate) struct Until {
+    sleep: Pin<Box<Sleep>>,
+    /// Its caller takes the end of the time for an answer, if it is said in words of gRPC.
+    grpc: bool,
 }
 
 /// Why an answer broke off.
@@ -92,12 +101,19 @@ impl ResponseBody {
         Self::Observed(Box::new(Observed::new(self, seen)))
     }
 
-    /// Cuts an endpoint's answer off if it takes longer.
-    pub fn limit(&mut self, at: Instant) {
+    /// Cuts an endpoint's answer off if it takes longer; one of gRPC gets a status for its end.
+    pub fn limit(&mut self, at: Instant, grpc: bool) {
         if let Self::Upstream { exchange: Some(_), until, .. } = self {
-            *until = Some(Box::pin(tokio::time::sleep_until(at)));
+            *until = Some(Box::new(Until { sleep: Box::pin(tokio::time::sleep_until(at)), grpc }));
         }
     }
+}
+
+fn late() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    grpc_status::set(&mut trailers, grpc_status::DEADLINE_EXCEEDED, &BodyError::Late.to_string());
+    trailers.insert(X_WEFT_ERROR, HeaderValue::from_static(Flag::BodyLate.word()));
+    trailers
 }
 
 impl Body for ResponseBody {
@@ -108,7 +124,8 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        match this {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Compressed(compressing) => compressing.poll_frame(cx),
             Self::Storing(storing) => storing.poll_frame(cx),
@@ -116,11 +133,16 @@ impl Body for ResponseBody {
             Self::Observed(observed) => observed.poll_frame(cx),
             Self::Upstream { incoming, exchange, until } => {
                 let Poll::Ready(mut frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
-                    let Some(at) = until else { return Poll::Pending };
-                    ready!(at.as_mut().poll(cx));
+                    let Some(end) = until else { return Poll::Pending };
+                    ready!(end.sleep.as_mut().poll(cx));
+                    let grpc = end.grpc;
                     *until = None;
                     if let Some(exchange) = exchange.take() {
                         exchange.broke_off(Flag::BodyLate);
+                    }
+                    if grpc {
+                        *this = Self::Own(None);
+                        return Poll::Ready(Some(Ok(Frame::trailers(late()))));
                     }
                     return Poll::Ready(Some(Err(BodyError::Late)));
                 };

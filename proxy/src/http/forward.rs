@@ -29,7 +29,7 @@ use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::seen::Seen;
 use super::target::Target;
-use super::{headers, upgrade};
+use super::{grpc_status, headers, upgrade};
 use crate::cluster::breaker::{Admitted, ConnectionPermit, RetryPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
@@ -164,6 +164,7 @@ pub(crate) async fn forward(
         replayed: false,
         permit: None,
     };
+    let http2_endpoint = cluster.config.cluster.protocol == Protocol::Http2;
     let permit = match cluster.config.cluster.protocol {
         Protocol::Http1 => course.connection(plan.as_deref()).await?,
         Protocol::Http2 => None,
@@ -307,7 +308,8 @@ pub(crate) async fn forward(
             report(ctx, cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, why));
         }
-        let outcome = match Outcome::of_status(answer.status()) {
+        let status = if http2_endpoint { grpc_status::meant(&answer) } else { answer.status() };
+        let outcome = match Outcome::of_status(status) {
             Outcome::Success => Some(Outcome::Success),
             failure => {
                 report(ctx, cluster, &endpoint, failure);

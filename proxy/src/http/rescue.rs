@@ -5,6 +5,7 @@ use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::error::RequestError;
+use super::grpc_status;
 use crate::telemetry::flag::Flag;
 
 /// Says that the answer is the proxy's own, and why, in one word.
@@ -53,6 +54,18 @@ fn word(error: &RequestError) -> &'static str {
         RequestError::Refused(refusal) => refusal.label(),
         error => status(error).1.word(),
     }
+}
+
+/// The answer for a gRPC caller, which takes no other for a status.
+pub(crate) fn grpc_answer(error: &RequestError) -> Response<ResponseBody> {
+    let (status, _) = status(error);
+    let code = match error {
+        RequestError::DeadlineSpent | RequestError::DeadlineExceeded { .. } => grpc_status::DEADLINE_EXCEEDED,
+        _ => grpc_status::code(status),
+    };
+    let mut response = grpc_status::answer(code, &error.to_string());
+    response.headers_mut().insert(X_WEFT_ERROR, HeaderValue::from_static(word(error)));
+    response
 }
 
 /// The answer. After a refusal the connection is closed: what follows on it cannot be trusted.

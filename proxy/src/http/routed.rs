@@ -6,9 +6,9 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, UPGRADE};
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Uri, request};
+use http::{Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -22,16 +22,13 @@ use super::plan::Plan;
 use super::resolve::{self, Routed};
 use super::seen::Seen;
 use super::target::Target;
-use super::{mirror, rescue, server, upgrade};
+use super::{grpc_status, mirror, rescue, server, upgrade};
 use crate::listener::connection::Connection;
 use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
 use crate::policy::fault::{Aborted, Drawn};
 use crate::route::compiled::{Action, Forward, Route};
 use crate::telemetry::flag::Flag;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Of an answer that a fault made.
 const FAULT: HeaderValue = HeaderValue::from_static(Flag::Fault.word());
@@ -151,6 +148,7 @@ async fn send(
     }
     route.request_headers.apply(&mut head.headers);
     backend.request_headers.apply(&mut head.headers);
+    let grpc = head.version == Version::HTTP_2 && grpc_status::is_grpc(&head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
     outgoing.client = Some(connection.peer.ip());
     outgoing.upgrade = upgrade;
@@ -169,7 +167,7 @@ async fn send(
     metrics.shared.metrics.answered(status, started.elapsed());
     let mut response = forwarded?;
     if let Some((at, _)) = plan.until {
-        response.body_mut().limit(at);
+        response.body_mut().limit(at, grpc);
     }
     backend.response_headers.apply(response.headers_mut());
     Ok(response)
@@ -212,14 +210,7 @@ fn own(status: StatusCode, body: bytes::Bytes) -> Response<ResponseBody> {
 fn aborted(abort: Aborted) -> Response<ResponseBody> {
     let mut response = match abort {
         Aborted::Http(status) => own(status, bytes::Bytes::from_static(b"fault injected by the route\n")),
-        Aborted::Grpc(status) => {
-            let mut response = own(StatusCode::OK, bytes::Bytes::new());
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from(status));
-            headers.insert(GRPC_MESSAGE, HeaderValue::from_static("fault injected by the route"));
-            response
-        }
+        Aborted::Grpc(status) => grpc_status::answer(status, "fault injected by the route"),
     };
     response.headers_mut().insert(rescue::X_WEFT_ERROR, FAULT);
     response

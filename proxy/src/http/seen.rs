@@ -15,6 +15,7 @@ use http::{Method, Request, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::body::{BodyError, ResponseBody};
+use super::rescue::X_WEFT_ERROR;
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::flag::{Flag, Flags};
 use crate::telemetry::metrics::Direction;
@@ -149,6 +150,9 @@ impl Observed {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.seen.bytes.set(self.seen.bytes.get() + length);
+                if frame.trailers_ref().is_some_and(|t| t.contains_key(&X_WEFT_ERROR)) {
+                    self.seen.flag(Flag::BodyLate);
+                }
                 self.ended = self.body.is_end_stream();
             }
             Poll::Ready(Some(Err(error))) => {

@@ -17,7 +17,7 @@ use super::resolve::Resolved;
 use super::routed::Call;
 use super::seen::Seen;
 use super::target::Target;
-use super::{connect, downgrade, headers, rescue, resolve, routed, target, upgrade};
+use super::{connect, downgrade, grpc_status, headers, rescue, resolve, routed, target, upgrade};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -31,6 +31,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
+    let grpc = version == Version::HTTP_2 && grpc_status::is_grpc(request.headers());
     let mut in_flight = connection.begin();
     let seen = ctx.log.as_ref().map(|log| Seen::new(log, ctx.direction(), connection.peer, &request));
     let mut response = match respond(&ctx, &connection, request, seen.as_ref()).await {
@@ -40,7 +41,7 @@ pub(crate) async fn handle(
             if let Some(seen) = &seen {
                 seen.flag(flag);
             }
-            rescue::answer(&error)
+            if grpc { rescue::grpc_answer(&error) } else { rescue::answer(&error) }
         }
     };
     in_flight.answered();
@@ -104,6 +105,7 @@ async fn respond(
     let upgrade = upgrade::asked(&head, !body.is_end_stream());
     let takes_trailers = prepare(ctx, connection, &mut head)?;
     let metrics = cluster.clone();
+    let grpc = head.version == Version::HTTP_2 && grpc_status::is_grpc(&head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
     outgoing.upgrade = upgrade;
     outgoing.client = Some(connection.peer.ip());
@@ -117,7 +119,7 @@ async fn respond(
     metrics.shared.metrics.answered(status, started.elapsed());
     let mut response = forwarded?;
     if let Some((at, _)) = plan.and_then(|p| p.until) {
-        response.body_mut().limit(at);
+        response.body_mut().limit(at, grpc);
     }
     Ok(response)
 }

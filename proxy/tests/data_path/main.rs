@@ -7,6 +7,7 @@ mod declared;
 mod drain;
 mod failure;
 mod forwarding;
+mod grpc;
 mod hostile;
 mod hostile_upstream;
 mod http2_abuse;
