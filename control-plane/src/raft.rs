@@ -55,13 +55,13 @@ use weft_state::{
 };
 
 pub use batcher::PROPOSALS_MAX;
-pub use config::{Outside, RaftConfig, RaftTiming, ReadMode, SNAPSHOT_EVERY};
+pub use config::{End, Outside, RaftConfig, RaftTiming, ReadMode, SNAPSHOT_EVERY};
 pub use coordinator::Coordinator;
 pub use describe::describe_entry;
 pub use error::{GroupChangeError, JoinError, LeaseError, ProposeError, StartError};
 pub use image::StateImage;
 pub use membership::{ChangeRefused, GroupChange};
-pub use status::{DiskState, PeerRole, PeerStatus, RaftStatus};
+pub use status::{DiskState, Members, PeerRole, PeerStatus, RaftStatus};
 
 /// Told of every change right where it happens. Called with the machine's write lock held, so that what
 /// it records is in step with the state; must not block and must not lock the machine.

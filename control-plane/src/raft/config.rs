@@ -49,7 +49,13 @@ pub struct Outside {
     pub log: Option<LogDisk>,
     /// Connects to the other servers.
     pub dialer: Option<Dialer>,
+    /// Ends this server at once when nothing that it holds may be relied on any more, in place of the process. What
+    /// it leaves running is stopped behind it.
+    pub end: Option<End>,
 }
+
+/// See [`Outside::end`].
+pub type End = Arc<dyn Fn() + Send + Sync>;
 
 /// How a leader makes sure that it still leads before it answers a linearizable read. Counts on the server that leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

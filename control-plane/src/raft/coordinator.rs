@@ -1,6 +1,7 @@
 //! The way into the replicated state machine, from any server.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -20,8 +21,8 @@ use weft_state::{
 };
 
 use super::{
-    ApplyObserver, DiskState, GroupChange, GroupChangeError, JoinError, LeaseError, Outside, PeerRole,
-    PeerStatus, ProposeError, Proposed, RaftConfig, RaftStatus, StartError,
+    ApplyObserver, DiskState, GroupChange, GroupChangeError, JoinError, LeaseError, Members, Outside,
+    PeerRole, PeerStatus, ProposeError, Proposed, RaftConfig, RaftStatus, StartError,
     driver::Node,
     forward::{Answer, Question, Refusal},
     image::StateImage,
@@ -201,6 +202,16 @@ impl Coordinator {
             agreed: node.agreed.load(Relaxed),
             peers: peers.collect(),
         }
+    }
+
+    /// Who is in the group, as committed and applied on this server.
+    pub fn members(&self) -> Members {
+        let membership = self.node.replica.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
+        let learners = membership.nodes().map(|(id, _)| NodeId(*id)).filter(|id| !voters.contains(id));
+        let joint = membership.membership().get_joint_config().len() > 1;
+        let entry = membership.log_id().as_ref().map_or(0, |id| id.index());
+        Members { learners: learners.collect(), voters, joint, entry }
     }
 
     /// Whether this server believes that it leads.

@@ -1,6 +1,7 @@
 //! The running Raft part of a server: what it consists of, its tasks, start and stop.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -15,6 +16,7 @@ use openraft::{
     Config, Instant as _, ServerState, SnapshotPolicy, TokioInstant, async_runtime::watch::WatchReceiver,
     errors::Fatal, metrics::RaftMetrics,
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -27,7 +29,7 @@ use super::{
     ApplyObserver, Outside, RaftConfig,
     batcher::{Batcher, ENTRIES_IN_FLIGHT_MAX, write_entry},
     cluster::Cluster,
-    config::RaftTiming,
+    config::{End, RaftTiming},
     error::StartError,
     forward::{Refusal, Standing},
     leader::Confirmed,
@@ -87,6 +89,8 @@ pub struct Node {
     pub(super) leader: watch::Sender<Option<NodeId>>,
     /// Membership changes, one at a time.
     pub(super) membership_change: tokio::sync::Mutex<()>,
+    /// Servers that were taken out while this one led: what they asked for before must not bring them back.
+    pub(super) removed: Mutex<BTreeSet<u64>>,
     pub(super) stop: CancellationToken,
     pub(super) log: LogStore,
     /// How much history stays.
@@ -101,6 +105,7 @@ pub struct Node {
     /// Of the peer port. `stop` lets them finish, `kill` ends them.
     connections: TaskTracker,
     kill: CancellationToken,
+    end: End,
 }
 
 impl Node {
@@ -117,7 +122,8 @@ impl Node {
         let (disk_clock, data_dir) = (clock.clone(), config.data_dir.clone());
         // A server learns or makes its cluster's id after its log was made.
         let had_log = cluster.id().is_some();
-        let recovering = move || recover(&data_dir, had_log, outside.log, observers, disk_clock);
+        let (own, disk) = (config.id, outside.log);
+        let recovering = move || recover(own, &data_dir, had_log, disk, observers, disk_clock);
         let (wal, log, replica) = blocking::run(recovering).await?;
 
         let stop = CancellationToken::new();
@@ -175,6 +181,7 @@ impl Node {
             remote_read_rounds: Rounds::new(tasks.clone()),
             leader,
             membership_change: tokio::sync::Mutex::new(()),
+            removed: Mutex::default(),
             stop,
             log,
             history: config.history,
@@ -185,6 +192,7 @@ impl Node {
             tasks,
             connections: TaskTracker::new(),
             kill: CancellationToken::new(),
+            end: outside.end.unwrap_or_else(|| Arc::new(|| std::process::exit(1))),
         });
         let router = tonic::service::Routes::new(Service::server(node.clone())).prepare().into_axum_router();
         let stop = Stop { drain: node.stop.clone(), kill: node.kill.clone() };
@@ -399,23 +407,21 @@ impl Node {
         self.wal.close().await;
     }
 
-    /// Ends the process: nothing that this server holds can be relied on.
+    /// Ends the process, or what stands for it: nothing that this server holds can be relied on.
     pub(super) async fn end_now(&self) {
-        #[cfg(not(test))]
-        std::process::exit(1);
-        #[cfg(test)]
+        (self.end)();
         self.crash().await;
     }
 
     /// Ends as a killed process does, as far as that goes within one: nobody is told.
-    #[cfg(test)]
     pub(super) async fn crash(&self) {
         self.stopping.store(true, Relaxed);
         self.kill.cancel();
-        self.stop.cancel();
         let _ = self.raft.shutdown().await;
         self.replica.stop_writing();
         self.wal.close().await;
+        // Last: it ends the task that this may run in.
+        self.stop.cancel();
     }
 
     // --- what others ask of it
@@ -495,6 +501,7 @@ impl Node {
 
 /// Reads the log and the newest snapshot. Blocks.
 fn recover(
+    own: NodeId,
     data_dir: &std::path::Path,
     had_log: bool,
     disk: Option<LogDisk>,
@@ -519,7 +526,7 @@ fn recover(
         other => other,
     })?;
     let log = LogStore::new(wal.clone(), recovered).map_err(|e| StartError::Raft(e.to_string()))?;
-    let replica = Replica::new(folder, found, observers, clock);
+    let replica = Replica::new(own, folder, found, observers, clock);
     Ok((wal, log, Arc::new(replica)))
 }
 

@@ -18,10 +18,7 @@ use std::{
     time::Duration,
 };
 
-use openraft::{
-    ChangeMembers,
-    errors::{ChangeMembershipError, ClientWriteError, RaftError},
-};
+use openraft::ChangeMembers;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use weft_core::id::{ClusterId, NodeId};
@@ -33,7 +30,7 @@ use super::{
     error::JoinError,
     link::Route,
     network::{Lane, reason},
-    types::{Peer, TypeConfig},
+    types::Peer,
 };
 
 /// How long the leader lets a new server catch up before it answers "not yet". The server asks again.
@@ -59,6 +56,10 @@ impl Node {
     pub async fn join(self: &Arc<Self>, servers: Vec<SocketAddr>) -> Result<(), JoinError> {
         if self.is_taken_in() {
             return self.check_cluster(&servers).await;
+        }
+        if self.is_being_removed() {
+            let reason = "its log says that this server was removed, which is not known to be committed yet";
+            return Err(JoinError::Refused { reason: reason.to_owned() });
         }
         self.cluster.expect_invitation();
         let mut last = "no address was given".to_owned();
@@ -162,6 +163,14 @@ impl Node {
             && membership.get_node(&self.id.0).is_some_and(|peer| peer.addr == self.advertise)
     }
 
+    /// It was a member, and by its log is none: if that is committed it ends ([`super::retired`]), else it is a member
+    /// still. It must not ask to be taken in before that is decided, or it would be back without anybody's order.
+    fn is_being_removed(&self) -> bool {
+        let (own, applied) = (self.id.0, self.replica.membership());
+        self.membership().get_node(&own).is_none()
+            && (applied.get_node(&own).is_some() || self.log.knows_member(own))
+    }
+
     /// Answers a server that asks to be taken in.
     pub async fn take_in(self: &Arc<Self>, request: JoinRequest) -> Result<JoinResponse, Status> {
         let Some(ours) = self.cluster.id() else {
@@ -239,6 +248,12 @@ impl Node {
         let _one_at_a_time = self.membership_change.lock().await;
         let known = self.membership().get_node(&id).cloned();
         match known {
+            None if self.removed.lock().contains(&id) => {
+                return Err(format!(
+                    "server {} was removed from this group: it comes back with an empty data folder, as a new server",
+                    NodeId(id)
+                ));
+            }
             None => {
                 tracing::info!(server = %NodeId(id), name = peer.name, addr = %peer.addr, "a server joins as learner");
                 let same_place = self
@@ -262,19 +277,6 @@ impl Node {
             Some(_) => {}
         }
         Ok(())
-    }
-
-    /// Changes the members through a joint configuration; `retain`: voters that are taken out stay as learners.
-    pub(super) async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), String> {
-        let result = timeout(self.timing.deadline, self.raft.change_membership(change, retain)).await;
-        match result {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(ClientWriteError::<TypeConfig>::ChangeMembershipError(
-                ChangeMembershipError::InProgress(_),
-            )))) => Err("another change of the group is in progress; ask again".to_owned()),
-            Ok(Err(error)) => Err(format!("the group cannot be changed now: {error}")),
-            Err(_) => Err("the change of the group is not committed by a majority yet; ask again".to_owned()),
-        }
     }
 
     async fn wait_until_caught_up(&self, id: u64) -> Result<(), String> {

@@ -80,6 +80,15 @@ impl LogStore {
         tail.entries.is_empty() && tail.purged.is_none() && tail.vote.is_none()
     }
 
+    /// Whether a membership in the log, committed or not, has this server.
+    pub fn knows_member(&self, id: u64) -> bool {
+        let tail = self.tail.read();
+        tail.entries.iter().any(|entry| match &entry.payload {
+            Payload::Membership(membership) => membership.get_node(&id).is_some(),
+            Payload::Normal(_) | Payload::Blank => false,
+        })
+    }
+
     async fn submit(&self, operation: Operation) -> io::Result<()> {
         if self.wal.submit(operation).await { Ok(()) } else { Err(ended()) }
     }
@@ -136,7 +145,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         let mut bytes = 0;
         let mut entries = Vec::new();
-        for entry in self.tail.read().slice(&(start..end)) {
+        let tail = self.tail.read();
+        // A follower's stream may still ask for what the core has purged since. What is left would be sent as if it
+        // followed what the follower has (R04; openraft #1795). Nothing is sent as a heartbeat, from whose answer the
+        // core sees that a snapshot is due.
+        if tail.entries.front().is_some_and(|first| start < first.log_id.index()) {
+            return Ok(entries);
+        }
+        for entry in tail.slice(&(start..end)) {
             bytes += weight(entry) as usize;
             if bytes > APPEND_BYTES_MAX && !entries.is_empty() {
                 break;
@@ -241,5 +257,58 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         }
         self.submit(Operation::Purge { position: codec::to_wal(&upto), done: Box::new(|| {}) }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::{
+        super::types::{Membership, Peer},
+        *,
+    };
+    use crate::wal::{LogPosition, WalOptions};
+
+    /// In a folder that lives as long as the log, with entries 1 to `last` in memory.
+    fn log(last: u64, payload: impl Fn(u64) -> Payload) -> (tempfile::TempDir, LogStore) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (wal, recovered) =
+            Wal::open(&folder.path().join("wal"), WalOptions::default()).expect("an empty folder opens");
+        let log = LogStore::new(wal, recovered).expect("nothing in it is unreadable");
+        for index in 1..=last {
+            let log_id = codec::from_wal(LogPosition { term: 1, index });
+            log.tail.write().push(Entry { log_id, payload: payload(index) });
+        }
+        (folder, log)
+    }
+
+    fn indexes(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.log_id.index()).collect()
+    }
+
+    /// R04: an append whose first entry does not follow what the follower has (openraft #1795) is never made.
+    #[tokio::test]
+    async fn entries_whose_beginning_was_purged_are_not_sent_as_if_they_began_later() {
+        let (_folder, mut log) = log(10, |_| Payload::Blank);
+        log.purge(codec::from_wal(LogPosition { term: 1, index: 6 })).await.expect("submitted");
+        let mut read =
+            async |start, end| indexes(&log.limited_get_log_entries(start, end).await.expect("reads memory"));
+        assert_eq!(read(5, 11).await, [0; 0]);
+        assert_eq!(read(6, 11).await, [0; 0]);
+        assert_eq!(read(7, 11).await, [7, 8, 9, 10]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_an_earlier_entry_has_and_the_last_has_not_is_known_to_have_been_a_member() {
+        let peer = |id: u64| Peer { name: format!("s{id}"), addr: ([127, 0, 0, 1], 1).into() };
+        let membership = |ids: &[u64]| {
+            let nodes: BTreeMap<u64, Peer> = ids.iter().map(|id| (*id, peer(*id))).collect();
+            let voters = vec![ids.iter().copied().collect::<BTreeSet<u64>>()];
+            Payload::Membership(Membership::new(voters, nodes).expect("all voters are nodes"))
+        };
+        let (_folder, log) = log(2, |index| membership(if index == 1 { &[1, 2] } else { &[1] }));
+        assert!(log.knows_member(2));
+        assert!(!log.knows_member(3));
     }
 }

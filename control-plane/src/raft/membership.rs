@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use openraft::{ChangeMembers, Instant as _, ServerState};
+use openraft::{
+    ChangeMembers, Instant as _, ServerState,
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 use weft_core::id::NodeId;
@@ -24,6 +27,7 @@ use super::{
     forward::{Answer, Question, Refusal},
     join::CATCH_UP_LAG,
     retired::Retired,
+    types::{Peer, TypeConfig},
 };
 
 /// Between two looks at what the leader has heard.
@@ -159,6 +163,7 @@ impl Node {
                 self.majority_is_heard(&left).await?;
             }
         }
+        self.removed.lock().insert(id);
         let ids = BTreeSet::from([id]);
         let change = if votes { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
         self.change(change, false).await.map_err(ChangeRefused::Failed)?;
@@ -313,22 +318,48 @@ impl Node {
     /// Finishes a change that was left in its joint configuration, because the leader that made it failed between its
     /// two entries, or gave up waiting. Until then both majorities are needed, the former one's lost servers included.
     pub(super) async fn finish_changes(self: Arc<Self>) {
-        let is_half_done = || self.leads() && self.membership().membership().get_joint_config().len() > 1;
         loop {
             sleep(MEMBER_LOOK_EVERY).await;
-            if !is_half_done() {
-                continue;
-            }
-            let _one_at_a_time = self.membership_change.lock().await;
-            if is_half_done() {
-                // From a joint configuration it leads to the second of the two. Voters that are not in that one were to
-                // be removed: those that join were learners before.
-                let nobody_else = ChangeMembers::AddVoterIds(BTreeSet::new());
-                match self.change(nobody_else, false).await {
-                    Ok(()) => tracing::info!("finished a change of the group that was left half done"),
-                    Err(reason) => tracing::warn!(reason, "a change of the group is half done"),
+            if self.leads() && self.is_half_changed() {
+                let _one_at_a_time = self.membership_change.lock().await;
+                if let Err(reason) = self.finish_change().await {
+                    tracing::warn!(reason, "a change of the group is half done");
                 }
             }
+        }
+    }
+
+    fn is_half_changed(&self) -> bool {
+        self.membership().membership().get_joint_config().len() > 1
+    }
+
+    /// Leaves a joint configuration, if this is one, for the second of the two. Voters that are not in that one were to
+    /// be removed: those that join were learners before.
+    async fn finish_change(&self) -> Result<(), String> {
+        if self.is_half_changed() {
+            self.change_from_here(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await?;
+            tracing::info!("finished a change of the group that was left half done");
+        }
+        Ok(())
+    }
+
+    /// Changes the members through a joint configuration; `retain`: voters that are taken out stay as learners. A change
+    /// that was left half done is finished before: this one would finish it in its own way, and keep whom that one was
+    /// to remove.
+    pub(super) async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), String> {
+        self.finish_change().await?;
+        self.change_from_here(change, retain).await
+    }
+
+    async fn change_from_here(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), String> {
+        let result = timeout(self.timing.deadline, self.raft.change_membership(change, retain)).await;
+        match result {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::<TypeConfig>::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_),
+            )))) => Err("another change of the group is in progress; ask again".to_owned()),
+            Ok(Err(error)) => Err(format!("the group cannot be changed now: {error}")),
+            Err(_) => Err("the change of the group is not committed by a majority yet; ask again".to_owned()),
         }
     }
 
@@ -344,16 +375,12 @@ impl Node {
 
     /// Notices that this server was removed: by its own log, or, since that may never arrive here, by asking.
     pub(super) async fn notice_removal(self: Arc<Self>) {
-        let mut was_member = false;
         let mut leaderless = 0;
-        loop {
-            sleep(MEMBER_LOOK_EVERY).await;
+        // At once: a crash before the mark is written finds the removal in the log again, but only as long as the log
+        // and no snapshot begins before it.
+        while timeout(MEMBER_LOOK_EVERY, self.replica.wait_removed()).await.is_err() {
             let membership = self.replica.membership();
             let is_member = membership.get_node(&self.id.0).is_some();
-            if was_member && !is_member {
-                return self.retire(Retired::Removed).await;
-            }
-            was_member |= is_member;
             leaderless = if self.has_leader() { 0 } else { leaderless + 1 };
             if !is_member || leaderless < LEADERLESS_LOOKS {
                 continue;
@@ -369,6 +396,7 @@ impl Node {
                 }
             }
         }
+        self.retire(Retired::Removed).await;
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep},
 };
+use weft_core::id::NodeId;
 use weft_state::{
     auth::AuthState,
     command::{Command, Event, Revision},
@@ -52,6 +53,9 @@ pub struct Replica {
     /// The applied index, after each batch.
     changes: watch::Sender<u64>,
     waiters: Mutex<Waiters>,
+    own: NodeId,
+    /// This server was a member, and by what was applied since it is none.
+    removed: watch::Sender<bool>,
     /// Snapshots being written end at once.
     stopping: AtomicBool,
 }
@@ -71,6 +75,7 @@ struct Waiters {
 impl Replica {
     /// With what the newest snapshot holds, if there is one.
     pub fn new(
+        own: NodeId,
         snapshots: SnapshotFolder,
         snapshot: Option<(SnapshotMeta, Machine)>,
         observers: Vec<Arc<dyn ApplyObserver>>,
@@ -97,6 +102,8 @@ impl Replica {
             notes: Mutex::default(),
             changes: watch::Sender::new(index),
             waiters: Mutex::default(),
+            own,
+            removed: watch::Sender::new(false),
             stopping: AtomicBool::new(false),
         }
     }
@@ -136,6 +143,25 @@ impl Replica {
     /// The members as of what was applied: those are committed.
     pub fn membership(&self) -> StoredMembership {
         self.applied.lock().membership.clone()
+    }
+
+    /// Notes what was applied last. That this server was taken out shows only between two memberships.
+    fn set_applied(&self, id: Option<LogId>, membership: Option<StoredMembership>) {
+        let mut applied = self.applied.lock();
+        applied.id = id;
+        let Some(membership) = membership else { return };
+        let is_member = |membership: &StoredMembership| membership.get_node(&self.own.0).is_some();
+        let (was, is) = (is_member(&applied.membership), is_member(&membership));
+        if was || is {
+            self.removed.send_replace(!is);
+        }
+        applied.membership = membership;
+    }
+
+    /// Completes when this server has applied that it was removed, and no later entry takes it in again.
+    pub async fn wait_removed(&self) {
+        // The sender is dropped only with the replica itself.
+        let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
     /// Has another state from now on, as no server ever should.
@@ -249,13 +275,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),
             };
             let result = self.replica.apply_entry(entry.log_id, &commands);
-            {
-                let mut applied = self.replica.applied.lock();
-                applied.id = Some(entry.log_id);
-                if let EntryPayload::Membership(membership) = &entry.payload {
-                    applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                }
-            }
+            let membership = match &entry.payload {
+                EntryPayload::Membership(m) => Some(StoredMembership::new(Some(entry.log_id), m.clone())),
+                EntryPayload::Normal(_) | EntryPayload::Blank => None,
+            };
+            self.replica.set_applied(Some(entry.log_id), membership);
             self.replica.announce(entry.log_id.index());
             if let Some(responder) = responder {
                 responder.send(result);
@@ -287,8 +311,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let mut guard = self.replica.machine.write();
             let replaced = std::mem::replace(&mut *guard, machine);
             self.replica.publish_auth(&guard);
-            *self.replica.applied.lock() =
-                Applied { id: meta.last_log_id, membership: meta.last_membership.clone() };
+            self.replica.set_applied(meta.last_log_id, Some(meta.last_membership.clone()));
             for observer in &self.replica.observers {
                 observer.restored(&guard);
             }

@@ -1,6 +1,6 @@
 //! The numbers that `weft status` and the metrics show.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, time::Duration};
 
 use weft_core::id::{ClusterId, NodeId};
 
@@ -40,6 +40,19 @@ pub struct RaftStatus {
     pub agreed: u64,
     /// All servers of the group, this one included, by id.
     pub peers: Vec<PeerStatus>,
+}
+
+/// The servers of the group by what this server has applied: that is committed, and cannot be taken back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those that vote. While a change is half done, of both configurations.
+    pub voters: BTreeSet<NodeId>,
+    /// Those that only listen.
+    pub learners: BTreeSet<NodeId>,
+    /// A change is half done.
+    pub joint: bool,
+    /// Index of the entry that made it so; 0 before the first.
+    pub entry: u64,
 }
 
 /// Whether the disk of the log has space.

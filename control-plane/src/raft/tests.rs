@@ -106,7 +106,9 @@ async fn start_timed(id: u64, setup: Setup, learner: bool, timing: RaftTiming) -
         snapshot_every: setup.snapshot_every,
         history: setup.history,
     };
-    let coordinator = Coordinator::start(config, vec![seen.clone()]).await?;
+    // One that ends is stopped, not the process of all.
+    let outside = Outside { end: Some(Arc::new(|| {})), ..Outside::default() };
+    let coordinator = Coordinator::start_on(config, vec![seen.clone()], outside).await?;
     Ok(Server { coordinator, folder: setup.folder, id: NodeId(id), addr, seen })
 }
 

@@ -74,6 +74,27 @@ async fn a_server_that_was_removed_while_it_was_down_learns_it_when_it_starts() 
     }
 }
 
+/// R02: a request to be taken in that was sent before may arrive, or be looked at, after the removal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_request_to_join_does_not_bring_a_removed_server_back() {
+    let servers = group(3).await;
+    let leads = wait_leader(&servers).await;
+    let gone = &servers[(leads + 1) % 3];
+    let node = servers[leads].coordinator.node();
+    let request = weft_xds_proto::peer::JoinRequest {
+        id: gone.id.0,
+        name: "late".to_owned(),
+        peer_address: gone.addr.to_string(),
+        cluster_id: servers[leads].coordinator.cluster_id().expect("formed").0,
+        learner: false,
+    };
+    node.take_in(request.clone()).await.expect("it is a member, and told so");
+    servers[leads].coordinator.change_group(remove(gone.id, false)).await.expect("removed");
+    let refused = node.take_in(request).await.expect_err("not again");
+    assert!(refused.message().contains("was removed from this group"), "{refused}");
+    assert!(node.membership().get_node(&gone.id.0).is_none(), "not even as learner");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_itself_can_be_removed_and_another_one_leads() {
     let servers = group(3).await;
@@ -169,6 +190,37 @@ async fn leadership_goes_where_it_is_asked_to_go() {
     }
 }
 
+fn is_half_changed(server: &Server) -> bool {
+    server.coordinator.node().membership().membership().get_joint_config().len() == 2
+}
+
+/// The first entry of the removal is there; whoever would add the second one is gone.
+async fn remove_half(leader: &Server, gone: NodeId) {
+    let removed = openraft::ChangeMembers::RemoveVoters([gone.0].into());
+    let change = leader.coordinator.node().raft.change_membership(removed, false);
+    tokio::select! {
+        biased;
+        () = async { while !is_half_changed(leader) { tokio::task::yield_now().await } } => {}
+        done = change => panic!("{done:?}"),
+    }
+}
+
+/// Somebody joins before it is noticed: that must not keep the one that was to go, as learner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_left_half_done_is_finished_before_the_next_one() {
+    let servers = group(3).await;
+    let leads = wait_leader(&servers).await;
+    let gone = servers[(leads + 1) % 3].id;
+    remove_half(&servers[leads], gone).await;
+    let server = learner(4, &servers).await;
+    let node = servers[leads].coordinator.node();
+    assert!(node.membership().get_node(&gone.0).is_none(), "{:?}", node.membership());
+    assert_eq!((node.membership().voter_ids().count(), node.membership().nodes().count()), (2, 3));
+    for server in servers.into_iter().chain([server]) {
+        server.stop().await;
+    }
+}
+
 /// Both majorities are needed until the second entry of a change is there, and nobody asks for it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_was_left_between_its_two_entries_is_finished() {
@@ -176,17 +228,8 @@ async fn a_change_that_was_left_between_its_two_entries_is_finished() {
     let leads = wait_leader(&servers).await;
     let gone = servers[(leads + 1) % 3].id;
     let node = servers[leads].coordinator.node();
-    let joint = || node.membership().membership().get_joint_config().len() == 2;
-    {
-        let removed = openraft::ChangeMembers::RemoveVoters([gone.0].into());
-        let change = node.raft.change_membership(removed, false);
-        // The first entry is there; whoever would add the second one is gone.
-        tokio::select! {
-            biased;
-            () = async { while !joint() { tokio::task::yield_now().await } } => {}
-            done = change => panic!("{done:?}"),
-        }
-    }
+    let joint = || is_half_changed(&servers[leads]);
+    remove_half(&servers[leads], gone).await;
     until("it is finished", || !joint() && !voters(&servers[leads]).contains(&gone.0)).await;
     assert!(node.membership().get_node(&gone.0).is_none(), "it is no learner either");
     put_until_done(&servers[leads], "k", "v").await;
