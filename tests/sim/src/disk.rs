@@ -127,6 +127,11 @@ impl SimDisk {
         self.state.lock().fails_in = Some(writes);
     }
 
+    /// Does not lose power by itself after all.
+    pub(crate) fn spare(&self) {
+        self.state.lock().fails_in = None;
+    }
+
     /// The next sync takes this long.
     pub(crate) fn stall(&self, time: Duration) {
         self.state.lock().stalled = time;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::net::Link;
+use super::operator::Operator;
 use super::rng::Rng;
 use super::server::{Number, ip};
 use super::workload::CLIENT_IP;
@@ -44,6 +45,12 @@ pub(crate) enum Fault {
     Full { server: Number },
     /// A sync takes this long.
     Stall { server: Number, ms: u64 },
+    /// Leadership is handed to this one, in the middle of everything.
+    Transfer { to: Number },
+    /// A server is taken out of the group, and a new one with an empty disk joins in its place; as learner first, if so.
+    Replaced { server: Number, learner: bool },
+    /// The same for one whose machine and disk are lost.
+    DiskLost { server: Number, learner: bool },
 }
 
 impl fmt::Display for Fault {
@@ -67,17 +74,19 @@ pub(crate) struct Nemesis {
     next: u64,
     relief: BTreeMap<(u64, u64), Relief>,
     count: u64,
+    /// How many servers were replaced.
+    replaced: u64,
     /// What it did, and when.
     pub(crate) log: Vec<(u64, Fault)>,
 }
 
 impl Nemesis {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { rng, next: 0, relief: BTreeMap::new(), count: 0, log: Vec::new() }
+        Self { rng, next: 0, relief: BTreeMap::new(), count: 0, replaced: 0, log: Vec::new() }
     }
 
     /// Once a millisecond.
-    pub(crate) fn step(&mut self, world: &mut World) {
+    pub(crate) fn step(&mut self, world: &mut World, operator: &mut Operator) {
         while let Some(entry) = self.relief.first_entry().filter(|e| e.key().0 <= world.now) {
             relieve(world, &entry.remove());
         }
@@ -85,9 +94,9 @@ impl Nemesis {
             return;
         }
         self.next = world.now + self.rng.between(100, 1_500);
-        let fault = self.choose(world);
+        let fault = self.choose(world, operator);
         world.trace.note(&[6, world.now, self.count]);
-        self.start(world, &fault);
+        self.start(world, operator, &fault);
         self.log.push((world.now, fault));
     }
 
@@ -99,18 +108,21 @@ impl Nemesis {
             relieve(world, &Relief::Clock(server));
             relieve(world, &Relief::Space(server));
             world.host(server).paused_until = 0;
+            world.disk(server).spare();
             world.boot(server);
         }
     }
 
-    fn choose(&mut self, world: &World) -> Fault {
+    fn choose(&mut self, world: &World, operator: &Operator) -> Fault {
         let servers = world.servers();
         let rng = &mut self.rng;
         // Whoever leads has most to lose.
         let leader = world.leader().filter(|_| rng.chance(500));
         let server = leader.unwrap_or_else(|| *rng.pick(&servers));
         let other = *rng.pick(&servers.iter().copied().filter(|s| *s != server).collect::<Vec<_>>());
-        match rng.below(100) {
+        // One change of the group at a time, or it would be left without a majority that has its data.
+        let kinds = if operator.is_idle() { 120 } else { 107 };
+        match rng.below(kinds) {
             0..12 => Fault::PowerLoss { server, silent: rng.chance(400) },
             12..20 => Fault::TornWrite { server },
             20..29 => Fault::Blackout,
@@ -131,11 +143,15 @@ impl Nemesis {
             81..88 => Fault::Skew { server, permille: rng.between(950, 1_051) as u32 },
             92..96 => Fault::Full { server },
             88..92 => Fault::Jump { server, ms: rng.between(0, 7_200_000) as i64 - 3_600_000 },
-            _ => Fault::Stall { server, ms: rng.between(50, 3_000) },
+            96..100 => Fault::Stall { server, ms: rng.between(50, 3_000) },
+            100..107 => Fault::Transfer { to: other },
+            // Every second one votes only when it is told to.
+            107..114 => Fault::Replaced { server, learner: self.replaced % 2 == 1 },
+            _ => Fault::DiskLost { server, learner: self.replaced % 2 == 1 },
         }
     }
 
-    fn start(&mut self, world: &mut World, fault: &Fault) {
+    fn start(&mut self, world: &mut World, operator: &mut Operator, fault: &Fault) {
         let now = world.now;
         let network = |world: &World, cut: &dyn Fn(IpAddr, IpAddr) -> bool| {
             world.set_links(|from, to| Link { cut: cut(from, to), ..Link::GOOD });
@@ -219,6 +235,16 @@ impl Nemesis {
                 self.later(now, 1_000, 5_000, Relief::Space(*server));
             }
             Fault::Stall { server, ms } => world.disk(*server).stall(Duration::from_millis(*ms)),
+            Fault::Transfer { to } => operator.transfer(world, *to),
+            Fault::Replaced { server, learner } => {
+                self.replaced += 1;
+                operator.replace(world, *server, *learner);
+            }
+            Fault::DiskLost { server, learner } => {
+                self.replaced += 1;
+                world.lose(*server);
+                operator.replace(world, *server, *learner);
+            }
         }
     }
 

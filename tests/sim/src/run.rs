@@ -23,6 +23,7 @@ use crate::invariants::leaders::Leaders;
 use crate::invariants::{self, Finished, replicas};
 use crate::nemesis::Nemesis;
 use crate::net::Net;
+use crate::operator::Operator;
 use crate::rng::Rng;
 use crate::server::Number;
 use crate::workload::watch::Told;
@@ -35,6 +36,9 @@ const END_MS_MAX: u64 = 90_000;
 
 /// Once all is well, calls must be answered again within this time, and go on being answered.
 const RECOVERY_MS_MAX: u64 = 15_000;
+
+/// Once all is well, every server of the group must be a voter again within this time.
+const WHOLE_MS_MAX: u64 = 60_000;
 
 /// How long clients go on when all is well: sessions are held and run out, and are told so in time.
 const WELL_MS: u64 = 4_000;
@@ -164,7 +168,8 @@ fn simulate(options: Options, folder: &Path) -> Report {
     let mut nemesis = Nemesis::new(Rng::new(seed, "nemesis"));
     let mut leaders = Leaders::default();
     let findings = Findings::default();
-    let mut run = Run { world: &mut world, leaders: &mut leaders };
+    let operator = Operator::new(Rng::new(seed, "operator"));
+    let mut run = Run { world: &mut world, leaders: &mut leaders, operator };
     let result = run.all(seed, seconds * 1000, servers, &mut nemesis, &findings);
     let mut violations: Vec<String> = result.clone().err().into_iter().collect();
     if let Ok(healed) = result {
@@ -186,6 +191,7 @@ fn simulate(options: Options, folder: &Path) -> Report {
 struct Run<'a> {
     world: &'a mut World,
     leaders: &'a mut Leaders,
+    operator: Operator,
 }
 
 impl Run<'_> {
@@ -199,22 +205,23 @@ impl Run<'_> {
         findings: &Findings,
     ) -> Result<Duration, String> {
         self.world.servers().into_iter().for_each(|server| self.world.boot(server));
-        self.until(FORM_MS_MAX, "the group does not form", |world| voters(world) == usize::from(servers))?;
+        self.until(FORM_MS_MAX, "the group does not form", World::is_whole)?;
 
         self.world.clients.boot();
         let begun = self.world.now;
         let (net, group) = (self.world.net.clone(), self.world.servers());
         self.world.clients.spawn(clients(seed, net, group, findings.clone()));
         while self.world.now < begun + faults_ms {
-            nemesis.step(self.world);
+            nemesis.step(self.world, &mut self.operator);
             self.step()?;
         }
         nemesis.end(self.world);
+        self.is_answered(findings)?;
+        self.until(WHOLE_MS_MAX, "liveness: the group is not whole again", World::is_whole)
+            .map_err(|error| format!("{error}: {}", self.world.views()))?;
         let healed = self.world.now;
         for _ in 0..2 {
-            let answered = findings.calls.lock().tally().0;
-            let progress = |_: &World| findings.calls.lock().tally().0 > answered;
-            self.until(RECOVERY_MS_MAX, "liveness: all is well, and no call is answered", progress)?;
+            self.is_answered(findings)?;
             self.for_ms(WELL_MS / 2)?;
         }
         findings.stop.store(true, Relaxed);
@@ -228,9 +235,17 @@ impl Run<'_> {
         Ok(Duration::from_millis(healed - begun))
     }
 
+    /// All is well: then calls are answered.
+    fn is_answered(&mut self, findings: &Findings) -> Result<(), String> {
+        let answered = findings.calls.lock().tally().0;
+        let progress = |_: &World| findings.calls.lock().tally().0 > answered;
+        self.until(RECOVERY_MS_MAX, "liveness: all is well, and no call is answered", progress)
+    }
+
     fn step(&mut self) -> Result<(), String> {
         self.world.step();
         if self.world.now.is_multiple_of(LOOK_EVERY_MS) {
+            self.operator.step(self.world);
             replicas::step(self.world)?;
             self.leaders.step(self.world)?;
             self.world.failed().map_or(Ok(()), Err)?;
@@ -256,17 +271,6 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// Voters, as a leader sees it; 0 without one.
-fn voters(world: &World) -> usize {
-    let mut voters = 0;
-    world.each(|_, inside| {
-        if inside.is_leader() {
-            voters = inside.status().peers.iter().filter(|peer| peer.voter).count();
-        }
-    });
-    voters
 }
 
 /// Everything that clients do, from the start to the last look.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,10 +51,14 @@ fn peer_addr(server: Number) -> SocketAddr {
     SocketAddr::new(ip(server), 2380)
 }
 
-/// What a server is started with. The same at each start.
+/// What a server is started with. The same at each start, until another server takes its place.
 #[derive(Clone)]
 pub(crate) struct Spec {
     pub(crate) number: Number,
+    /// How many servers there were in its place before it.
+    pub(crate) predecessors: u8,
+    /// Joins without a vote.
+    pub(crate) learner: bool,
     /// Others that were there at the beginning.
     pub(crate) group: Vec<Number>,
     /// Holds what is replaced whole: the cluster's id and snapshots.
@@ -61,6 +66,20 @@ pub(crate) struct Spec {
     pub(crate) disk: SimDisk,
     pub(crate) net: Net,
     pub(crate) observer: Arc<dyn ApplyObserver>,
+    /// It has ended for good.
+    pub(crate) ended: Arc<AtomicBool>,
+}
+
+impl Spec {
+    /// Whoever comes back without its data is another server.
+    pub(crate) fn id(&self) -> NodeId {
+        NodeId(u64::from(self.predecessors) * 100 + u64::from(self.number))
+    }
+
+    /// Forms the group that the others join.
+    fn is_first(&self) -> bool {
+        self.number == 1 && self.predecessors == 0
+    }
 }
 
 /// A server's inside, for the invariants; none while it is off or recovers.
@@ -68,26 +87,31 @@ pub(crate) type Slot = Arc<Mutex<Option<Coordinator>>>;
 
 /// Runs a server for as long as it is polled.
 pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>>>) {
-    let number = spec.number;
+    let (number, is_first) = (spec.number, spec.is_first());
     let watches = Watches::new();
     let changes = Arc::new(RegistryChanges::default());
     let config_changes = Arc::new(MeshConfigChanges::default());
     let tokens = Tokens::given(TOKEN).expect("it is well formed");
     let gate = Gate::new(tokens, None).with_random(crate::intercept::random_bytes);
     let config = RaftConfig {
-        id: NodeId(u64::from(number)),
+        id: spec.id(),
         name: format!("s{number}"),
         data_dir: spec.data_dir,
         peer_listener: spec.net.listen(peer_addr(number)),
         gate: Arc::new(gate),
         peer_advertise: peer_addr(number),
-        learner: false,
-        bootstrap: number == 1,
+        learner: spec.learner,
+        bootstrap: is_first,
         timing: RaftTiming::default(),
         snapshot_every: SNAPSHOT_EVERY,
         history: HistoryLimits::default(),
     };
-    let outside = Outside { log: Some(spec.disk.for_log()), dialer: Some(spec.net.dialer(ip(number))) };
+    let end = move || spec.ended.store(true, Relaxed);
+    let outside = Outside {
+        log: Some(spec.disk.for_log()),
+        dialer: Some(spec.net.dialer(ip(number))),
+        end: Some(Arc::new(end)),
+    };
     let observers: Vec<Arc<dyn ApplyObserver>> =
         vec![spec.observer, watches.clone(), changes.clone(), config_changes.clone()];
     let coordinator = match Coordinator::start_on(config, observers, outside).await {
@@ -103,16 +127,16 @@ pub(crate) async fn run(spec: Spec, slot: Slot, failed: Arc<Mutex<Option<String>
     serve(&coordinator, watches, (changes, config_changes), &spec.net, number);
     let others: Vec<SocketAddr> =
         spec.group.iter().filter(|n| **n != number).map(|n| peer_addr(*n)).collect();
-    while number != 1 && !is_voter(&coordinator) {
+    while !is_first && !is_taken_in(&coordinator, spec.learner) {
         let _ = coordinator.join_group(others.clone()).await;
         tokio::time::sleep(JOIN_PAUSE).await;
     }
     std::future::pending::<()>().await;
 }
 
-fn is_voter(coordinator: &Coordinator) -> bool {
+fn is_taken_in(coordinator: &Coordinator, learner: bool) -> bool {
     let status = coordinator.status();
-    status.peers.iter().any(|peer| peer.id == status.id && peer.voter)
+    status.peers.iter().any(|peer| peer.id == status.id && (peer.voter || learner))
 }
 
 /// The gRPC port, as the server's `app` puts it together.

@@ -2,25 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use crate::server::Number;
+use weft_core::id::NodeId;
+
 use crate::world::World;
 
 /// Who led in which term.
 #[derive(Default)]
 pub(crate) struct Leaders {
-    by_term: BTreeMap<u64, Number>,
+    by_term: BTreeMap<u64, NodeId>,
 }
 
 impl Leaders {
     pub(crate) fn step(&mut self, world: &World) -> Result<(), String> {
         let mut wrong = None;
-        world.each(|server, inside| {
+        world.each(|_, inside| {
             let status = inside.status();
             if !inside.is_leader() || status.leader != Some(status.id) {
                 return;
             }
-            let first = *self.by_term.entry(status.term).or_insert(server);
-            if first != server {
+            let first = *self.by_term.entry(status.term).or_insert(status.id);
+            if first != status.id {
+                let server = status.id;
                 wrong = Some(format!("R06: servers {first} and {server} both lead in term {}", status.term));
             }
         });
