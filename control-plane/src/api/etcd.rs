@@ -232,6 +232,15 @@ impl Api {
     async fn read_barrier(&self) -> Result<(), Status> {
         self.coordinator.read_barrier().await.map_err(|error| status::propose(&error))
     }
+
+    /// After it, this server's state may be read as was asked for.
+    async fn before_read(&self, serializable: bool) -> Result<(), Status> {
+        if serializable {
+            self.coordinator.check_taken_in().map_err(|error| status::propose(&error))
+        } else {
+            self.read_barrier().await
+        }
+    }
 }
 
 /// `clientv3.WithRequireLeader`.

@@ -69,7 +69,7 @@ impl Reader {
     /// Reads as wanted. The label belongs to exactly what `f` saw.
     ///
     /// # Errors
-    /// Only if `Linearizable` was wanted and cannot be had.
+    /// If `Linearizable` was wanted and cannot be had, or this server is new to its group.
     pub async fn read<R>(
         &self,
         wanted: Wanted,
@@ -90,6 +90,8 @@ impl Reader {
             // The barrier vouches for the moment it was asked for, not for that of its answer.
             let mut last = self.confirmed.lock();
             *last = (*last).max(asked);
+        } else {
+            self.coordinator.check_taken_in()?;
         }
         let (answer, revision) = self.coordinator.read(|machine| (f(machine), machine.revision()));
         let label = if confirmed {

@@ -12,9 +12,10 @@ use crate::raft::{LeaseError, ProposeError};
 /// A failed proposal or read as a gRPC status.
 pub fn propose(error: &ProposeError) -> Status {
     let code = match error {
-        ProposeError::NoLeader { .. } | ProposeError::NoQuorum { .. } | ProposeError::Stopped => {
-            Code::Unavailable
-        }
+        ProposeError::NoLeader { .. }
+        | ProposeError::NoQuorum { .. }
+        | ProposeError::NotTakenIn
+        | ProposeError::Stopped => Code::Unavailable,
         // What was asked may have happened. Requests of weft.v1 are safe to repeat.
         ProposeError::OutcomeUnknown { .. } | ProposeError::NotAppliedHere { .. } => Code::DeadlineExceeded,
         ProposeError::Overloaded { .. } | ProposeError::DiskFull => Code::ResourceExhausted,
@@ -100,6 +101,7 @@ pub fn http_propose(error: &ProposeError) -> StatusCode {
         ProposeError::NoLeader { .. }
         | ProposeError::NoQuorum { .. }
         | ProposeError::Overloaded { .. }
+        | ProposeError::NotTakenIn
         | ProposeError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         ProposeError::OutcomeUnknown { .. } | ProposeError::NotAppliedHere { .. } => {
             StatusCode::GATEWAY_TIMEOUT

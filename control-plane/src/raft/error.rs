@@ -60,6 +60,10 @@ pub enum ProposeError {
          again by themselves when there is space"
     )]
     DiskFull,
+    /// By what it has applied this server is no member of the group: it is new there, and has not got the state yet.
+    /// What it has is older than what its clients may have seen.
+    #[error("this server is new to its group and has not got the state yet: ask another one, or try again")]
+    NotTakenIn,
     /// This server is shutting down. Nothing was written.
     #[error("this server is stopping; nothing was written, ask another server")]
     Stopped,
@@ -79,6 +83,7 @@ impl ProposeError {
             | Self::NoQuorum { .. }
             | Self::Overloaded { .. }
             | Self::DiskFull
+            | Self::NotTakenIn
             | Self::Stopped => true,
             Self::OutcomeUnknown { .. } | Self::NotAppliedHere { .. } | Self::TooLarge { .. } => false,
         }

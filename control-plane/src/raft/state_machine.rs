@@ -5,7 +5,10 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -56,6 +59,8 @@ pub struct Replica {
     own: NodeId,
     /// This server was a member, and by what was applied since it is none.
     removed: watch::Sender<bool>,
+    /// By what was applied, this server is a member.
+    taken_in: AtomicBool,
     /// Snapshots being written end at once.
     stopping: AtomicBool,
 }
@@ -92,6 +97,7 @@ impl Replica {
             observers.iter().for_each(|o| o.restored(&machine));
         }
         let index = applied.id.map_or(0, |id| id.index());
+        let taken_in = applied.membership.get_node(&own.0).is_some();
         Self {
             auth: ArcSwap::new(machine.auth().clone()),
             machine: RwLock::new(machine),
@@ -104,6 +110,7 @@ impl Replica {
             waiters: Mutex::default(),
             own,
             removed: watch::Sender::new(false),
+            taken_in: AtomicBool::new(taken_in),
             stopping: AtomicBool::new(false),
         }
     }
@@ -156,6 +163,14 @@ impl Replica {
             self.removed.send_replace(!is);
         }
         applied.membership = membership;
+        // Release: whoever sees it sees the state of the entry that took this server in.
+        self.taken_in.store(is, Release);
+    }
+
+    /// Whether this server is a member by what it has applied. One that is has all that any server had applied, and shown to
+    /// anybody, before it was taken in.
+    pub fn is_taken_in(&self) -> bool {
+        self.taken_in.load(Acquire)
     }
 
     /// Completes when this server has applied that it was removed, and no later entry takes it in again.

@@ -21,9 +21,7 @@ impl pb::kv_server::Kv for Api {
         let request = request.into_inner();
         let serializable = request.serializable;
         let range = convert::range(request).map_err(|error| status::request(&error))?;
-        if !serializable {
-            self.read_barrier().await?;
-        }
+        self.before_read(serializable).await?;
         let (revision, response) = self
             .coordinator
             .read(|machine| (machine.revision(), permitted_range(machine, &asking.caller, &range)));
@@ -39,9 +37,7 @@ impl pb::kv_server::Kv for Api {
         let request = request.into_inner();
         let serializable = request.serializable;
         let range = convert::range(request).map_err(|error| status::request(&error))?;
-        if !serializable {
-            self.read_barrier().await?;
-        }
+        self.before_read(serializable).await?;
         let mut chunks = Chunks {
             api: self.clone(),
             caller: asking.caller,
@@ -101,9 +97,7 @@ impl pb::kv_server::Kv for Api {
         let txn = convert::check_size(&request).and_then(|()| convert::txn(request));
         let txn = txn.map_err(|error| status::request(&error))?;
         if read_txn::is_read_only(&txn) {
-            if !serializable {
-                self.read_barrier().await?;
-            }
+            self.before_read(serializable).await?;
             return self.read_txn(&asking.caller, txn);
         }
         let (proposed, header) = self.propose(&asking, Command::Txn(txn)).await?;

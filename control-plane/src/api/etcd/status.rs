@@ -167,7 +167,7 @@ pub fn auth(error: &AuthError) -> Status {
 /// whether a write happened; etcd's clients know that and do not send a write again on it.
 pub fn propose(error: &ProposeError) -> Status {
     let (code, text) = match error {
-        ProposeError::NoLeader { .. } => (Code::Unavailable, NO_LEADER),
+        ProposeError::NoLeader { .. } | ProposeError::NotTakenIn => (Code::Unavailable, NO_LEADER),
         ProposeError::NoQuorum { .. }
         | ProposeError::OutcomeUnknown { .. }
         | ProposeError::NotAppliedHere { .. } => (Code::Unavailable, "etcdserver: request timed out"),

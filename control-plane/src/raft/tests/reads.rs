@@ -54,3 +54,29 @@ async fn a_leader_that_reads_by_index_answers_nothing_without_a_majority() {
     is_not_answered(&leader).await;
     leader.crash().await;
 }
+
+/// A11: the machine of a server that lost its disk knows less, as a new server, than its clients were told before. It says so
+/// until it has at least that; a group of one and one that was restarted need nobody for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_new_to_its_group_shows_no_state_before_it_has_what_the_others_showed() {
+    let first = first(1).await;
+    put_until_done(&first, "shown", "v").await;
+    assert_eq!(first.coordinator.check_taken_in(), Ok(()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = HistoryLimits::default();
+    let setup = Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY, history };
+    let second = start(2, setup).await;
+    assert_eq!(second.coordinator.check_taken_in(), Err(ProposeError::NotTakenIn));
+    let servers = [first];
+    join(&second, &servers).await;
+    until("it is taken in", || second.coordinator.check_taken_in().is_ok()).await;
+    assert!(second.get("shown").is_some());
+
+    let folder = second.crash().await;
+    let [first] = servers;
+    first.crash().await;
+    let restarted = Server::restart(NodeId(2), folder, SNAPSHOT_EVERY).await;
+    until("it has its own state again", || restarted.coordinator.check_taken_in().is_ok()).await;
+    assert!(restarted.get("shown").is_some(), "without anybody else");
+    restarted.crash().await;
+}
