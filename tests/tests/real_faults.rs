@@ -25,7 +25,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// A01 to A11, W01 to W05, W09 to W12, S01, S02, S04, R06, L01, L02, L11: none of them is seen while servers are killed,
-/// stopped (for which all clocks jump when they go on) and cut off, and packets are lost, late, doubled and out of order.
+/// stopped (for which all clocks jump when they go on), replaced with an empty disk and cut off, leadership is handed over, and packets are lost, late, doubled and out of order.
 #[test]
 fn what_clients_see_of_three_servers_under_faults_is_linearizable() {
     inside("what_clients_see_of_three_servers_under_faults_is_linearizable", || async {

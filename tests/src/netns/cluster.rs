@@ -8,12 +8,15 @@ use rustix::process::Signal;
 use crate::mesh::join_token;
 use crate::netns::host::Host;
 use crate::netns::switch::Switch;
-use crate::process::{WeftProcess, run};
+use crate::process::{Finished, WeftProcess, run};
 use crate::wait::until;
 
 /// What `weft server` listens on unless told otherwise.
 const GRPC_PORT: u16 = 2379;
 const GOSSIP_PORT: u16 = 7946;
+
+/// How long a change of the group may take on a machine that does much else.
+const GROUP_CHANGE_MAX: Duration = Duration::from_secs(30);
 
 /// A server and its host.
 #[derive(Debug)]
@@ -88,6 +91,49 @@ impl Cluster {
         None
     }
 
+    /// Asks a server to lead; what comes of it is said, and no more.
+    pub async fn transfer(&self, to: usize) {
+        let asked = self.ask(&["server", "transfer", &self.nodes[to].name], None).await;
+        if asked.code != 0 {
+            eprintln!("    refused: {}", asked.stderr.trim());
+        }
+    }
+
+    /// Takes a server out of the group, whether it runs or not.
+    pub async fn remove(&self, victim: usize) {
+        until(&format!("{} is removed", self.nodes[victim].name), GROUP_CHANGE_MAX, || async {
+            let id = self.id_of(victim).await?;
+            let Some(id) = id else { return Ok(()) };
+            let removed = self.ask(&["server", "remove", &id], Some(victim)).await;
+            // An answer may be lost: whether it is still a member says the next look.
+            Err(format!("{removed:?}"))
+        })
+        .await;
+    }
+
+    /// Starts a server that has lost its disk, as one that is new to the group.
+    pub async fn join(&mut self, newcomer: usize) {
+        let other = (newcomer + 1) % self.nodes.len();
+        self.nodes[newcomer].join = Some(format!("{}:{GOSSIP_PORT}", self.nodes[other].host.address()));
+        self.nodes[newcomer].start().await;
+    }
+
+    /// The id of the member of this name, as another server knows the group; none if it is no member.
+    async fn id_of(&self, i: usize) -> Result<Option<String>, String> {
+        let other = (0..self.nodes.len()).find(|other| *other != i && self.nodes[*other].runs());
+        let status = self.status(other.ok_or("no other server runs")?).await.ok_or("no answer")?;
+        let servers = status["servers"].as_array().ok_or("no servers")?;
+        let member = servers.iter().find(|server| server["name"] == self.nodes[i].name.as_str());
+        Ok(member.and_then(|member| member["id"].as_str()).map(str::to_owned))
+    }
+
+    /// Runs a client command against all servers, or all but one.
+    async fn ask(&self, command: &[&str], but: Option<usize>) -> Finished {
+        let endpoints = self.nodes.iter().enumerate().filter(|(i, _)| Some(*i) != but);
+        let endpoints: Vec<_> = endpoints.map(|(_, node)| node.endpoint()).collect();
+        run(&[command, &["--endpoints", &endpoints.join(",")]].concat()).await
+    }
+
     /// Waits until every server counts `count` voters.
     pub async fn wait_for_voters(&self, count: usize) {
         for (i, node) in self.nodes.iter().enumerate() {
@@ -123,6 +169,17 @@ impl Node {
     /// SIGKILL.
     pub async fn kill(&mut self) {
         self.process.take().expect("it runs").kill().await;
+    }
+
+    /// Waits until it has ended by itself, as one does that is no longer a member.
+    pub async fn has_ended(&mut self) {
+        self.process.take().expect("it runs").wait(GROUP_CHANGE_MAX).await;
+    }
+
+    /// Nothing is left of its data. It must not run.
+    pub fn lose_disk(&self) {
+        assert!(self.process.is_none(), "{} runs", self.name);
+        std::fs::remove_dir_all(&self.data_dir).expect("the folder can be removed");
     }
 
     /// SIGSTOP.

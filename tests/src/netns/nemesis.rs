@@ -15,6 +15,13 @@ pub enum Fault {
     Kill(Vec<usize>),
     /// SIGTERM: one that leads hands over first. Started again when it is repaired.
     Stop(usize),
+    /// A server is asked to lead.
+    Transfer(usize),
+    /// A server is taken out of the group and ends. Repaired, the machine joins again with an empty folder.
+    Remove(usize),
+    /// A server is killed and its disk is lost. Repaired, the machine joins again with an empty folder, and what it was is
+    /// taken out of the group.
+    Lose(usize),
     /// SIGSTOP and SIGCONT.
     Pause(usize),
     /// The network device is down.
@@ -77,7 +84,7 @@ fn between((low, high): (Duration, Duration), rng: &mut fastrand::Rng) -> Durati
 impl Fault {
     fn choose(victim: usize, servers: usize, rng: &mut fastrand::Rng) -> Self {
         let other = (victim + 1 + rng.usize(0..servers - 1)) % servers;
-        match rng.u32(0..13) {
+        match rng.u32(0..16) {
             0 | 1 => Self::Kill(vec![victim]),
             2 => Self::Kill((0..servers).collect()),
             3 | 4 => Self::Pause(victim),
@@ -88,6 +95,9 @@ impl Fault {
             9 => Self::Mute(victim),
             10 => Self::Loss(rng.u32(50..300)),
             11 => Self::Stop(victim),
+            12 => Self::Transfer(other),
+            13 => Self::Remove(victim),
+            14 => Self::Lose(victim),
             _ if rng.bool() => Self::Delay(rng.u64(10..100), rng.u64(1..50)),
             _ => Self::Disorder,
         }
@@ -104,6 +114,17 @@ impl Fault {
             Self::Stop(victim) => {
                 let code = cluster.nodes[*victim].stop().await;
                 assert_eq!(code, 0, "a server that is told to stop ends well");
+            }
+            // One that is behind, or whose leader has just changed, is refused: that is an answer too.
+            Self::Transfer(to) => cluster.transfer(*to).await,
+            Self::Remove(victim) => {
+                cluster.remove(*victim).await;
+                cluster.nodes[*victim].has_ended().await;
+                cluster.nodes[*victim].lose_disk();
+            }
+            Self::Lose(victim) => {
+                cluster.nodes[*victim].kill().await;
+                cluster.nodes[*victim].lose_disk();
             }
             Self::Pause(victim) => cluster.nodes[*victim].pause(),
             Self::LinkDown(victim) => cluster.nodes[*victim].set_link(false),
@@ -141,6 +162,16 @@ impl Fault {
                 futures::future::join_all(nodes.map(|(_, node)| node.start())).await;
             }
             Self::Stop(victim) => cluster.nodes[*victim].start().await,
+            // Only a whole group can lose another disk.
+            Self::Remove(victim) => {
+                cluster.join(*victim).await;
+                cluster.wait_for_voters(cluster.nodes.len()).await;
+            }
+            Self::Lose(victim) => {
+                cluster.remove(*victim).await;
+                cluster.join(*victim).await;
+                cluster.wait_for_voters(cluster.nodes.len()).await;
+            }
             Self::Pause(victim) => cluster.nodes[*victim].resume(),
             Self::LinkDown(victim) => cluster.nodes[*victim].set_link(true),
             _ => {}
@@ -156,6 +187,9 @@ impl fmt::Display for Fault {
                 write!(f, "kill -9 {}", victims.iter().map(name).collect::<Vec<_>>().join(", "))
             }
             Self::Stop(victim) => write!(f, "SIGTERM {}", name(victim)),
+            Self::Transfer(to) => write!(f, "{} is asked to lead", name(to)),
+            Self::Remove(victim) => write!(f, "{} is taken out of the group", name(victim)),
+            Self::Lose(victim) => write!(f, "kill -9 {} and its disk is lost", name(victim)),
             Self::Pause(victim) => write!(f, "SIGSTOP {}", name(victim)),
             Self::LinkDown(victim) => write!(f, "the link of {} is down", name(victim)),
             Self::Isolate(victim) => write!(f, "{} is cut from the other servers", name(victim)),
