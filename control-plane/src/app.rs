@@ -190,7 +190,12 @@ pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
     let counted = |port: &str| metrics::listener(&telemetry, port);
     listener::serve(ports.grpc, front, (Speaks::Grpc, grpc_door), counted("grpc"), stop.clone(), &serving);
     listener::serve(ports.http, http, (Speaks::Http, http_door), counted("http"), stop.clone(), &serving);
-    ports.dns.serve(dns::source(catalog.clone()), metrics::dns(&telemetry), &stop.drain, &serving);
+    ports.dns.serve(
+        dns::source(catalog.clone(), coordinator.clone()),
+        metrics::dns(&telemetry),
+        &stop.drain,
+        &serving,
+    );
 
     upkeep.spawn(about::report(health, coordinator.clone(), stop.drain.clone()));
     let feed = join::feed_addresses(coordinator.clone(), gossip.clone());

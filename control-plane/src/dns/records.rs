@@ -47,7 +47,24 @@ pub struct Target {
 }
 
 /// What there is to know about a service: none if it does not exist, else its healthy instances.
-pub type Lookup<'a> = dyn Fn(&str) -> Option<Vec<Target>> + 'a;
+pub type Lookup<'a> = dyn Fn(&str) -> Found + 'a;
+
+/// What is known of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Its healthy instances.
+    Instances(Vec<Target>),
+    /// There is none of this name.
+    Nothing,
+    /// This server has not got the group's state yet: there may be one.
+    NotYet,
+}
+
+impl From<Option<Vec<Target>>> for Found {
+    fn from(instances: Option<Vec<Target>>) -> Self {
+        instances.map_or(Self::Nothing, Self::Instances)
+    }
+}
 
 /// Answers one well-formed message. `turn` moves the first instance of the answer, so that consecutive
 /// answers start with different ones.
@@ -81,7 +98,7 @@ pub fn answer(request: &Message, lookup: &Lookup<'_>, turn: usize) -> Message {
     }
     response.metadata.authoritative = true;
     fill(&mut response, query, &subject, lookup, turn);
-    if response.answers.is_empty() {
+    if response.answers.is_empty() && response.metadata.response_code != ResponseCode::ServFail {
         response.add_authority(soa());
     }
     response
@@ -143,8 +160,10 @@ fn fill(response: &mut Message, query: &Query, subject: &Subject, lookup: &Looku
             response.add_answers(address_record(query.name(), *ip, asked));
         }
         Subject::Service { name, srv_only } => match lookup(name) {
-            None => response.metadata.response_code = ResponseCode::NXDomain,
-            Some(mut targets) => {
+            Found::Nothing => response.metadata.response_code = ResponseCode::NXDomain,
+            // Resolvers ask another server then, and remember nothing.
+            Found::NotYet => response.metadata.response_code = ResponseCode::ServFail,
+            Found::Instances(mut targets) => {
                 if !targets.is_empty() {
                     let first = turn % targets.len();
                     targets.rotate_left(first);

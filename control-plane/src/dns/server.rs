@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_core::metrics::Counter;
 
-use super::records::Target;
+use super::records::Found;
 use super::wire::{self, Transport};
 
 /// A TCP client that says nothing for this long is closed (RFC 7766 §6.2.3 asks for seconds).
@@ -37,8 +37,8 @@ pub struct BoundDns {
     addr: SocketAddr,
 }
 
-/// Answers the healthy instances of a service, or none if it does not exist.
-pub type Source = Arc<dyn Fn(&str) -> Option<Vec<Target>> + Send + Sync>;
+/// Answers what is known of a service.
+pub type Source = Arc<dyn Fn(&str) -> Found + Send + Sync>;
 
 /// What DNS counts.
 #[derive(Debug, Clone, Default)]

@@ -11,14 +11,15 @@ fn target(host: &str, port: u16) -> Target {
 }
 
 /// `web` has three instances, `six` one by IPv6, `named` one by host name, `sick` none that is healthy.
-fn known(name: &str) -> Option<Vec<Target>> {
-    match name {
+fn known(name: &str) -> Found {
+    let known = match name {
         "web" => Some(vec![target("10.0.0.1", 80), target("10.0.0.2", 81), target("10.0.0.3", 82)]),
         "six" => Some(vec![target("fd00::1", 80)]),
         "named" => Some(vec![target("db.example.com", 5432)]),
         "sick" => Some(vec![]),
         _ => None,
-    }
+    };
+    known.into()
 }
 
 fn answer_to(name: &str, kind: RecordType) -> Message {
@@ -157,9 +158,16 @@ fn there_is_exactly_one_question() {
     assert_eq!(code(&answer(&two, &known, 0)), ResponseCode::FormErr);
 }
 
+/// A negative answer would be remembered, and is not known to be true (RFC 2308 §7.1).
+#[test]
+fn a_server_that_has_not_got_the_state_yet_fails_instead_of_denying() {
+    let m = answer(&ask("web.weft.", RecordType::A), &|_: &str| Found::NotYet, 0);
+    assert_eq!((code(&m), m.answers.len(), m.authorities.len()), (ResponseCode::ServFail, 0, 0));
+}
+
 #[test]
 fn instances_that_share_an_address_are_one_record() {
-    let same = |_: &str| Some(vec![target("10.0.0.1", 80), target("10.0.0.1", 81)]);
+    let same = |_: &str| Found::Instances(vec![target("10.0.0.1", 80), target("10.0.0.1", 81)]);
     assert_eq!(data(&answer(&ask("web.weft.", RecordType::A), &same, 0)), ["10.0.0.1"]);
     let srv = answer(&ask("web.weft.", RecordType::SRV), &same, 0);
     assert_eq!((srv.answers.len(), srv.additionals.len()), (2, 1));
@@ -167,7 +175,9 @@ fn instances_that_share_an_address_are_one_record() {
 
 #[test]
 fn the_number_of_records_is_bounded() {
-    let many = |_: &str| Some((0..5_000u32).map(|n| target(&Ipv4Addr::from(n).to_string(), 1)).collect());
+    let many = |_: &str| {
+        Found::Instances((0..5_000u32).map(|n| target(&Ipv4Addr::from(n).to_string(), 1)).collect())
+    };
     let m = answer(&ask("web.weft.", RecordType::A), &many, 17);
     assert_eq!(m.answers.len(), ANSWER_INSTANCES_MAX);
 }

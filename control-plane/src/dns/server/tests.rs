@@ -1,6 +1,7 @@
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
+use super::super::records::Target;
 use super::*;
 
 struct Running {
@@ -14,7 +15,8 @@ async fn running() -> Running {
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let addr = bound.local_addr();
     let source: Source = Arc::new(|name: &str| {
-        (name == "web").then(|| (1..=60).map(|n| Target { host: format!("10.0.0.{n}"), port: 80 }).collect())
+        let target = |n| Target { host: format!("10.0.0.{n}"), port: 80 };
+        (name == "web").then(|| (1..=60).map(target).collect()).into()
     });
     bound.serve(source, DnsCounters::default(), &stop, &tasks);
     tasks.close();

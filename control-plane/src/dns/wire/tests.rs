@@ -1,7 +1,7 @@
 use hickory_proto::op::{Edns, Query};
 use hickory_proto::rr::{Name, RecordType};
 
-use super::super::records::Target;
+use super::super::records::{Found, Target};
 use super::*;
 
 fn query(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
@@ -17,8 +17,8 @@ fn query(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
 }
 
 /// Any service has 100 instances.
-fn hundred(_: &str) -> Option<Vec<Target>> {
-    Some((1..=100).map(|n| Target { host: format!("10.0.0.{n}"), port: 80 }).collect())
+fn hundred(_: &str) -> Found {
+    Found::Instances((1..=100).map(|n| Target { host: format!("10.0.0.{n}"), port: 80 }).collect())
 }
 
 fn ask(packet: &[u8], transport: Transport) -> (usize, Message) {
@@ -51,7 +51,9 @@ fn tcp_answers_are_complete() {
 
 #[test]
 fn additional_records_are_left_out_before_answers_are() {
-    let ten = |_: &str| Some((1..=10).map(|n| Target { host: format!("10.0.0.{n}"), port: 80 }).collect());
+    let ten = |_: &str| {
+        Found::Instances((1..=10).map(|n| Target { host: format!("10.0.0.{n}"), port: 80 }).collect())
+    };
     let packet = query("web.weft.", RecordType::SRV, None);
     let m = Message::from_vec(&respond(&packet, Transport::Udp, &ten, 0).unwrap()).unwrap();
     assert_eq!((m.answers.len(), m.additionals.len()), (10, 0));
