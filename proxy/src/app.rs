@@ -1,7 +1,7 @@
 //! Starts, drains and stops a proxy.
 //!
 //! Tasks on the control runtime: discovery's own, `feed` (config snapshots into the mesh view), active health checks,
-//! expiry of ejections, checks of local services, the admin port, gossip's own. Traffic runs on worker threads.
+//! expiry of ejections, checks of local services, the export of spans, the admin port, gossip's own. Traffic runs on worker threads.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -28,6 +28,7 @@ use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
 use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
+use crate::http::seen::Observers;
 use crate::limits::{CONNECTIONS_MAX, DRAIN_PROPAGATION};
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
@@ -36,6 +37,8 @@ use crate::sockets::{Handle, Origin, Sockets};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::metrics::{Direction, Metrics};
+use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::export::{END_TIMEOUT, Exporter};
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 
 /// Where a running proxy listens; ports are the real ones.
@@ -91,6 +94,8 @@ pub struct RunningProxy {
     log_writer: Option<Writer>,
     /// Removed with it.
     _socket_files: Vec<SocketFile>,
+    /// Ends after the workers.
+    exports: JoinSet<()>,
     /// Holds the lock on the folder.
     _data_dir: Option<DataDir>,
 }
@@ -155,9 +160,21 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
             (Some(log), Some(writer))
         }
     };
-    let meshes = (&outbound, &inbound);
-    let workers =
-        start_workers(&config, &mut sockets, want.as_ref(), meshes, tls.as_ref(), (&metrics, log), &phases)?;
+    let mut exports = JoinSet::new();
+    let tracer = match &config.trace {
+        None => None,
+        Some(wanted) => {
+            let instance = identity.node_id.to_string();
+            let exporter = Exporter::new(&wanted.endpoint, &config.name, &instance, &metrics);
+            let exporter = exporter.map_err(|source| StartError::Trace { source })?;
+            let (tracer, queue) = Tracer::new(wanted, &metrics);
+            exports.spawn(exporter.run(queue));
+            Some(tracer)
+        }
+    };
+    let observers = (log.is_some() || tracer.is_some()).then(|| Arc::new(Observers { log, tracer }));
+    let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers));
+    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, tls.as_ref(), shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services);
@@ -197,6 +214,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         draining,
         log_writer,
         _socket_files: socket_files,
+        exports,
         _data_dir: identity.data_dir,
     })
 }
@@ -237,6 +255,9 @@ impl RunningProxy {
         self.control.shutdown().await;
         self.discovery.shutdown().await;
         self.admin.shutdown().await;
+        // Spans that are not sent by then are lost; the task is aborted with its set.
+        let sent = async { while self.exports.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(END_TIMEOUT, sent).await;
         if let Some(writer) = self.log_writer.take() {
             // It writes what the workers have left behind; a panic there is told by the thread.
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
@@ -286,7 +307,7 @@ fn start_workers(
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
     tls: Option<&Arc<rustls::ServerConfig>>,
-    (metrics, log): (&Metrics, Option<Arc<AccessLog>>),
+    (metrics, observers): (&Metrics, Option<Arc<Observers>>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<Vec<Worker>, StartError> {
     let epoch = Instant::now();
@@ -323,7 +344,7 @@ fn start_workers(
             index,
             doors: sockets.take().into_iter().map(door).collect(),
             metrics: metrics.clone(),
-            log: log.clone(),
+            observers: observers.clone(),
             epoch,
             connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
             timeouts: Timeouts::default(),

@@ -12,6 +12,7 @@ use crate::health::SIDECAR_LABEL;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::listener::proxy_protocol::Network;
 use crate::telemetry::access_log::AccessLogConfig;
+use crate::telemetry::trace::TraceConfig;
 
 pub mod declared;
 pub mod static_config;
@@ -61,6 +62,8 @@ pub struct ProxyConfig {
     pub drain_timeout: Duration,
     /// A line for each request; none if missing.
     pub access_log: Option<AccessLogConfig>,
+    /// Traces; none if missing.
+    pub trace: Option<TraceConfig>,
 }
 
 /// Default of [`ProxyConfig::workers`]: a sidecar shares its machine with the app, and two survive one being busy.
@@ -120,6 +123,7 @@ impl ProxyConfig {
             static_config: None,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             access_log: None,
+            trace: None,
         }
     }
 

@@ -48,6 +48,12 @@ pub enum StartError {
         /// From the system.
         source: std::io::Error,
     },
+    /// The collector's address.
+    #[error("cannot send traces: {source}")]
+    Trace {
+        /// Why not.
+        source: tonic::transport::Error,
+    },
     /// A worker thread or its runtime cannot be made.
     #[error("cannot start worker {worker}: {source}")]
     Worker {

@@ -3,4 +3,5 @@
 pub mod access_log;
 pub mod flag;
 pub mod metrics;
+pub mod trace;
 pub mod tunnels;

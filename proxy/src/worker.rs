@@ -19,12 +19,12 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::http::context::{Context, Side, WorkerParts};
+use crate::http::seen::Observers;
 use crate::limits::DRAIN_LINGER;
 use crate::listener::accept::{self, Door, Entry};
 use crate::listener::connection::{Connections, TICK, Timeouts};
 use crate::listener::stream::Socket;
 use crate::mesh_view::MeshState;
-use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::Pool;
 
@@ -42,7 +42,7 @@ pub(crate) struct WorkerConfig {
     pub index: usize,
     pub doors: Vec<DoorConfig>,
     pub metrics: Metrics,
-    pub log: Option<Arc<AccessLog>>,
+    pub observers: Option<Arc<Observers>>,
     pub epoch: Instant,
     pub connections_max: usize,
     pub timeouts: Timeouts,
@@ -107,7 +107,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         cache: Rc::default(),
         pool: Rc::new(Pool::default()),
         metrics: config.metrics,
-        log: config.log,
+        observers: config.observers,
         epoch: config.epoch,
         closing: Rc::default(),
         timeouts: config.timeouts,

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
 
+use super::seen::Observers;
 use crate::listener::connection::Timeouts;
 use crate::mesh_view::{MeshState, MeshView};
 use crate::policy::cache::Cache as AnswerCache;
-use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::upstream::pool::Pool;
 
@@ -40,7 +40,7 @@ pub(crate) struct Context {
     pub rng: RefCell<fastrand::Rng>,
     pub metrics: Metrics,
     /// Told of each request, if somebody wants to know.
-    pub log: Option<Arc<AccessLog>>,
+    pub observers: Option<Arc<Observers>>,
     /// Origin of the process clock that [`crate::cluster::state::ClusterShared::touch`] counts from.
     pub epoch: Instant,
     /// Answers say `Connection: close`.
@@ -74,7 +74,7 @@ impl Context {
             pool: worker.pool.clone(),
             rng: RefCell::new(fastrand::Rng::new()),
             metrics: worker.metrics.clone(),
-            log: worker.log.clone(),
+            observers: worker.observers.clone(),
             epoch: worker.epoch,
             closing: worker.closing.clone(),
             timeouts: worker.timeouts,
@@ -102,7 +102,7 @@ pub(crate) struct WorkerParts {
     pub cache: Rc<RefCell<AnswerCache>>,
     pub pool: Rc<Pool>,
     pub metrics: Metrics,
-    pub log: Option<Arc<AccessLog>>,
+    pub observers: Option<Arc<Observers>>,
     pub epoch: Instant,
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,

@@ -19,10 +19,21 @@ use super::rescue::X_WEFT_ERROR;
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::flag::{Flag, Flags};
 use crate::telemetry::metrics::Direction;
+use crate::telemetry::trace::{SpanIds, Tracer, context};
+
+/// Who is told.
+#[derive(Debug)]
+pub(crate) struct Observers {
+    pub log: Option<Arc<AccessLog>>,
+    pub tracer: Option<Arc<Tracer>>,
+}
 
 /// One request. It is told when it is dropped: with the end of its answer, or with the client.
 pub(crate) struct Seen {
-    log: Arc<AccessLog>,
+    observers: Arc<Observers>,
+    /// Its span, if the trace is sampled, and what others say of the trace.
+    span: Option<(SpanIds, String)>,
+    trace_id: String,
     started: Instant,
     direction: Direction,
     client: SocketAddr,
@@ -41,19 +52,29 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// None if nobody wants to know of it. Writes this hop's trace context into the request, if there is tracing.
     pub fn new<B>(
-        log: &Arc<AccessLog>,
+        observers: &Arc<Observers>,
         direction: Direction,
         client: SocketAddr,
-        request: &Request<B>,
-    ) -> Rc<Self> {
+        request: &mut Request<B>,
+    ) -> Option<Rc<Self>> {
+        let headers = request.headers_mut();
+        let begin = |tracer: &Arc<Tracer>| tracer.begin(headers, || fastrand::u64(..));
+        let span = observers.tracer.as_ref().and_then(begin);
+        if span.is_none() && observers.log.is_none() {
+            return None;
+        }
+        let span = span.map(|ids| (ids, context::state_of(request.headers())));
         let uri = request.uri();
         let host = match uri.authority() {
             Some(authority) => authority.as_str(),
             None => request.headers().get(HOST).and_then(|v| v.to_str().ok()).unwrap_or_default(),
         };
-        Rc::new(Self {
-            log: log.clone(),
+        Some(Rc::new(Self {
+            observers: observers.clone(),
+            span,
+            trace_id: context::trace_id_of(request.headers()),
             started: Instant::now(),
             direction,
             client,
@@ -69,7 +90,7 @@ impl Seen {
             route: OnceCell::new(),
             endpoint: Cell::default(),
             tries: Cell::default(),
-        })
+        }))
     }
 
     /// Something happened to it.
@@ -106,7 +127,7 @@ impl Drop for Seen {
         if self.status.get().is_none() {
             self.flag(Flag::ClientGone);
         }
-        self.log.log(&Entry {
+        let entry = Entry {
             direction: self.direction,
             client: self.client,
             method: std::mem::take(&mut self.method),
@@ -122,8 +143,22 @@ impl Drop for Seen {
             route: self.route.take().unwrap_or_default(),
             endpoint: self.endpoint.get(),
             tries: self.tries.get(),
-        });
+            trace_id: std::mem::take(&mut self.trace_id),
+        };
+        let now = since_epoch();
+        if let Some(log) = &self.observers.log {
+            log.log(&entry, now);
+        }
+        if let (Some(tracer), Some((ids, state))) = (&self.observers.tracer, self.span.take()) {
+            tracer.end(ids, state, &entry, now);
+        }
     }
+}
+
+/// The time stamps of logs and spans are those of the wall clock.
+#[allow(clippy::disallowed_methods)]
+fn since_epoch() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The body of an answer that is counted.

@@ -28,12 +28,13 @@ use crate::telemetry::flag::Flag;
 pub(crate) async fn handle(
     ctx: Rc<Context>,
     connection: Rc<Connection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
     let grpc = version == Version::HTTP_2 && grpc_status::is_grpc(request.headers());
     let mut in_flight = connection.begin();
-    let seen = ctx.log.as_ref().map(|log| Seen::new(log, ctx.direction(), connection.peer, &request));
+    let observers = ctx.observers.as_ref();
+    let seen = observers.and_then(|o| Seen::new(o, ctx.direction(), connection.peer, &mut request));
     let mut response = match respond(&ctx, &connection, request, seen.as_ref()).await {
         Ok(response) => response,
         Err(error) => {

@@ -75,6 +75,8 @@ pub struct Entry {
     /// The last one that was tried.
     pub endpoint: Option<SocketAddr>,
     pub tries: u32,
+    /// In hex; empty if it is of no trace.
+    pub trace_id: String,
 }
 
 /// Takes entries. Shared by all workers.
@@ -103,9 +105,9 @@ impl AccessLog {
         Ok((Arc::new(log), Writer(thread)))
     }
 
-    /// Writes a line some time soon.
-    pub fn log(&self, entry: &Entry) {
-        if self.lines.try_send(self.format.line(entry, now())).is_err() {
+    /// Writes a line some time soon. `now` is since the epoch.
+    pub fn log(&self, entry: &Entry, now: Duration) {
+        if self.lines.try_send(self.format.line(entry, now)).is_err() {
             self.dropped.inc();
         }
     }
@@ -117,12 +119,6 @@ impl Writer {
         // A panic there has been reported by the thread itself.
         let _ = self.0.join();
     }
-}
-
-/// The time stamp of a line is one of the places that are to show the wall clock.
-#[allow(clippy::disallowed_methods)]
-fn now() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn write_all(waiting: &Receiver<String>, mut out: Out) {

@@ -52,6 +52,12 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Downstream connections since start.
     pub connections_total: Counter,
+    /// Spans that a collector has taken.
+    pub spans_exported: Counter,
+    /// Spans that were lost.
+    pub spans_dropped: Counter,
+    /// Calls to the collector that failed.
+    pub span_exports_failed: Counter,
     /// Lines of the access log for which there was no room.
     pub log_lines_dropped: Counter,
     /// Copies for mirrors that were not made.
@@ -114,6 +120,15 @@ impl Metrics {
             ),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
+            spans_exported: r.counter("weft_proxy_spans_exported_total", "Spans that the collector of traces has taken"),
+            spans_dropped: r.counter(
+                "weft_proxy_spans_dropped_total",
+                "Spans that were lost: too many waited, or the collector took them not",
+            ),
+            span_exports_failed: r.counter(
+                "weft_proxy_span_exports_failed_total",
+                "Calls to the collector of traces that failed; some are tried again",
+            ),
             log_lines_dropped: r.counter(
                 "weft_proxy_access_log_lines_dropped_total",
                 "Lines of the access log that were not written, because the disk or the reader is too slow",

@@ -68,7 +68,7 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
             tls: None,
         }],
         metrics,
-        log: None,
+        observers: None,
         epoch: Instant::now(),
         connections_max: 100,
         timeouts,

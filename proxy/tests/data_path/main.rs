@@ -20,4 +20,5 @@ mod routes;
 mod shortage;
 mod sni;
 mod support;
+mod trace;
 mod upgrade;

@@ -15,12 +15,15 @@ use weft_proxy::config::{
     StaticConfig, TlsFiles,
 };
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
+use weft_proxy::telemetry::trace::TraceConfig;
 
 use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
 use crate::failure::Failure;
 
 /// Where the local app sends its calls.
 pub(crate) const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
+/// Enough to see what is usual, and little work for the collector.
+const TRACE_SAMPLE_PERCENT: f64 = 1.0;
 /// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 
@@ -134,6 +137,15 @@ pub(crate) struct ProxyFlags {
     /// "{time} {status} {flags} {path}"; default: json
     #[arg(long, env = "WEFT_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) access_log_format: Option<String>,
+    /// Collector of traces, which speaks OTLP over gRPC, such as http://127.0.0.1:4317: each sampled request is a span
+    /// of the trace that its traceparent names (W3C Trace Context); default: none, and fields of callers pass as they
+    /// came
+    #[arg(long, env = "WEFT_TRACE_ENDPOINT", value_name = "URL")]
+    pub(crate) trace_endpoint: Option<String>,
+    /// Percent of the traces that begin here which are sampled, 0 to 100; of others their callers have decided;
+    /// default: 1
+    #[arg(long, env = "WEFT_TRACE_SAMPLE_PERCENT", value_name = "PERCENT")]
+    pub(crate) trace_sample_percent: Option<f64>,
     /// File only.
     #[arg(skip)]
     pub(crate) listeners: Option<Vec<ListenerEntry>>,
@@ -164,7 +176,7 @@ impl ProxyFlags {
             name, data_dir, join, server, server_ca, server_cert, server_key, outbound, upstream, inbound,
             inbound_accept_proxy, inbound_tcp, inbound_cert, inbound_key, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
-            listeners, routes, clusters,
+            trace_endpoint, trace_sample_percent, listeners, routes, clusters,
             documents,
         );
         self
@@ -206,6 +218,7 @@ impl ProxyFlags {
             }
         };
         let access_log = access_log(self.access_log, self.access_log_format.as_deref())?;
+        let trace = trace(self.trace_endpoint, self.trace_sample_percent)?;
         let gossips = !join.is_empty() || self.gossip_port.is_some();
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
@@ -238,6 +251,7 @@ impl ProxyFlags {
             workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
             static_config,
             access_log,
+            trace,
             drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
         })
     }
@@ -282,6 +296,33 @@ fn access_log(target: Option<PathBuf>, format: Option<&str>) -> Result<Option<Ac
         _ => Target::File(path),
     });
     Ok(target.map(|target| AccessLogConfig { target, format }))
+}
+
+/// Where traces go, and how many.
+fn trace(endpoint: Option<String>, percent: Option<f64>) -> Result<Option<TraceConfig>, Failure> {
+    let Some(text) = endpoint else {
+        return match percent {
+            None => Ok(None),
+            Some(_) => {
+                Err(Failure::new("trace-sample-percent needs trace-endpoint, which says where traces go"))
+            }
+        };
+    };
+    let endpoint = text.parse::<http::Uri>().ok().filter(|uri| {
+        uri.scheme_str() == Some("http")
+            && uri.authority().is_some()
+            && uri.path_and_query().is_none_or(|p| p == "/")
+    });
+    let endpoint = endpoint.ok_or_else(|| {
+        Failure::new(format!(
+            "trace-endpoint: {text:?} is not http://HOST:PORT, such as http://127.0.0.1:4317"
+        ))
+    })?;
+    let sample_percent = percent.unwrap_or(TRACE_SAMPLE_PERCENT);
+    if !(0.0..=100.0).contains(&sample_percent) {
+        return Err(Failure::new(format!("trace-sample-percent: {sample_percent} is not between 0 and 100")));
+    }
+    Ok(Some(TraceConfig { endpoint, sample_percent }))
 }
 
 /// What is wrong with the policies of the file's clusters.
@@ -403,6 +444,33 @@ mod tests {
             [(Some("a"), "{statu}", "no field \"statu\""), (None, "json", "needs access-log")]
         {
             let refused = config(target, Some(format)).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn traces_go_to_an_address_and_their_share_is_a_percentage() {
+        let config = |endpoint: Option<&str>, percent: Option<f64>| {
+            let endpoint = endpoint.map(str::to_owned);
+            let flags = ProxyFlags {
+                trace_endpoint: endpoint,
+                trace_sample_percent: percent,
+                ..ProxyFlags::default()
+            };
+            flags.into_config(Vec::new())
+        };
+        assert_eq!(config(None, None).unwrap().trace, None);
+        let trace = config(Some("http://c:4317"), None).unwrap().trace.unwrap();
+        assert_eq!((trace.endpoint.host(), trace.sample_percent), (Some("c"), TRACE_SAMPLE_PERCENT));
+        for (endpoint, percent, why) in [
+            (Some("c:4317"), None, "is not http://HOST:PORT"),
+            (Some("https://c:4317"), None, "is not http://HOST:PORT"),
+            (Some("http://c:4317/v1/traces"), None, "is not http://HOST:PORT"),
+            (Some("http://c:4317"), Some(101.0), "101 is not between"),
+            (Some("http://c:4317"), Some(f64::NAN), "NaN is not between"),
+            (None, Some(1.0), "needs trace-endpoint"),
+        ] {
+            let refused = config(endpoint, percent).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
     }

@@ -68,6 +68,7 @@ fields! {
     Route "route",
     Endpoint "endpoint",
     Tries "tries",
+    Trace "trace_id",
 }
 
 /// A format that is none.
@@ -204,6 +205,7 @@ fn value(line: &mut String, field: Field, e: &Entry, now: Duration, json: bool) 
             }
         }
         Field::Tries => put(line, format_args!("{}", e.tries)),
+        Field::Trace => line.push_str(&e.trace_id),
     }
 }
 

@@ -22,6 +22,7 @@ fn entry() -> Entry {
         route: String::new(),
         endpoint: "10.0.0.1:80".parse().ok(),
         tries: 2,
+        trace_id: "0af7".to_owned(),
     }
 }
 
@@ -36,7 +37,7 @@ fn a_json_line_has_every_field() {
         "time": "2024-02-29T23:59:59.999Z", "direction": "outbound", "client": "127.0.0.1:4000", "method": "GET",
         "host": "orders", "path": "/a?b=c", "protocol": "HTTP/1.1", "status": 503, "flags": ["overflow"],
         "bytes": 17, "duration_ms": 0.0, "head_ms": 12.0, "service": "orders", "route": "",
-        "endpoint": "10.0.0.1:80", "tries": 2,
+        "endpoint": "10.0.0.1:80", "tries": 2, "trace_id": "0af7",
     });
     assert_eq!(json, expected);
     let gone = Format::Json.line(&Entry { status: None, head: None, endpoint: None, ..entry() }, LEAP);
@@ -86,7 +87,7 @@ fn lines_are_written_before_the_writer_ends_and_a_file_that_was_moved_is_made_an
     let path = dir.path().join("access.log");
     let config = AccessLogConfig { target: Target::File(path.clone()), format: "{path}".parse().unwrap() };
     let (log, writer) = AccessLog::start(&config, Counter::default()).unwrap();
-    log.log(&Entry { path: "/one".to_owned(), ..entry() });
+    log.log(&Entry { path: "/one".to_owned(), ..entry() }, LEAP);
     let moved = dir.path().join("access.log.1");
     while std::fs::read_to_string(&path).unwrap() != "/one\n" {
         std::thread::yield_now();
@@ -95,7 +96,7 @@ fn lines_are_written_before_the_writer_ends_and_a_file_that_was_moved_is_made_an
     while !path.exists() {
         std::thread::yield_now();
     }
-    log.log(&Entry { path: "/two".to_owned(), ..entry() });
+    log.log(&Entry { path: "/two".to_owned(), ..entry() }, LEAP);
     drop(log);
     writer.join();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "/two\n");
@@ -115,7 +116,7 @@ fn a_reader_that_hangs_stops_nobody_and_what_is_lost_is_counted() {
     let long = Entry { path: "x".repeat(format::TEXT_BYTES_MAX), ..entry() };
     let lines = 2 * LINES_WAITING_MAX as u64;
     for _ in 0..lines {
-        log.log(&long);
+        log.log(&long, LEAP);
     }
     assert!(dropped.get() > 0, "a pipe holds 64 KiB");
     drop(log);
