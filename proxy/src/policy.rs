@@ -1,4 +1,4 @@
-//! What happens to a request beside its being forwarded: one file a policy, each a value of a route. Pure: time and
+//! What happens to a request beside its being forwarded: one file a policy, each a value of a route or a service. Pure: time and
 //! randomness are arguments.
 
 pub mod cache;
@@ -7,4 +7,5 @@ pub mod cors;
 pub mod deadline;
 pub mod edits;
 pub mod fault;
+pub mod rate_limit;
 pub mod sticky;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_xds_proto::resource::cluster::{
     CheckBy, CircuitBreaker, Cluster, FailurePercentage, HealthCheck, Latency, LbPolicy, OutlierDetection,
-    PanicPolicy, RetryLimit, Sample, SlowStart, SuccessRate,
+    PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate,
 };
 
 use crate::document::{ObjectRef, duration, null_is_default, spec};
@@ -23,6 +23,8 @@ pub mod keys;
 
 /// Below so many percent of usable endpoints a panic policy applies, if nobody says so.
 const PANIC_BELOW: u32 = 50;
+/// Rates are by the second if nobody says so.
+const RATE_PER: Duration = Duration::from_secs(1);
 const SLOW_START: SlowStart = SlowStart { window: Duration::from_secs(30), min_weight_percent: 10 };
 
 /// `spec` of a `TrafficPolicy`.
@@ -43,7 +45,7 @@ spec!(
     PolicySpec {
         load_balancing: Option<String>, slow_start: Option<SlowStartSpec>, connect_timeout: Option<String>,
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
-        circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>,
+        circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>,
     }
 );
 spec!(
@@ -88,6 +90,12 @@ spec!(
     /// How many repetitions may be under way.
     #[derive(Eq)]
     RetryBudgetSpec { percent: Option<u32>, min: Option<u32>, }
+);
+
+spec!(
+    /// How many requests each sidecar sends.
+    #[derive(Eq)]
+    RateLimitSpec { requests: u32, per: Option<String>, burst: Option<u32>, }
 );
 
 /// The policy of one service, and where it stands.
@@ -188,6 +196,13 @@ impl PolicySpec {
                 "fail" => PanicPolicy::Fail { below },
                 _ => PanicPolicy::Degraded,
             };
+        }
+        if let Some(limit) = &self.rate_limit {
+            cluster.rate_limit = Some(RateLimit {
+                requests: limit.requests.max(1),
+                per: time(&limit.per).unwrap_or(RATE_PER),
+                burst: limit.burst.unwrap_or(limit.requests).max(1),
+            });
         }
         if let Some(limits) = &self.circuit_breaker {
             limits.apply(&mut cluster.breaker);

@@ -16,6 +16,7 @@ use super::endpoint_set::{EndpointSet, Rules};
 use super::outlier::{Cause, Outcome, may_eject};
 use super::rotation::Rotation;
 use crate::config_snapshot::ClusterConfig;
+use crate::policy::rate_limit::Bucket;
 use crate::telemetry::metrics::ClusterMetrics;
 
 /// A cluster at one moment. Immutable.
@@ -36,6 +37,8 @@ pub struct ClusterShared {
     pub rotation: Arc<Rotation>,
     /// What is under way.
     pub load: Load,
+    /// What is left of its rate limit.
+    pub bucket: Bucket,
     /// When endpoints were compared last. Only the control runtime locks it.
     compared: Mutex<Option<Instant>>,
     /// Its counters.
@@ -53,6 +56,7 @@ impl ClusterShared {
         Self {
             rotation: Arc::new(Rotation::new(phase)),
             load: Load::default(),
+            bucket: Bucket::default(),
             compared: Mutex::default(),
             metrics,
             touched: AtomicU64::new(0),

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weft_xds_proto::resource::cluster::RateLimit;
+
 use crate::cluster::breaker::Overflow;
 use crate::cluster::endpoint_set::Counts;
 use crate::cluster::state::Cluster;
 use crate::listener::refusal::Refusal;
 use crate::policy::deadline::BadDeadline;
+use crate::policy::rate_limit::Limited;
 use crate::route::host::HostError;
 
 /// One variant for each thing that a caller does about it; [`super::rescue`] maps them to answers.
@@ -73,6 +76,11 @@ pub(crate) enum RequestError {
     DeadlineExceeded { cluster: String, addr: SocketAddr, limit: Duration },
     #[error("circuit breaker of cluster {cluster}: {why} ({limit})")]
     Overflow { cluster: String, why: Overflow, limit: u32 },
+    #[error(
+        "rate limit of cluster {cluster}: {} requests in {:?}, {} at once; the next one in {:?}",
+        .limit.requests, .limit.per, .limit.burst, .why.retry_after
+    )]
+    RateLimited { cluster: String, limit: RateLimit, why: Limited },
     #[error("nothing more of the request body came within {0:?}")]
     SlowBody(Duration),
     #[error("the request body broke off: {0}")]
@@ -101,7 +109,8 @@ impl RequestError {
             | Self::BadAnswer { cluster, .. }
             | Self::Timeout { cluster, .. }
             | Self::DeadlineExceeded { cluster, .. }
-            | Self::Overflow { cluster, .. } => Some(cluster),
+            | Self::Overflow { cluster, .. }
+            | Self::RateLimited { cluster, .. } => Some(cluster),
             Self::LocalAppDown { service, .. } => Some(service),
             _ => None,
         }

@@ -137,14 +137,18 @@ pub(crate) async fn forward(
 ) -> Result<Response<ResponseBody>, RequestError> {
     // HTTP/2 is also used for streams in which the client waits for its turn.
     let http2 = outgoing.head.version == Version::HTTP_2;
-    let admitted = Admitted::new(cluster).map_err(|(cluster, why)| RequestError::overflow(&cluster, why))?;
-    let cluster = admitted.cluster();
-    let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
-    let progress = outgoing.progress.clone();
     let seen = outgoing.seen.clone();
     if let Some(seen) = &seen {
         seen.service(cluster.name());
     }
+    if let Some(limit) = cluster.config.cluster.rate_limit {
+        let taken = cluster.shared.bucket.take(limit, ctx.epoch.elapsed());
+        taken.map_err(|why| RequestError::RateLimited { cluster: cluster.name().to_owned(), limit, why })?;
+    }
+    let admitted = Admitted::new(cluster).map_err(|(cluster, why)| RequestError::overflow(&cluster, why))?;
+    let cluster = admitted.cluster();
+    let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
+    let progress = outgoing.progress.clone();
     let sticky = match cluster.config.cluster.lb_policy.hash_on() {
         None => Sticky::default(),
         Some(on) => Sticky::of(on, &outgoing.head.headers, outgoing.client, ctx.rng.borrow_mut().u64(..)),

@@ -1,5 +1,7 @@
 //! The one place where errors become answers: a total match, so that a new error cannot be forgotten.
 
+use std::time::Duration;
+
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
@@ -10,6 +12,11 @@ use crate::telemetry::flag::Flag;
 
 /// Says that the answer is the proxy's own, and why, in one word.
 pub(crate) const X_WEFT_ERROR: HeaderName = HeaderName::from_static("x-weft-error");
+
+/// Of a rate limit, as widely used: what may come at once, what is left of it, and in how many seconds it is whole.
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// [`X_WEFT_ERROR`] of a sidecar whose app is down: the request reached nobody, so a peer may send it elsewhere.
 pub(crate) const LOCAL_APP_DOWN: &str = Flag::LocalAppDown.word();
@@ -43,6 +50,7 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, Flag) {
         E::BadDeadline(_) => (StatusCode::BAD_REQUEST, Flag::BadDeadline),
         E::DeadlineSpent | E::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::Deadline),
         E::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::Overflow),
+        E::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, Flag::RateLimited),
         E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, Flag::SlowBody),
         E::ClientBody(_) => (StatusCode::BAD_REQUEST, Flag::ClientBody),
     }
@@ -90,6 +98,14 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
         | RequestError::Overflow { .. }
         | RequestError::Shortage(_) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        RequestError::RateLimited { limit, why, .. } => {
+            // Whole seconds, and not before it is time.
+            let seconds = |t: Duration| HeaderValue::from(t.as_millis().div_ceil(1000) as u64);
+            headers.insert(RETRY_AFTER, seconds(why.retry_after));
+            headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from(limit.burst));
+            headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(0));
+            headers.insert(X_RATELIMIT_RESET, seconds(why.reset));
         }
         _ => {}
     }

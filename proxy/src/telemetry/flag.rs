@@ -58,6 +58,8 @@ pub enum Flag {
     Deadline,
     /// The circuit breaker was full.
     Overflow,
+    /// The rate limit was reached.
+    RateLimited,
     /// Nothing more of the request's body came.
     SlowBody,
     /// The request's body broke off.
@@ -86,7 +88,7 @@ pub enum Flag {
 
 impl Flag {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Refused,
         Self::Connect,
         Self::ConnectTarget,
@@ -112,6 +114,7 @@ impl Flag {
         Self::BadDeadline,
         Self::Deadline,
         Self::Overflow,
+        Self::RateLimited,
         Self::SlowBody,
         Self::ClientBody,
         Self::Fault,
@@ -154,6 +157,7 @@ impl Flag {
             Self::BadDeadline => "bad-deadline",
             Self::Deadline => "deadline",
             Self::Overflow => "overflow",
+            Self::RateLimited => "rate-limited",
             Self::SlowBody => "slow-body",
             Self::ClientBody => "client-body",
             Self::Fault => "fault",

@@ -126,3 +126,34 @@ async fn retries_end_with_the_budget_of_their_cluster() {
     let line = "weft_proxy_overflows_total{direction=\"outbound\",service=\"orders\",kind=\"retries\"} 1";
     metric(&none, line).await;
 }
+
+/// Whichever worker a request comes to, one limit holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_beyond_a_rate_are_answered_429_by_all_workers_together() {
+    let upstream = Upstream::start("a").await;
+    let more = "    rate-limit: {requests: 5, per: 1h, burst: 5}\n";
+    let proxy = proxy(&orders(&[upstream.addr], more)).await;
+    let mut passed = 0;
+    let mut refused = Vec::new();
+    for _ in 0..20 {
+        // A connection each, so that both workers get some.
+        let reply = get(proxy.outbound, "orders", "/").await;
+        match reply.status {
+            StatusCode::OK => passed += 1,
+            _ => refused.push(reply),
+        }
+    }
+    assert_eq!((passed, upstream.served()), (5, 5));
+    for reply in &refused {
+        assert_eq!(
+            (reply.status, reply.header("x-weft-error")),
+            (StatusCode::TOO_MANY_REQUESTS, "rate-limited")
+        );
+        assert_eq!((reply.header("x-ratelimit-limit"), reply.header("x-ratelimit-remaining")), ("5", "0"));
+    }
+    let number = |name: &str| refused[0].header(name).parse::<u64>().unwrap();
+    assert!((700..=720).contains(&number("retry-after")), "a fifth of an hour: {:?}", refused[0]);
+    assert!((3500..=3600).contains(&number("x-ratelimit-reset")), "{:?}", refused[0]);
+    let line = "weft_proxy_flagged_requests_total{direction=\"outbound\",service=\"orders\",flag=\"rate-limited\"} 15";
+    metric(&proxy, line).await;
+}

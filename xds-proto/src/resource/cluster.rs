@@ -1,5 +1,6 @@
 //! CDS: how to reach a service, apart from where its instances are.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
@@ -15,12 +16,14 @@ mod balancing;
 mod breaker;
 mod outlier;
 mod panic;
+mod rate_limit;
 mod slow_start;
 
 pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
 pub use breaker::{CircuitBreaker, RetryLimit};
 pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessRate};
 pub use panic::PanicPolicy;
+pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;
 
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
@@ -44,6 +47,8 @@ pub struct Cluster {
     pub breaker: CircuitBreaker,
     /// What to do when few endpoints are usable.
     pub panic: PanicPolicy,
+    /// How many requests a proxy sends in a time; none: as many as there are.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl Cluster {
@@ -59,6 +64,7 @@ impl Cluster {
             protocol: Protocol::default(),
             breaker: CircuitBreaker::default(),
             panic: PanicPolicy::default(),
+            rate_limit: None,
         }
     }
 }
@@ -158,6 +164,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             protocol: protocol(&v, &p)?,
             breaker: breaker::decode(&v, p.circuit_breakers.as_ref())?,
             panic: panic::decode(&v, p.common_lb_config.as_ref())?,
+            rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
             name,
         })
     }
@@ -308,7 +315,7 @@ impl From<&Cluster> for pb::Cluster {
             lb_config: slow_start::encode(&c.lb_policy, c.slow_start),
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
-            metadata: outlier::encode_metadata(&c.outlier_detection),
+            metadata: metadata(c),
             common_lb_config: Some(panic::encode(c.panic)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
@@ -318,6 +325,14 @@ impl From<&Cluster> for pb::Cluster {
             ..Self::default()
         }
     }
+}
+
+/// What Envoy has no field for.
+fn metadata(c: &Cluster) -> Option<core::Metadata> {
+    let outlier = outlier::encode_metadata(&c.outlier_detection);
+    let all = outlier.into_iter().chain(c.rate_limit.map(rate_limit::encode));
+    let filter_metadata: HashMap<_, _> = all.collect();
+    (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }
 
 fn health_check_to_proto(h: &HealthCheck) -> core::HealthCheck {

@@ -129,8 +129,14 @@ const RETRY_BUDGET: Shape = Shape::Object(&[
     optional("min", &ANY, "so many may always be; 3 if missing"),
 ]);
 
+const RATE_LIMIT: Shape = Shape::Object(&[
+    required("requests", &SOME, "so many"),
+    optional("per", &TIME, "in this time; 1s if missing"),
+    optional("burst", &SOME, "so many at once, after a time without any; as many as requests if missing"),
+]);
+
 /// What may be said of a service.
-pub const POLICY: [Field; 8] = [
+pub const POLICY: [Field; 9] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -139,6 +145,7 @@ pub const POLICY: [Field; 8] = [
     optional("panic", &PANIC, "what happens when few endpoints are usable"),
     optional("circuitBreaker", &BREAKER, "what may be under way at once"),
     optional("retryBudget", &RETRY_BUDGET, "how many repetitions may be under way"),
+    optional("rateLimit", &RATE_LIMIT, "how many requests each sidecar sends; more are answered 429"),
 ];
 
 /// The same behind another key.

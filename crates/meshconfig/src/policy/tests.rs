@@ -31,6 +31,7 @@ fn everything() -> Value {
         "panic": {"policy": "fail", "below": 30},
         "circuitBreaker": {"maxRequests": 100, "maxConnections": 10, "maxPending": 5},
         "retryBudget": {"percent": 10},
+        "rateLimit": {"requests": 100, "per": "10s"},
     })
 }
 
@@ -78,6 +79,8 @@ fn every_key_reaches_the_cluster_and_survives_the_wire() {
     let b = cluster.breaker;
     assert_eq!((b.max_requests, b.max_connections, b.max_pending), (100, 10, 5));
     assert_eq!(b.retries, RetryLimit::Budget { percent: 10, min: 3 });
+    let limit = RateLimit { requests: 100, per: Duration::from_secs(10), burst: 100 };
+    assert_eq!(cluster.rate_limit, Some(limit));
     assert_eq!(Cluster::try_from(pb::Cluster::from(&cluster)), Ok(cluster));
 }
 
@@ -109,7 +112,7 @@ fn every_mistake_is_told_at_once_in_the_words_of_the_file() {
     let keys = json!({
         "load-balancing": "fastest", "circuit-breakers": {}, "slow-start": {"window": "1ms", "min-weight-percent": 0},
         "connect-timeout": "2h", "health-check": {"path": "/", "grpc": "a", "interval": "90000h", "timeout": "2h"},
-        "panic": {"policy": "scream"}, "circuit-breaker": {"max-requests": 0}, "retry-budget": {"percent": 200},
+        "panic": {"policy": "scream"}, "circuit-breaker": {"max-requests": 0}, "retry-budget": {"percent": 200}, "rate-limit": {"burst": 0},
         "outlier-detection": {"max-ejection-percent": 101, "interval": "10ms", "latency": {"threshold": 1},
             "base-ejection-time": "2s", "max-ejection-time": "1s", "successRate": {}},
     });
@@ -128,6 +131,8 @@ fn every_mistake_is_told_at_once_in_the_words_of_the_file() {
         "panic.policy: \"scream\"; allowed are degraded, spread, fail",
         "circuit-breaker.max-requests: 0",
         "retry-budget.percent: 200",
+        "rate-limit.burst: 0",
+        "rate-limit: requests is missing",
         "outlier-detection.max-ejection-percent: 101",
         "outlier-detection.interval: \"10ms\"",
         "outlier-detection.latency.threshold: 1",
@@ -136,7 +141,7 @@ fn every_mistake_is_told_at_once_in_the_words_of_the_file() {
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
     }
-    assert_eq!(problems.len(), 16, "{text}");
+    assert_eq!(problems.len(), 18, "{text}");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Envoy's `outlier_detection`: when endpoints that fail, or are slow, are left out for a while.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
@@ -282,11 +281,10 @@ pub(super) fn encode(o: &OutlierDetection) -> Option<pb::OutlierDetection> {
     })
 }
 
-pub(super) fn encode_metadata(o: &OutlierDetection) -> Option<Metadata> {
+pub(super) fn encode_metadata(o: &OutlierDetection) -> Option<(String, Struct)> {
     let rule = o.latency?;
     let number = |n: u32| Value { kind: Some(Kind::NumberValue(f64::from(n))) };
     let fields = [(LATENCY, rule.factor), (HOSTS, rule.sample.hosts), (REQUESTS, rule.sample.requests)];
     let fields = fields.into_iter().map(|(name, n)| (name.to_owned(), number(n))).collect();
-    let filter_metadata = HashMap::from([(METADATA.to_owned(), Struct { fields })]);
-    Some(Metadata { filter_metadata: filter_metadata.into_iter().collect(), ..Metadata::default() })
+    Some((METADATA.to_owned(), Struct { fields }))
 }

@@ -112,11 +112,13 @@ prop_compose! {
         protocol in prop_oneof![Just(Protocol::Http1), Just(Protocol::Http2)],
         breaker in breaker(),
         panic in panic_policy(),
+        limit in prop::option::of((1u32.., 1u64..=3_600_000, 1u32..)),
     ) -> Cluster {
         let slow_start = slow.filter(|_| lb_policy.takes_slow_start()).map(|(window, min_weight_percent)| {
             SlowStart { window: Duration::from_secs(window), min_weight_percent }
         });
-        Cluster { slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker, panic }
+        let rate_limit = limit.map(|(requests, per, burst)| RateLimit { requests, per: Duration::from_millis(per), burst });
+        Cluster { rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker, panic }
     }
 }
 
