@@ -209,6 +209,7 @@ impl Coordinator {
             },
             quorum_ack_age: node.quorum_ack_age(),
             agreed: node.agreed.load(Relaxed),
+            joint: membership.membership().get_joint_config().len() > 1,
             peers: peers.collect(),
         }
     }

@@ -38,6 +38,8 @@ pub struct RaftStatus {
     /// On the leader: the last entry after which a majority was found to have the same state, and nobody another one; 0:
     /// not compared yet.
     pub agreed: u64,
+    /// Whether a change of the group is half done, by this server's log.
+    pub joint: bool,
     /// All servers of the group, this one included, by id.
     pub peers: Vec<PeerStatus>,
 }

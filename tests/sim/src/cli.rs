@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use weft_state::defect::Defect;
 
+use crate::plots::Plot;
 use crate::run::{Options, Report, run};
 
 /// Simulated seconds in which things go wrong, unless told otherwise.
@@ -31,6 +32,9 @@ pub struct Args {
     /// A mistake to plant, which must then be found; only in builds with debug assertions
     #[arg(long, value_parser = defect)]
     pub defect: Option<Defect>,
+    /// A script for what goes wrong, in place of chance
+    #[arg(long, value_parser = plot)]
+    pub plot: Option<Plot>,
     /// Say what went wrong and when, also if all is well
     #[arg(long)]
     pub verbose: bool,
@@ -39,7 +43,8 @@ pub struct Args {
 /// Runs them; fails if one fails.
 pub fn run_all(args: &Args) -> bool {
     if args.count == 1 {
-        let report = run(Options { seed: args.seed, seconds: args.seconds, defect: args.defect });
+        let report =
+            run(Options { seed: args.seed, seconds: args.seconds, defect: args.defect, plot: args.plot });
         print(args, &report);
         return report.violations.is_empty();
     }
@@ -61,7 +66,7 @@ pub fn run_all(args: &Args) -> bool {
     bad.sort_unstable();
     println!("{} of {} seeds failed{}", bad.len(), args.count, if bad.is_empty() { "" } else { ":" });
     for seed in &bad {
-        println!("{REPRODUCE} weft simulate --seed {seed}");
+        println!("{}", reproduce(args, *seed));
     }
     bad.is_empty()
 }
@@ -75,6 +80,27 @@ fn defect(name: &str) -> Result<Defect, String> {
     let names = || Defect::ALL.map(Defect::name).join(", ");
     let found = Defect::ALL.into_iter().find(|defect| defect.name() == name);
     found.ok_or_else(|| format!("{name:?} is none of them: {}", names()))
+}
+
+fn plot(name: &str) -> Result<Plot, String> {
+    let names = || Plot::ALL.map(Plot::name).join(", ");
+    let found = Plot::ALL.into_iter().find(|plot| plot.name() == name);
+    found.ok_or_else(|| format!("{name:?} is none of them: {}", names()))
+}
+
+/// What to run to have this again.
+fn reproduce(args: &Args, seed: u64) -> String {
+    let mut line = format!("{REPRODUCE} weft simulate --seed {seed}");
+    if args.seconds != SECONDS {
+        line.push_str(&format!(" --seconds {}", args.seconds));
+    }
+    if let Some(defect) = args.defect {
+        line.push_str(&format!(" --defect {defect}"));
+    }
+    if let Some(plot) = args.plot {
+        line.push_str(&format!(" --plot {}", plot.name()));
+    }
+    line
 }
 
 fn alone(args: &Args, seed: u64) -> bool {
@@ -92,6 +118,9 @@ fn alone(args: &Args, seed: u64) -> bool {
     if let Some(defect) = args.defect {
         command.args(["--defect", defect.name()]);
     }
+    if let Some(plot) = args.plot {
+        command.args(["--plot", plot.name()]);
+    }
     if args.verbose {
         command.arg("--verbose");
     }
@@ -100,7 +129,7 @@ fn alone(args: &Args, seed: u64) -> bool {
             // Whole, as others run at the same time.
             print!("{}", String::from_utf8_lossy(&stdout));
             if !status.success() && !String::from_utf8_lossy(&stdout).contains(REPRODUCE) {
-                println!("seed {seed}: {status}\n{REPRODUCE} weft simulate --seed {seed}");
+                println!("seed {seed}: {status}\n{}", reproduce(args, seed));
             }
             status.success()
         }
@@ -122,9 +151,6 @@ fn print(args: &Args, report: &Report) {
         println!("VIOLATION: {violation}");
     }
     if !report.violations.is_empty() {
-        let seconds =
-            if args.seconds == SECONDS { String::new() } else { format!(" --seconds {}", args.seconds) };
-        let defect = args.defect.map_or_else(String::new, |defect| format!(" --defect {defect}"));
-        println!("{REPRODUCE} weft simulate --seed {}{seconds}{defect}", report.seed);
+        println!("{}", reproduce(args, report.seed));
     }
 }

@@ -37,6 +37,8 @@ struct State {
     fails_in: Option<u32>,
     /// Each sync takes up to this long.
     sync_max: Duration,
+    /// At the next loss of power nothing is kept that was not synced.
+    forgets: bool,
     /// There is no space for more files.
     full: bool,
     /// The next sync takes so much longer.
@@ -63,6 +65,7 @@ impl SimDisk {
             off: false,
             fails_in: None,
             sync_max,
+            forgets: false,
             full: false,
             stalled: Duration::ZERO,
         };
@@ -93,7 +96,8 @@ impl SimDisk {
     /// Power is back; says how many sectors were lost.
     pub(crate) fn switch_on(&self) -> u64 {
         let mut state = self.state.lock();
-        let State { files, removed, rng, .. } = &mut *state;
+        let State { files, removed, rng, forgets, .. } = &mut *state;
+        let forgets = std::mem::take(forgets);
         // Folders keep the order of what is done to them: what was removed last is back first.
         let kept = rng.below(removed.len() as u64 + 1) as usize;
         for (name, file) in std::mem::take(removed).into_iter().skip(kept) {
@@ -107,7 +111,7 @@ impl SimDisk {
                 if old == new {
                     continue;
                 }
-                if rng.chance(500) {
+                if !forgets && rng.chance(500) {
                     old.copy_from_slice(new);
                 } else {
                     lost += 1;
@@ -125,6 +129,11 @@ impl SimDisk {
     /// Loses power in the middle of a write soon.
     pub(crate) fn fail_in(&self, writes: u32) {
         self.state.lock().fails_in = Some(writes);
+    }
+
+    /// Loses for sure what it will not have synced when power is lost next.
+    pub(crate) fn forget(&self) {
+        self.state.lock().forgets = true;
     }
 
     /// Does not lose power by itself after all.
@@ -297,6 +306,18 @@ mod tests {
             }
         }
         assert!(kept[0] > 20 && kept[1] > 20, "{kept:?}");
+    }
+
+    #[test]
+    fn a_disk_that_forgets_keeps_only_what_was_synced() {
+        for seed in 0..20 {
+            let (disk, mut file) = disk(seed);
+            file.write_at(0, &[1; 512]).expect("written");
+            file.sync().expect("synced");
+            file.write_at(0, &[2; 512]).expect("written");
+            disk.forget();
+            assert_eq!(after_power_loss(&disk)[..512], [1; 512]);
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ struct Entries {
     states: BTreeMap<u64, (u64, i64, Number)>,
     /// By revision.
     changes: BTreeMap<i64, Vec<Change>>,
+    /// How often each server's state was replaced by a snapshot, also at its start.
+    restored: BTreeMap<Number, u32>,
     wrong: Option<String>,
 }
 
@@ -47,6 +49,11 @@ impl Ledger {
     /// Every change, by revision.
     pub(crate) fn changes(&self) -> Vec<Change> {
         self.entries.lock().changes.values().flatten().cloned().collect()
+    }
+
+    /// How often a server's state was replaced by a snapshot, also at its start.
+    pub(crate) fn restored(&self, server: Number) -> u32 {
+        self.entries.lock().restored.get(&server).copied().unwrap_or(0)
     }
 
     /// Entries applied by the furthest server.
@@ -100,7 +107,9 @@ impl ApplyObserver for Observer {
     }
 
     fn restored(&self, machine: &Machine) {
-        self.state(&mut self.ledger.entries.lock(), machine);
+        let mut entries = self.ledger.entries.lock();
+        *entries.restored.entry(self.server).or_default() += 1;
+        self.state(&mut entries, machine);
     }
 }
 

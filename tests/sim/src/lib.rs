@@ -9,7 +9,8 @@
 //! - [`mod@run`]: one run: form a group, let clients work while things go wrong, heal, check.
 //! - [`world`]: machines ([`host`]), disks ([`disk`]), the network ([`net`]), and time.
 //! - [`server`]: what runs on a machine. [`ledger`]: what it applied. [`workload`]: what clients do.
-//! - [`nemesis`]: what goes wrong. [`operator`]: who changes the group. [`invariants`]: what must hold.
+//! - [`stage`]: time passes. [`nemesis`]: what goes wrong by chance. [`plots`]: what goes wrong by a script. [`operator`]: who
+//!   changes the group. [`invariants`]: what must hold.
 //! - [`intercept`]: time and random bytes of the system, from the seed. [`trace`]: a hash of all that happened.
 //! - [`cli`]: many seeds, each in a process of its own, and how to run one again.
 //!
@@ -26,8 +27,10 @@ mod ledger;
 mod nemesis;
 mod net;
 mod operator;
+pub mod plots;
 mod rng;
 mod server;
+mod stage;
 mod trace;
 mod workload;
 mod world;

@@ -19,13 +19,13 @@ use weft_tests::history::{Process, Recorder};
 use weft_xds_proto::etcdserverpb::kv_client::KvClient;
 
 use crate::intercept;
-use crate::invariants::leaders::Leaders;
-use crate::invariants::{self, Finished, replicas};
+use crate::invariants::{self, Finished};
 use crate::nemesis::Nemesis;
 use crate::net::Net;
-use crate::operator::Operator;
+use crate::plots::Plot;
 use crate::rng::Rng;
 use crate::server::Number;
+use crate::stage::Stage;
 use crate::workload::watch::Told;
 use crate::workload::{Client, call, compact, kv, lease, lock, watch};
 use crate::world::World;
@@ -43,9 +43,6 @@ const WHOLE_MS_MAX: u64 = 60_000;
 /// How long clients go on when all is well: sessions are held and run out, and are told so in time.
 const WELL_MS: u64 = 4_000;
 
-/// How often what must hold at every step is looked at, in milliseconds.
-const LOOK_EVERY_MS: u64 = 10;
-
 /// What to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -55,6 +52,8 @@ pub struct Options {
     pub seconds: u64,
     /// A mistake that it should find.
     pub defect: Option<Defect>,
+    /// What goes wrong by a script, in place of chance.
+    pub plot: Option<Plot>,
 }
 
 /// What came of it.
@@ -155,7 +154,7 @@ struct Findings {
 }
 
 fn simulate(options: Options, folder: &Path) -> Report {
-    let Options { seed, seconds, defect } = options;
+    let Options { seed, defect, plot, .. } = options;
     if !plant(defect) {
         let violations = vec!["this build has no defects to plant: it has no debug assertions".to_owned()];
         return Report { seed, violations, ..Report::default() };
@@ -164,13 +163,13 @@ fn simulate(options: Options, folder: &Path) -> Report {
     fastrand::seed(seed);
     let mut rng = Rng::new(seed, "run");
     let servers: Number = if rng.chance(300) { 5 } else { 3 };
-    let mut world = World::new(seed, servers, folder);
+    let servers = plot.map_or(servers, Plot::servers);
+    let mut stage = Stage::new(seed, World::new(seed, servers, folder));
     let mut nemesis = Nemesis::new(Rng::new(seed, "nemesis"));
-    let mut leaders = Leaders::default();
     let findings = Findings::default();
-    let operator = Operator::new(Rng::new(seed, "operator"));
-    let mut run = Run { world: &mut world, leaders: &mut leaders, operator };
-    let result = run.all(seed, seconds * 1000, servers, &mut nemesis, &findings);
+    let result = play(&options, &mut stage, &mut nemesis, &findings);
+    let Stage { world, leaders, mut log, .. } = stage;
+    log.extend(nemesis.log.iter().map(|(at, fault)| (*at, fault.to_string())));
     let mut violations: Vec<String> = result.clone().err().into_iter().collect();
     if let Ok(healed) = result {
         violations.extend(judge(&world, &findings, healed));
@@ -183,94 +182,60 @@ fn simulate(options: Options, folder: &Path) -> Report {
         calls: findings.calls.lock().tally(),
         applied: world.ledger.applied(),
         leaders: leaders.count(),
-        faults: nemesis.log.iter().map(|(at, fault)| (*at, fault.to_string())).collect(),
+        faults: log,
         violations,
     }
 }
 
-struct Run<'a> {
-    world: &'a mut World,
-    leaders: &'a mut Leaders,
-    operator: Operator,
+/// All phases; answers when everything was well again.
+fn play(
+    options: &Options,
+    stage: &mut Stage,
+    nemesis: &mut Nemesis,
+    findings: &Findings,
+) -> Result<Duration, String> {
+    stage.world.servers().into_iter().for_each(|server| stage.world.boot(server));
+    stage.until(FORM_MS_MAX, "the group does not form", World::is_whole)?;
+
+    stage.world.clients.boot();
+    let begun = stage.world.now;
+    let (net, group) = (stage.world.net.clone(), stage.world.servers());
+    stage.world.clients.spawn(clients(options.seed, net, group, findings.clone()));
+    match options.plot {
+        Some(plot) => plot.play(stage)?,
+        None => {
+            while stage.world.now < begun + options.seconds * 1000 {
+                nemesis.step(&mut stage.world, &mut stage.operator);
+                stage.step()?;
+            }
+        }
+    }
+    nemesis.end(&mut stage.world);
+    is_answered(stage, findings)?;
+    stage
+        .until(WHOLE_MS_MAX, "liveness: the group is not whole again", World::is_whole)
+        .map_err(|error| format!("{error}: {}", stage.world.views()))?;
+    let healed = stage.world.now;
+    for _ in 0..2 {
+        is_answered(stage, findings)?;
+        stage.for_ms(WELL_MS / 2)?;
+    }
+    findings.stop.store(true, Relaxed);
+    let done = findings.done.clone();
+    stage.until(END_MS_MAX, "liveness: not every client comes to an end", |_| done.load(Relaxed))?;
+    stage.until(END_MS_MAX, "liveness: a server does not apply everything", |world| {
+        let mut behind = 0;
+        world.each(|_, inside| behind += usize::from(inside.status().applied < world.ledger.applied()));
+        behind == 0 && world.on().len() == world.servers().len()
+    })?;
+    Ok(Duration::from_millis(healed - begun))
 }
 
-impl Run<'_> {
-    /// All phases; answers when everything was well again.
-    fn all(
-        &mut self,
-        seed: u64,
-        faults_ms: u64,
-        servers: Number,
-        nemesis: &mut Nemesis,
-        findings: &Findings,
-    ) -> Result<Duration, String> {
-        self.world.servers().into_iter().for_each(|server| self.world.boot(server));
-        self.until(FORM_MS_MAX, "the group does not form", World::is_whole)?;
-
-        self.world.clients.boot();
-        let begun = self.world.now;
-        let (net, group) = (self.world.net.clone(), self.world.servers());
-        self.world.clients.spawn(clients(seed, net, group, findings.clone()));
-        while self.world.now < begun + faults_ms {
-            nemesis.step(self.world, &mut self.operator);
-            self.step()?;
-        }
-        nemesis.end(self.world);
-        self.is_answered(findings)?;
-        self.until(WHOLE_MS_MAX, "liveness: the group is not whole again", World::is_whole)
-            .map_err(|error| format!("{error}: {}", self.world.views()))?;
-        let healed = self.world.now;
-        for _ in 0..2 {
-            self.is_answered(findings)?;
-            self.for_ms(WELL_MS / 2)?;
-        }
-        findings.stop.store(true, Relaxed);
-        let done = findings.done.clone();
-        self.until(END_MS_MAX, "liveness: not every client comes to an end", |_| done.load(Relaxed))?;
-        self.until(END_MS_MAX, "liveness: a server does not apply everything", |world| {
-            let mut behind = 0;
-            world.each(|_, inside| behind += usize::from(inside.status().applied < world.ledger.applied()));
-            behind == 0 && world.on().len() == usize::from(servers)
-        })?;
-        Ok(Duration::from_millis(healed - begun))
-    }
-
-    /// All is well: then calls are answered.
-    fn is_answered(&mut self, findings: &Findings) -> Result<(), String> {
-        let answered = findings.calls.lock().tally().0;
-        let progress = |_: &World| findings.calls.lock().tally().0 > answered;
-        self.until(RECOVERY_MS_MAX, "liveness: all is well, and no call is answered", progress)
-    }
-
-    fn step(&mut self) -> Result<(), String> {
-        self.world.step();
-        if self.world.now.is_multiple_of(LOOK_EVERY_MS) {
-            self.operator.step(self.world);
-            replicas::step(self.world)?;
-            self.leaders.step(self.world)?;
-            self.world.failed().map_or(Ok(()), Err)?;
-        }
-        Ok(())
-    }
-
-    fn for_ms(&mut self, ms: u64) -> Result<(), String> {
-        let end = self.world.now + ms;
-        while self.world.now < end {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    fn until(&mut self, ms_max: u64, otherwise: &str, done: impl Fn(&World) -> bool) -> Result<(), String> {
-        let end = self.world.now + ms_max;
-        while !(self.world.now.is_multiple_of(LOOK_EVERY_MS) && done(self.world)) {
-            if self.world.now > end {
-                return Err(format!("{otherwise} within {ms_max} ms"));
-            }
-            self.step()?;
-        }
-        Ok(())
-    }
+/// All is well: then calls are answered.
+fn is_answered(stage: &mut Stage, findings: &Findings) -> Result<(), String> {
+    let answered = findings.calls.lock().tally().0;
+    let progress = |_: &World| findings.calls.lock().tally().0 > answered;
+    stage.until(RECOVERY_MS_MAX, "liveness: all is well, and no call is answered", progress)
 }
 
 /// Everything that clients do, from the start to the last look.

@@ -26,7 +26,7 @@ use super::disk::SimDisk;
 use super::net::Net;
 
 /// Snapshots are taken often, so that they are sent and installed too.
-const SNAPSHOT_EVERY: u64 = 30;
+pub(crate) const SNAPSHOT_EVERY: u64 = 30;
 
 /// What the servers prove to each other.
 const TOKEN: &str = "join-token-of-the-simulated-servers";

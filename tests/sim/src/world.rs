@@ -125,6 +125,17 @@ impl World {
         intercept::set_now(CLOCK_START + Duration::from_millis(self.now));
     }
 
+    /// What is inside one of them; none if it does not serve.
+    pub(crate) fn inside<T>(&self, server: Number, look: impl Fn(&Coordinator) -> T) -> Option<T> {
+        let mut seen = None;
+        self.each(|number, inside| {
+            if number == server {
+                seen = Some(look(inside));
+            }
+        });
+        seen
+    }
+
     /// Who leads, in the highest term of those that say so.
     pub(crate) fn leader(&self) -> Option<Number> {
         let mut found: Option<(u64, Number)> = None;

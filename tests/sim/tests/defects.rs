@@ -4,10 +4,12 @@
 use std::process::{Command, Stdio};
 
 /// Plants a mistake and says in which of the first seeds it is found, if in any.
-fn found_in(defect: &str, seeds: u64) -> Option<u64> {
+fn found_in(arguments: &str, seeds: u64) -> Option<u64> {
     (1..=seeds).find(|seed| {
         let status = Command::new(env!("CARGO_BIN_EXE_weft-simulate"))
-            .args(["--defect", defect, "--seed", &seed.to_string()])
+            .arg("--defect")
+            .args(arguments.split(' '))
+            .args(["--seed", &seed.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
@@ -35,4 +37,6 @@ found! {
     a_lease_that_ends_early_is_found: "early-revoke" within 8,
     a_change_lost_to_compaction_is_found: "compaction-loses-delete" within 8,
     a_wrong_revision_after_restore_is_found: "revision-after-restore" within 8,
+    a_gap_in_what_watchers_are_told_is_found: "watch-gap --plot left-behind" within 4,
+    a_vote_that_is_forgotten_is_found: "forgotten-vote --plot vote-cut-short" within 4,
 }

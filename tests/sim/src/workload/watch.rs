@@ -21,6 +21,9 @@ use weft_tests::history::Recorder;
 /// A stream that says nothing for so long is asked for its progress, and given up if it stays silent.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
+/// The same for one that stays, so that it is there when its server is back after a while.
+const STAYING_SILENCE_MAX: Duration = Duration::from_secs(4);
+
 /// Longer than a run.
 const STAY: Duration = Duration::from_secs(3_600);
 
@@ -52,7 +55,8 @@ pub(crate) async fn stay(client: Client, rng: Rng, recorder: Recorder<Call, Answ
 async fn watch(client: Client, mut rng: Rng, recorder: Recorder<Call, Answer>, told: Told, moves: bool) {
     // From the beginning, or from now on.
     let next = if rng.chance(500) { 1 } else { 0 };
-    let mut watch = Watch { client, recorder, told, next };
+    let silence_max = if moves { SILENCE_MAX } else { STAYING_SILENCE_MAX };
+    let mut watch = Watch { client, recorder, told, next, silence_max };
     loop {
         let channel = watch.client.any(&mut rng);
         let (requests, queue) = mpsc::channel(4);
@@ -90,6 +94,7 @@ struct Watch {
     told: Told,
     /// First revision that was not told yet; 0: any.
     next: i64,
+    silence_max: Duration,
 }
 
 impl Watch {
@@ -106,7 +111,7 @@ impl Watch {
     ) {
         let mut asked = false;
         loop {
-            let response = match timeout(SILENCE_MAX, stream.message()).await {
+            let response = match timeout(self.silence_max, stream.message()).await {
                 Ok(Ok(Some(response))) => response,
                 Ok(_) => return,
                 Err(_) if asked => return,
