@@ -34,7 +34,7 @@ found! {
     a_skipped_sync_is_found: "skipped-sync" within 8,
     a_command_applied_twice_is_found: "duplicate-apply" within 8,
     a_key_that_outlives_its_lease_is_found: "key-outlives-lease" within 8,
-    a_lease_that_ends_early_is_found: "early-revoke" within 8,
+    a_lease_that_ends_early_is_found: "early-revoke" within 16,
     a_change_lost_to_compaction_is_found: "compaction-loses-delete" within 8,
     a_wrong_revision_after_restore_is_found: "revision-after-restore" within 8,
     a_gap_in_what_watchers_are_told_is_found: "watch-gap --plot left-behind" within 4,
