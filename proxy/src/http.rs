@@ -10,6 +10,7 @@ pub(crate) mod connect;
 pub(crate) mod context;
 pub(crate) mod downgrade;
 pub(crate) mod error;
+pub(crate) mod extended;
 pub(crate) mod forward;
 pub(crate) mod grpc_status;
 pub(crate) mod headers;

@@ -103,6 +103,7 @@ impl Worker {
 }
 
 async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Result<()>>) -> usize {
+    let connections = Rc::new(Connections::new(config.timeouts));
     let parts = WorkerParts {
         cache: Rc::default(),
         pool: Rc::new(Pool::default()),
@@ -111,8 +112,8 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         epoch: config.epoch,
         closing: Rc::default(),
         timeouts: config.timeouts,
+        connections: connections.clone(),
     };
-    let connections = Rc::new(Connections::new(config.timeouts));
     let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
     let mut doors = Vec::new();
     for door in config.doors {

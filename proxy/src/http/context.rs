@@ -9,7 +9,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Cache};
 
 use super::seen::Observers;
-use crate::listener::connection::Timeouts;
+use crate::listener::connection::{Connections, Timeouts};
 use crate::mesh_view::{MeshState, MeshView};
 use crate::policy::cache::Cache as AnswerCache;
 use crate::telemetry::metrics::{Direction, Metrics};
@@ -46,6 +46,7 @@ pub(crate) struct Context {
     /// Answers say `Connection: close`.
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,
+    pub connections: Rc<Connections>,
     /// Copies of requests under way.
     pub mirrors: Cell<usize>,
     /// Answers of routes that want it.
@@ -78,6 +79,7 @@ impl Context {
             epoch: worker.epoch,
             closing: worker.closing.clone(),
             timeouts: worker.timeouts,
+            connections: worker.connections.clone(),
             mirrors: Cell::new(0),
             cache: worker.cache.clone(),
             storing: Cell::new(0),
@@ -106,4 +108,5 @@ pub(crate) struct WorkerParts {
     pub epoch: Instant,
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,
+    pub connections: Rc<Connections>,
 }

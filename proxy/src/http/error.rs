@@ -24,6 +24,14 @@ pub(crate) enum RequestError {
     ConnectTarget(String),
     #[error("CONNECT to {target} is refused: {why}; only services of the mesh can be reached by CONNECT")]
     ConnectRefused { target: String, why: &'static str },
+    #[error(
+        "extended CONNECT is not passed on to service {cluster}, which speaks HTTP/2: upgrades need HTTP/1.1 there"
+    )]
+    NoExtendedConnect { cluster: String },
+    #[error(
+        "the endpoint answered the request for another protocol as an ordinary one: it does not speak it there"
+    )]
+    NotSwitched,
     #[error("Host is missing")]
     NoHost,
     #[error("Host {host:?} is not valid: {why}")]

@@ -29,7 +29,7 @@ use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::seen::Seen;
 use super::target::Target;
-use super::{grpc_status, headers, upgrade};
+use super::{extended, grpc_status, headers, upgrade};
 use crate::cluster::breaker::{Admitted, ConnectionPermit, RetryPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
@@ -154,9 +154,16 @@ pub(crate) async fn forward(
         Some(on) => Sticky::of(on, &outgoing.head.headers, outgoing.client, ctx.rng.borrow_mut().u64(..)),
     };
     let upgrade = outgoing.upgrade.clone().filter(|_| cluster.config.cluster.protocol == Protocol::Http1);
+    let extended = http2 && outgoing.upgrade.is_some();
+    if extended && upgrade.is_none() {
+        return Err(RequestError::NoExtendedConnect { cluster: cluster.name().to_owned() });
+    }
     let mut request = request_to(cluster, outgoing)?;
     if let Some(protocol) = &upgrade {
         upgrade::announce(request.headers_mut(), protocol.clone());
+        if extended {
+            extended::complete(request.headers_mut(), protocol, &mut ctx.rng.borrow_mut());
+        }
     }
     let mut course = Course {
         ctx,

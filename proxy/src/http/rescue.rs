@@ -26,7 +26,7 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, Flag) {
     use RequestError as E;
     match error {
         E::Refused(refusal) => (refusal.status(), Flag::Refused),
-        E::Connect => (StatusCode::NOT_IMPLEMENTED, Flag::Connect),
+        E::Connect | E::NoExtendedConnect { .. } => (StatusCode::NOT_IMPLEMENTED, Flag::Connect),
         E::ConnectTarget(_) => (StatusCode::BAD_REQUEST, Flag::ConnectTarget),
         E::ConnectRefused { .. } => (StatusCode::FORBIDDEN, Flag::ConnectRefused),
         E::NoHost | E::BadHost { .. } | E::TwoHosts { .. } => (StatusCode::BAD_REQUEST, Flag::BadHost),
@@ -45,7 +45,7 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, Flag) {
         E::Shortage(_) => (StatusCode::SERVICE_UNAVAILABLE, Flag::Shortage),
         E::LocalAppDown { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::LocalAppDown),
         E::Broken { .. } => (StatusCode::BAD_GATEWAY, Flag::UpstreamClosed),
-        E::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, Flag::UpstreamInvalid),
+        E::BadAnswer { .. } | E::NotSwitched => (StatusCode::BAD_GATEWAY, Flag::UpstreamInvalid),
         E::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamTimeout),
         E::BadDeadline(_) => (StatusCode::BAD_REQUEST, Flag::BadDeadline),
         E::DeadlineSpent | E::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::Deadline),

@@ -17,7 +17,7 @@ use super::resolve::Resolved;
 use super::routed::Call;
 use super::seen::Seen;
 use super::target::Target;
-use super::{connect, downgrade, grpc_status, headers, rescue, resolve, routed, target, upgrade};
+use super::{connect, downgrade, extended, grpc_status, headers, rescue, resolve, routed, target, upgrade};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -31,6 +31,7 @@ pub(crate) async fn handle(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
+    let stream = if version == Version::HTTP_2 { extended::begin(&mut request) } else { None };
     let grpc = version == Version::HTTP_2 && grpc_status::is_grpc(request.headers());
     let mut in_flight = connection.begin();
     let observers = ctx.observers.as_ref();
@@ -49,6 +50,21 @@ pub(crate) async fn handle(
     response.body_mut().hold(in_flight);
     if version == Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
+        match (stream, response.body_mut().take_far_end()) {
+            (Some(stream), Some(far_end)) => {
+                extended::accept(&ctx, &connection, stream, far_end, &mut response);
+            }
+            // The client would take it for a tunnel.
+            (Some(_), None) if response.status().is_success() => {
+                let error = RequestError::NotSwitched;
+                let flag = count(&ctx, &error);
+                if let Some(seen) = &seen {
+                    seen.flag(flag);
+                }
+                response = rescue::answer(&error);
+            }
+            _ => {}
+        }
     } else {
         let far_end = response.body_mut().take_far_end();
         if ctx.closing.get() && far_end.is_none() {

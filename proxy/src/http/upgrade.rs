@@ -1,4 +1,5 @@
-//! Other protocols on an HTTP/1.1 connection (RFC 9110 §7.8), such as WebSocket.
+//! Other protocols on an HTTP/1.1 connection (RFC 9110 §7.8), such as WebSocket. [`super::extended`] has the same for
+//! HTTP/2.
 //!
 //! A request that asks for one is passed on with what it asks for, and nothing else becomes of it unless the endpoint
 //! answers 101 with one of the protocols that were asked for. Then both connections become a tunnel
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
+use super::extended::Extended;
 use super::headers::{self, tokens};
 use crate::tcp::far_end::{Counted, FarEnd};
 
@@ -23,6 +25,9 @@ const REFUSED: [&[u8]; 4] = [b"h2c", b"h2", b"http", b"tls"];
 /// What a request asks to switch to, as one list; none if it asks for nothing that is passed on. A request with a body
 /// stays HTTP: its body would have to be read before the switch.
 pub(crate) fn asked(head: &request::Parts, has_body: bool) -> Option<HeaderValue> {
+    if head.version == Version::HTTP_2 {
+        return head.extensions.get::<Extended>().map(|Extended(protocol)| protocol.clone());
+    }
     if !head.headers.contains_key(UPGRADE)
         || head.version != Version::HTTP_11
         || head.method == Method::CONNECT
@@ -101,7 +106,7 @@ fn all(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &[u8
 }
 
 /// By name, whatever the version behind the slash.
-fn is_refused(protocol: &[u8]) -> bool {
+pub(crate) fn is_refused(protocol: &[u8]) -> bool {
     let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
     REFUSED.iter().any(|refused| refused.eq_ignore_ascii_case(name))
 }

@@ -238,6 +238,7 @@ impl Door {
         let service = service_fn(move |request| server::handle(ctx.clone(), shared.clone(), request));
         let serving = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .keep_alive_interval(limits::H2_PING_INTERVAL)
             .keep_alive_timeout(limits::H2_PING_TIMEOUT)
             .max_send_buf_size(limits::H2_SEND_BUFFER_BYTES)

@@ -3,7 +3,7 @@
 //!
 //! Our own reading of it, because it stands before everything else that a connection says: at most
 //! [`PROXY_HEADER_BYTES_MAX`] are read, never a byte beyond the header, and what the specification does not allow is
-//! refused. Whoever writes such a header chooses a client's address, so only trusted sources may ([`Trusted`]).
+//! refused. Whoever writes such a header chooses a client's address, so only trusted sources may (`accept-proxy`).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

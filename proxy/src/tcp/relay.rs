@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(answer, format!("first {}", "x".repeat(1000)));
     }
 
-    /// D-independent of the reader: memory holds one read, not what the writer has.
+    /// Memory holds one read of a tunnel, not what its writer has.
     #[tokio::test]
     async fn a_reader_that_takes_nothing_stops_the_writer() {
         let (_all, open) = open();
