@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -29,7 +29,9 @@ use crate::telemetry::metrics::Metrics;
 
 mod clusters;
 mod config_dump;
+mod log_level;
 mod ready;
+mod runtime;
 
 /// Everything that is shown.
 pub(crate) struct AdminState {
@@ -42,6 +44,7 @@ pub(crate) struct AdminState {
     pub gossip: Option<GossipHandle>,
     pub metrics: Metrics,
     pub draining: Arc<AtomicBool>,
+    pub started: Instant,
 }
 
 impl AdminState {
@@ -60,7 +63,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// For a request head, and for the next request on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-const PATHS: [(&str, &str); 5] = [
+const PATHS: [(&str, &str); 7] = [
     ("/ready", "200 if this proxy takes requests, else 503 and why not"),
     (
         "/clusters",
@@ -69,6 +72,8 @@ const PATHS: [(&str, &str); 5] = [
     ("/config_dump", "configuration and the present snapshot, as JSON"),
     ("/members", "the gossip pool as this proxy sees it; ?format=json"),
     ("/metrics", "Prometheus metrics"),
+    ("/runtime", "this process: version, memory, connections, what is logged and traced, as JSON"),
+    ("/log-level", "what is logged to stderr; PUT another level to change it"),
 ];
 
 /// Serves until it is aborted; its connections end with it.
@@ -99,8 +104,13 @@ pub(crate) async fn run(socket: std::net::TcpListener, state: Arc<AdminState>) {
         let state = state.clone();
         let task = connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = answer(&state, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let state = state.clone();
+                async move {
+                    Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
+                        (&Method::PUT, "/log-level") => log_level::change(request.into_body()).await,
+                        _ => answer(&state, &request),
+                    })
+                }
             });
             let serving = http1::Builder::new()
                 .max_buf_size(ADMIN_HEAD_BYTES_MAX)
@@ -120,8 +130,12 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
     let json = request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "format=json"));
     let known = path == "/" || PATHS.iter().any(|(p, _)| *p == path);
     if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes GET\n"));
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let (words, allow) = match path {
+            "/log-level" => ("GET and PUT", "GET, HEAD, PUT"),
+            _ => ("GET", "GET, HEAD"),
+        };
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes {words}\n"));
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         return answer;
     }
     match path {
@@ -140,6 +154,8 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
             answer.headers_mut().insert(CONTENT_TYPE, kind);
             answer
         }
+        "/runtime" => json_answer(&runtime::json(state)),
+        "/log-level" => log_level::show(),
         "/" => text(StatusCode::OK, known_paths()),
         other => text(StatusCode::NOT_FOUND, format!("no {other} here; known are:\n{}", known_paths())),
     }

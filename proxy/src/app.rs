@@ -197,6 +197,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         gossip: gossip.clone(),
         metrics,
         draining: draining.clone(),
+        started: Instant::now(),
     });
     let mut admin = JoinSet::new();
     admin.spawn(admin::run(admin_socket, state.clone()));

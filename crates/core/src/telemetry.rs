@@ -1,5 +1,6 @@
 //! Log output: one line per event on stderr, as text or JSON.
 
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -13,6 +14,45 @@ pub struct LevelError {
     pub seen: String,
     /// From the parser.
     pub reason: String,
+}
+
+/// Why a level could not be changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetLevelError {
+    /// It is none.
+    #[error(transparent)]
+    Refused(#[from] LevelError),
+    /// [`init`] was not called, or something else logs in this process.
+    #[error("the log of this process was set up by something else, which alone can change it")]
+    NotOurs,
+}
+
+/// The level in use, and how it is changed.
+struct InUse {
+    level: String,
+    set: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+/// Held while a level is read or changed; no event waits for it.
+static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
+
+/// The level in use; none if [`init`] did not set it.
+pub fn level() -> Option<String> {
+    IN_USE.lock().as_ref().map(|in_use| in_use.level.clone())
+}
+
+/// Changes the level for all events from now on.
+///
+/// # Errors
+/// As [`check_level`]; and if [`init`] did not set up the log.
+pub fn set_level(level: &str) -> Result<(), SetLevelError> {
+    let filter = filter(level)?;
+    let mut in_use = IN_USE.lock();
+    let Some(in_use) = in_use.as_mut().filter(|in_use| (in_use.set)(filter)) else {
+        return Err(SetLevelError::NotOurs);
+    };
+    level.clone_into(&mut in_use.level);
+    Ok(())
 }
 
 /// Checks a level before [`init`], for `--log-level` and the configuration file.
@@ -66,12 +106,24 @@ pub fn init(level: &str, json: bool) {
     };
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(std::io::stderr));
+    let set: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
     let first = if json {
-        builder.json().flatten_event(true).try_init()
+        let builder = builder.json().flatten_event(true).with_filter_reloading();
+        let handle = builder.reload_handle();
+        set = Box::new(move |filter| handle.reload(filter).is_ok());
+        builder.try_init()
     } else {
-        builder.with_ansi(is_terminal()).try_init()
+        let builder = builder.with_ansi(is_terminal()).with_filter_reloading();
+        let handle = builder.reload_handle();
+        set = Box::new(move |filter| handle.reload(filter).is_ok());
+        builder.try_init()
     };
-    if let (Ok(()), Some(error)) = (first, refused) {
+    if first.is_err() {
+        return;
+    }
+    let level = if refused.is_some() { "info" } else { level };
+    *IN_USE.lock() = Some(InUse { level: level.to_owned(), set });
+    if let Some(error) = refused {
         tracing::warn!("{error}; using info");
     }
 }
@@ -108,9 +160,18 @@ mod tests {
         assert_eq!(with_quiet_parts("info,openraft=debug"), "info,openraft=debug");
     }
 
+    /// The one test that sets up the log of this process.
     #[test]
-    fn init_twice_is_safe() {
+    fn the_first_setting_up_counts_and_its_level_can_be_changed() {
+        assert_eq!(level(), None);
+        assert_eq!(set_level("info"), Err(SetLevelError::NotOurs));
         init("error", true);
         init("nonsense", false);
+        assert_eq!(level().as_deref(), Some("error"));
+        assert!(!tracing::enabled!(tracing::Level::DEBUG));
+        set_level("debug").unwrap();
+        assert!(tracing::enabled!(tracing::Level::DEBUG), "at once");
+        assert!(matches!(set_level("loud"), Err(SetLevelError::Refused(_))));
+        assert_eq!(level().as_deref(), Some("debug"), "what is refused changes nothing");
     }
 }

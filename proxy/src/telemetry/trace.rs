@@ -56,7 +56,7 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// With the queue that [`export::run`] empties.
+    /// With the queue that [`export::Exporter::run`] empties.
     pub fn new(config: &TraceConfig, metrics: &Metrics) -> (Arc<Self>, mpsc::Receiver<otlp::Span>) {
         let (spans, queue) = mpsc::channel(SPANS_WAITING_MAX);
         let share = (config.sample_percent / 100.0).clamp(0.0, 1.0);
