@@ -12,6 +12,7 @@ pub mod compare;
 pub mod endpoint;
 pub mod endpoint_set;
 pub(crate) mod expiry;
+pub mod gradient;
 pub mod hashed;
 pub(crate) mod health_check;
 pub mod latency;

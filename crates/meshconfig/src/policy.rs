@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_xds_proto::resource::cluster::{
-    CheckBy, CircuitBreaker, Cluster, FailurePercentage, HealthCheck, Latency, LbPolicy, OutlierDetection,
-    PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate,
+    AdaptiveConcurrency, CheckBy, CircuitBreaker, Cluster, FailurePercentage, HealthCheck, Latency, LbPolicy,
+    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate,
 };
 
 use crate::document::{ObjectRef, duration, null_is_default, spec};
@@ -45,7 +45,7 @@ spec!(
     PolicySpec {
         load_balancing: Option<String>, slow_start: Option<SlowStartSpec>, connect_timeout: Option<String>,
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
-        circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>,
+        circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>, adaptive_concurrency: Option<AdaptiveSpec>,
     }
 );
 spec!(
@@ -96,6 +96,12 @@ spec!(
     /// How many requests each sidecar sends.
     #[derive(Eq)]
     RateLimitSpec { requests: u32, per: Option<String>, burst: Option<u32>, }
+);
+
+spec!(
+    /// A limit on what is under way that each sidecar finds out.
+    #[derive(Eq)]
+    AdaptiveSpec { min_requests: Option<u32>, max_requests: Option<u32>, tolerance_percent: Option<u32>, }
 );
 
 /// The policy of one service, and where it stands.
@@ -159,6 +165,13 @@ impl PolicySpec {
                 "given beside path; allowed is one of them",
             ));
         }
+        if let Some(rule) = &self.adaptive_concurrency
+            && let (Some(min), Some(max)) = (rule.min_requests, rule.max_requests)
+            && min > max
+        {
+            let message = format!("{max} is less than minRequests, {min}");
+            problems.push(Problem::new(format!("{at}adaptiveConcurrency.maxRequests"), message));
+        }
         if let Some(outlier) = &self.outlier_detection
             && let (Some(base), Some(max)) =
                 (time(&outlier.base_ejection_time), time(&outlier.max_ejection_time))
@@ -203,6 +216,14 @@ impl PolicySpec {
                 per: time(&limit.per).unwrap_or(RATE_PER),
                 burst: limit.burst.unwrap_or(limit.requests).max(1),
             });
+        }
+        if let Some(rule) = &self.adaptive_concurrency {
+            let mut adaptive = AdaptiveConcurrency::default();
+            set(&mut adaptive.min, rule.min_requests);
+            set(&mut adaptive.max, rule.max_requests);
+            set(&mut adaptive.tolerance_percent, rule.tolerance_percent);
+            adaptive.max = adaptive.max.max(adaptive.min);
+            cluster.adaptive = Some(adaptive);
         }
         if let Some(limits) = &self.circuit_breaker {
             limits.apply(&mut cluster.breaker);

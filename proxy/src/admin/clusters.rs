@@ -111,6 +111,7 @@ fn cluster_json(cluster: &Cluster) -> Value {
             "limited_connections": load.connections(),
             "pending": load.pending(),
         },
+        "adaptive_limit": cluster.config.cluster.adaptive.map(|rule| cluster.shared.gradient.limit(rule)),
         "load_balancing": cluster.config.cluster.lb_policy.to_string(),
         "version": cluster.config.version,
         "panic_policy": cluster.config.cluster.panic.to_string(),

@@ -35,6 +35,9 @@ pub enum Overflow {
     /// Requests under way.
     #[error("as many requests as max-requests allows are under way")]
     Requests,
+    /// Requests under way, as far as the service bears them.
+    #[error("as many requests as the service bears at present are under way (adaptive-concurrency)")]
+    Adaptive(u32),
     /// The queue for a connection.
     #[error("as many requests as max-pending allows wait for a connection")]
     Pending,
@@ -86,13 +89,22 @@ impl Admitted {
     /// If as many as are allowed are under way.
     pub fn new(cluster: Arc<Cluster>) -> Result<Self, (Arc<Cluster>, Overflow)> {
         let max = cluster.config.cluster.breaker.max_requests;
+        let found = cluster.config.cluster.adaptive.map(|rule| cluster.shared.gradient.limit(rule));
         let requests = &cluster.shared.load.requests;
         // An addition does not fail under contention, as an exchange would: this is done for every request.
-        if requests.fetch_add(1, Ordering::Relaxed) < max {
+        if requests.fetch_add(1, Ordering::Relaxed) < max.min(found.unwrap_or(max)) {
             return Ok(Self(cluster));
         }
         requests.fetch_sub(1, Ordering::Relaxed);
-        Err((cluster, Overflow::Requests))
+        let why = found.filter(|limit| *limit < max).map_or(Overflow::Requests, Overflow::Adaptive);
+        Err((cluster, why))
+    }
+
+    /// An answer took so long, or was waited for so long.
+    pub fn observe(&self, now: Duration, took: Duration) {
+        if let Some(rule) = self.0.config.cluster.adaptive {
+            self.0.shared.gradient.observe(rule, now, took, self.load().requests());
+        }
     }
 
     /// By whom.

@@ -13,6 +13,7 @@ use super::check::{CheckState, CheckStatus};
 use super::compare;
 use super::endpoint::EndpointState;
 use super::endpoint_set::{EndpointSet, Rules};
+use super::gradient::Gradient;
 use super::outlier::{Cause, Outcome, may_eject};
 use super::rotation::Rotation;
 use crate::config_snapshot::ClusterConfig;
@@ -39,6 +40,8 @@ pub struct ClusterShared {
     pub load: Load,
     /// What is left of its rate limit.
     pub bucket: Bucket,
+    /// What it bears at once, as far as that is found out.
+    pub gradient: Gradient,
     /// When endpoints were compared last. Only the control runtime locks it.
     compared: Mutex<Option<Instant>>,
     /// Its counters.
@@ -57,6 +60,7 @@ impl ClusterShared {
             rotation: Arc::new(Rotation::new(phase)),
             load: Load::default(),
             bucket: Bucket::default(),
+            gradient: Gradient::default(),
             compared: Mutex::default(),
             metrics,
             touched: AtomicU64::new(0),

@@ -101,6 +101,7 @@ impl RequestError {
         let (counters, limits) = (&cluster.shared.metrics.overflows, &cluster.config.cluster.breaker);
         let (counter, limit) = match why {
             Overflow::Requests => (&counters.requests, limits.max_requests),
+            Overflow::Adaptive(limit) => (&counters.adaptive, limit),
             Overflow::Pending => (&counters.pending, limits.max_pending),
             Overflow::Wait(_) => (&counters.wait, limits.max_connections),
         };

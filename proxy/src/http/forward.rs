@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -232,10 +232,12 @@ pub(crate) async fn forward(
         let answer = match waited {
             Err(Late::Client) => return Err(RequestError::SlowBody(stall)),
             Err(Late::Endpoint(limit)) if for_caller => {
+                course.waited_in_vain(sent_at);
                 let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
                 return Err(RequestError::DeadlineExceeded { cluster, addr, limit });
             }
             Err(Late::Endpoint(limit)) => {
+                course.waited_in_vain(sent_at);
                 report(ctx, cluster, &endpoint, Outcome::GatewayFailure);
                 if matches!(link, Link::Http2(_)) {
                     // It may be dead without a word; others should not find out one after the other.
@@ -255,6 +257,7 @@ pub(crate) async fn forward(
                     let took = now.saturating_sub(sent);
                     endpoint.latency.observe(now, took);
                     endpoint.window.took(took);
+                    course.admitted.observe(Duration::from_nanos(now), Duration::from_nanos(took));
                 }
                 answer
             }
@@ -398,7 +401,15 @@ impl Course<'_> {
     fn time(&self) -> Option<u64> {
         let nanos = || u64::try_from(self.ctx.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let compared = self.cluster.config.cluster.outlier_detection.latency.is_some();
-        (compared || self.cluster.endpoints.picker().needs_time()).then(nanos)
+        let adaptive = self.cluster.config.cluster.adaptive.is_some();
+        (compared || adaptive || self.cluster.endpoints.picker().needs_time()).then(nanos)
+    }
+
+    /// A try without an answer says as well how long the service takes.
+    fn waited_in_vain(&self, sent_at: Option<u64>) {
+        if let (Some(sent), Some(now)) = (sent_at, self.time()) {
+            self.admitted.observe(Duration::from_nanos(now), Duration::from_nanos(now.saturating_sub(sent)));
+        }
     }
 
     fn pick(&self) -> Result<Arc<EndpointState>, RequestError> {

@@ -161,9 +161,9 @@ impl Metrics {
             connect_failures: self.connect_failures.with(&labels),
             flagged: (self.flagged.clone(), direction, service.to_owned()),
             overflows: {
-                let [requests, pending, wait, retries] =
+                let [requests, pending, wait, retries, adaptive] =
                     OVERFLOWS.map(|kind| self.overflows.with(&[direction.as_str(), service, kind]));
-                Overflows { requests, pending, wait, retries }
+                Overflows { requests, pending, wait, retries, adaptive }
             },
             tunnels: self.tunnels.cluster(direction.as_str(), service),
             endpoints: self.endpoints.with(&[direction.as_str(), service, "all"]),
@@ -208,7 +208,7 @@ impl Metrics {
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What can be full, as labels.
-const OVERFLOWS: [&str; 4] = ["requests", "pending", "wait", "retries"];
+const OVERFLOWS: [&str; 5] = ["requests", "pending", "wait", "retries", "adaptive"];
 
 /// What a cluster's circuit breaker refused.
 #[derive(Debug, Clone)]
@@ -221,6 +221,8 @@ pub struct Overflows {
     pub wait: Counter,
     /// Repetitions beyond the budget.
     pub retries: Counter,
+    /// More requests than the service bears at present.
+    pub adaptive: Counter,
 }
 
 /// Handles of one cluster.

@@ -157,3 +157,56 @@ async fn requests_beyond_a_rate_are_answered_429_by_all_workers_together() {
     let line = "weft_proxy_flagged_requests_total{direction=\"outbound\",service=\"orders\",flag=\"rate-limited\"} 15";
     metric(&proxy, line).await;
 }
+
+/// A service that does one thing after the other gets no more at once than keeps it busy; the rest is told at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_bears_at_once_is_found_out() {
+    let one = std::sync::Arc::new(tokio::sync::Semaphore::new(2));
+    let (addr, _task) = raw_upstream(move |mut stream, _| {
+        let one = one.clone();
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                let _turn = one.acquire().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                if tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let more =
+        "    adaptive-concurrency: {min-requests: 1}\n    outlier-detection: {consecutive-failures: 0}\n";
+    let proxy = proxy(&orders(&[addr], more)).await;
+    let outbound = proxy.outbound;
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut client = Client::http1(outbound).await;
+                let mut refused = 0;
+                let end = Instant::now() + Duration::from_secs(6);
+                while Instant::now() < end {
+                    let reply = client.get("orders", "/").await;
+                    if reply.status != StatusCode::OK {
+                        assert!(overflow(&reply) && reply.body.contains("adaptive-concurrency"), "{reply:?}");
+                        refused += 1;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+                refused
+            })
+        })
+        .collect();
+    let mut refused = 0;
+    for client in clients {
+        refused += client.await.unwrap();
+    }
+    assert!(refused > 100, "{refused}");
+    let clusters = get(proxy.admin, "admin", "/clusters?format=json").await.body;
+    let json: serde_json::Value = serde_json::from_str(&clusters).unwrap();
+    let limit = json["outbound"][0]["adaptive_limit"].as_u64().unwrap();
+    assert!((1..32).contains(&limit), "less than at first, as 40 would be taken: {limit}");
+    let metrics = get(proxy.admin, "admin", "/metrics").await.body;
+    assert!(metrics.contains("service=\"orders\",kind=\"adaptive\"}"), "{metrics}");
+}

@@ -12,13 +12,16 @@ use serde::Serialize;
 
 use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 
+mod adaptive;
 mod balancing;
 mod breaker;
+mod metadata;
 mod outlier;
 mod panic;
 mod rate_limit;
 mod slow_start;
 
+pub use adaptive::AdaptiveConcurrency;
 pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
 pub use breaker::{CircuitBreaker, RetryLimit};
 pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessRate};
@@ -49,6 +52,8 @@ pub struct Cluster {
     pub panic: PanicPolicy,
     /// How many requests a proxy sends in a time; none: as many as there are.
     pub rate_limit: Option<RateLimit>,
+    /// Finds out how many may be under way at once; none: what `breaker` says alone.
+    pub adaptive: Option<AdaptiveConcurrency>,
 }
 
 impl Cluster {
@@ -65,6 +70,7 @@ impl Cluster {
             breaker: CircuitBreaker::default(),
             panic: PanicPolicy::default(),
             rate_limit: None,
+            adaptive: None,
         }
     }
 }
@@ -165,6 +171,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             breaker: breaker::decode(&v, p.circuit_breakers.as_ref())?,
             panic: panic::decode(&v, p.common_lb_config.as_ref())?,
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
+            adaptive: adaptive::decode(&v, p.metadata.as_ref())?,
             name,
         })
     }
@@ -315,7 +322,7 @@ impl From<&Cluster> for pb::Cluster {
             lb_config: slow_start::encode(&c.lb_policy, c.slow_start),
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
-            metadata: metadata(c),
+            metadata: to_metadata(c),
             common_lb_config: Some(panic::encode(c.panic)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
@@ -328,9 +335,10 @@ impl From<&Cluster> for pb::Cluster {
 }
 
 /// What Envoy has no field for.
-fn metadata(c: &Cluster) -> Option<core::Metadata> {
+fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let outlier = outlier::encode_metadata(&c.outlier_detection);
     let all = outlier.into_iter().chain(c.rate_limit.map(rate_limit::encode));
+    let all = all.chain(c.adaptive.map(adaptive::encode));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }

@@ -135,8 +135,18 @@ const RATE_LIMIT: Shape = Shape::Object(&[
     optional("burst", &SOME, "so many at once, after a time without any; as many as requests if missing"),
 ]);
 
+const ADAPTIVE: Shape = Shape::Object(&[
+    optional("minRequests", &SOME, "so many may always be under way; 10 if missing"),
+    optional("maxRequests", &SOME, "never more than so many; 1000 if missing"),
+    optional(
+        "tolerancePercent",
+        &Shape::Integer(100, 1000),
+        "what an answer may take of the time without a queue; 150 if missing",
+    ),
+]);
+
 /// What may be said of a service.
-pub const POLICY: [Field; 9] = [
+pub const POLICY: [Field; 10] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -146,6 +156,7 @@ pub const POLICY: [Field; 9] = [
     optional("circuitBreaker", &BREAKER, "what may be under way at once"),
     optional("retryBudget", &RETRY_BUDGET, "how many repetitions may be under way"),
     optional("rateLimit", &RATE_LIMIT, "how many requests each sidecar sends; more are answered 429"),
+    optional("adaptiveConcurrency", &ADAPTIVE, "a limit on what is under way that each sidecar finds out"),
 ];
 
 /// The same behind another key.

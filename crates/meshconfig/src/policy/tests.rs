@@ -32,6 +32,7 @@ fn everything() -> Value {
         "circuitBreaker": {"maxRequests": 100, "maxConnections": 10, "maxPending": 5},
         "retryBudget": {"percent": 10},
         "rateLimit": {"requests": 100, "per": "10s"},
+        "adaptiveConcurrency": {"minRequests": 7},
     })
 }
 
@@ -81,6 +82,8 @@ fn every_key_reaches_the_cluster_and_survives_the_wire() {
     assert_eq!(b.retries, RetryLimit::Budget { percent: 10, min: 3 });
     let limit = RateLimit { requests: 100, per: Duration::from_secs(10), burst: 100 };
     assert_eq!(cluster.rate_limit, Some(limit));
+    let adaptive = AdaptiveConcurrency { min: 7, ..AdaptiveConcurrency::default() };
+    assert_eq!(cluster.adaptive, Some(adaptive));
     assert_eq!(Cluster::try_from(pb::Cluster::from(&cluster)), Ok(cluster));
 }
 
@@ -150,6 +153,10 @@ fn parts_that_do_not_go_together_are_refused() {
         (json!({}), "spec: it says nothing"),
         (json!({"loadBalancing": "random", "slowStart": {}}), "spec.slowStart: there is none under random"),
         (json!({"circuit-breaker": {}}), "did you mean circuitBreaker?"),
+        (
+            json!({"adaptiveConcurrency": {"minRequests": 5, "maxRequests": 4}}),
+            "adaptiveConcurrency.maxRequests: 4 is less than minRequests, 5",
+        ),
     ] {
         let problems = document(spec).unwrap_err().join("\n");
         assert!(problems.contains(part), "{part} not in {problems}");

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3::Metadata;
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::protobuf::Struct;
 use serde::Serialize;
 
+use super::metadata::{self, Numbers};
 use super::{EJECTION_TIME_RANGE, InvalidResource, Validator, duration_to_proto, number_to_proto};
 
 /// See the module.
@@ -230,25 +231,13 @@ pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<OutlierDetect
 }
 
 fn latency(v: &Validator<'_>, metadata: Option<&Metadata>) -> Result<Option<Latency>, InvalidResource> {
-    let Some(rule) = metadata.and_then(|m| m.filter_metadata.get(METADATA)) else { return Ok(None) };
-    let number = |field: &str, default: u32, (min, max): (u32, u32)| match rule.fields.get(field) {
-        None => Ok(default),
-        Some(Value { kind: Some(Kind::NumberValue(n)) })
-            if n.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(n) =>
-        {
-            Ok(*n as u32)
-        }
-        Some(other) => {
-            let allowed = format!("a whole number from {min} to {max}");
-            Err(v.error(format!("metadata[{METADATA}].{field}"), format!("{:?}", other.kind), allowed))
-        }
-    };
-    let d = Latency::default();
+    let Some(rule) = Numbers::of(v, METADATA, metadata) else { return Ok(None) };
+    let (d, any) = (Latency::default(), (0, u32::MAX));
     Ok(Some(Latency {
-        factor: number(LATENCY, d.factor, (2, 100))?,
+        factor: rule.get_or(LATENCY, d.factor, (2, 100))?,
         sample: Sample {
-            hosts: number(HOSTS, d.sample.hosts, (0, u32::MAX))?,
-            requests: number(REQUESTS, d.sample.requests, (0, u32::MAX))?,
+            hosts: rule.get_or(HOSTS, d.sample.hosts, any)?,
+            requests: rule.get_or(REQUESTS, d.sample.requests, any)?,
         },
     }))
 }
@@ -283,8 +272,6 @@ pub(super) fn encode(o: &OutlierDetection) -> Option<pb::OutlierDetection> {
 
 pub(super) fn encode_metadata(o: &OutlierDetection) -> Option<(String, Struct)> {
     let rule = o.latency?;
-    let number = |n: u32| Value { kind: Some(Kind::NumberValue(f64::from(n))) };
     let fields = [(LATENCY, rule.factor), (HOSTS, rule.sample.hosts), (REQUESTS, rule.sample.requests)];
-    let fields = fields.into_iter().map(|(name, n)| (name.to_owned(), number(n))).collect();
-    Some((METADATA.to_owned(), Struct { fields }))
+    Some(metadata::encode(METADATA, &fields))
 }

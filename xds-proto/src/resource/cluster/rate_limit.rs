@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::protobuf::Struct;
 use serde::Serialize;
 
+use super::metadata::{self, Numbers};
 use super::{HOUR, InvalidResource, Validator};
 
 /// See the module. Every proxy counts for itself.
@@ -29,30 +30,18 @@ pub(super) fn decode(
     v: &Validator<'_>,
     metadata: Option<&Metadata>,
 ) -> Result<Option<RateLimit>, InvalidResource> {
-    let Some(rule) = metadata.and_then(|m| m.filter_metadata.get(METADATA)) else { return Ok(None) };
-    let number = |field: &str, max: u32| match rule.fields.get(field).map(|value| &value.kind) {
-        Some(Some(Kind::NumberValue(n))) if n.fract() == 0.0 && (1.0..=f64::from(max)).contains(n) => {
-            Ok(*n as u32)
-        }
-        other => {
-            let field = format!("metadata[{METADATA}].{field}");
-            Err(v.error(field, format!("{other:?}"), format!("a whole number from 1 to {max}")))
-        }
-    };
+    let Some(rule) = Numbers::of(v, METADATA, metadata) else { return Ok(None) };
     let hour = u32::try_from(HOUR.as_millis()).unwrap_or(u32::MAX);
     Ok(Some(RateLimit {
-        requests: number(REQUESTS, u32::MAX)?,
-        per: Duration::from_millis(u64::from(number(PER, hour)?)),
-        burst: number(BURST, u32::MAX)?,
+        requests: rule.get(REQUESTS, (1, u32::MAX))?,
+        per: Duration::from_millis(u64::from(rule.get(PER, (1, hour))?)),
+        burst: rule.get(BURST, (1, u32::MAX))?,
     }))
 }
 
 pub(super) fn encode(limit: RateLimit) -> (String, Struct) {
     let per = u32::try_from(limit.per.as_millis()).unwrap_or(u32::MAX);
-    let fields = [(REQUESTS, limit.requests), (PER, per), (BURST, limit.burst)];
-    let number = |n: u32| Value { kind: Some(Kind::NumberValue(f64::from(n))) };
-    let fields = fields.into_iter().map(|(name, n)| (name.to_owned(), number(n))).collect();
-    (METADATA.to_owned(), Struct { fields })
+    metadata::encode(METADATA, &[(REQUESTS, limit.requests), (PER, per), (BURST, limit.burst)])
 }
 
 #[cfg(test)]
