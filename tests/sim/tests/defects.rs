@@ -29,7 +29,7 @@ macro_rules! found {
 }
 
 found! {
-    a_stale_read_is_found: "stale-read" within 8,
+    a_stale_read_is_found: "stale-read" within 16,
     a_lost_write_is_found: "lost-write" within 8,
     a_skipped_sync_is_found: "skipped-sync" within 8,
     a_command_applied_twice_is_found: "duplicate-apply" within 8,
