@@ -81,13 +81,16 @@ enum What {
         #[arg(long, default_value_t = 4)]
         seconds: u64,
     },
-    /// Write this many keys of 256 bytes, pipelined.
+    /// Write values of 256 bytes, many at a time: the same work for every server, however fast it is.
     Fill {
         #[command(flatten)]
         target: Target,
         /// Keys.
         #[arg(long, default_value_t = 1_000_000)]
         keys: u64,
+        /// How often each is written.
+        #[arg(long, default_value_t = 1)]
+        times: u64,
     },
     /// Very many leases: granted, kept alive once, and left to expire.
     Leases {
@@ -205,7 +208,7 @@ async fn main() -> anyhow::Result<()> {
         What::Watch { target, watchers, rate, seconds } => {
             watch::run(&target, watchers, rate, Duration::from_secs(seconds)).await
         }
-        What::Fill { target, keys } => fill::run(&target, keys).await,
+        What::Fill { target, keys, times } => fill::run(&target, keys, times).await,
         What::Leases { target, leases, ttl } => leases::run(&target, leases, ttl).await,
         What::Answers { target } => answers::wait(&target).await,
         What::Failover { target, kill } => failover::run(&target, kill).await,
