@@ -90,6 +90,8 @@ pub struct RunningProxy {
     discovery: Discovery,
     gossip: Option<GossipHandle>,
     draining: Arc<AtomicBool>,
+    /// Step 1 of the drain is over.
+    withdrawn: bool,
     /// Ends with the workers.
     log_writer: Option<Writer>,
     /// Removed with it.
@@ -213,6 +215,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         discovery,
         gossip,
         draining,
+        withdrawn: false,
         log_writer,
         _socket_files: socket_files,
         exports,
@@ -232,9 +235,10 @@ impl RunningProxy {
     }
 
     /// Step 1 of [`crate::drain`]: not ready, and its services are taken out of the mesh. When it returns, peers have
-    /// had the time to hear of it; everything is still served. Only the first call does something.
+    /// had the time to hear of it; everything is still served. Done once; a call that was given up is made good by the next.
     pub async fn withdraw(&mut self) {
-        if self.draining.swap(true, Ordering::AcqRel) {
+        self.draining.store(true, Ordering::Release);
+        if self.withdrawn {
             return;
         }
         self.local_checks.shutdown().await;
@@ -244,6 +248,7 @@ impl RunningProxy {
             gossip.advertise(Vec::new());
             tokio::time::sleep(DRAIN_PROPAGATION.min(self.config.drain_timeout)).await;
         }
+        self.withdrawn = true;
     }
 
     /// Stops in the order that [`crate::drain`] tells. Takes the drain timeout and about two seconds at most.
