@@ -4,6 +4,7 @@
 //! - [`mesh`]: servers and proxies that find each other, and what tests ask of them.
 //! - [`fake_upstream`]: a small HTTP service that says who it is, and can be stopped and started.
 //! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
+//! - [`load`]: requests without a pause, none of which may fail.
 //! - [`netns`]: servers in network namespaces, over a network that loses, delays and cuts.
 //! - [`wait`]: waiting for a condition with a deadline and a reason.
 //! - [`workload`]: clients that record what they see while servers suffer.
@@ -15,6 +16,7 @@ pub mod checker;
 pub mod fake_upstream;
 pub mod history;
 pub mod http_client;
+pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod process;

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::Value;
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
+use weft_tests::load::Load;
 use weft_tests::mesh::Mesh;
 use weft_tests::process::{WeftProcess, run};
 use weft_tests::wait::until;
@@ -61,19 +60,7 @@ async fn a_policy_is_changed_under_load_and_no_request_fails() {
     })
     .await;
 
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let load: Vec<_> = (0..4)
-        .map(|_| {
-            let (stop, done) = (stop.clone(), done.clone());
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = http_client::get(outbound, "shop", "/x").await.expect("an answer");
-                    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let load = Load::start(outbound, "shop");
 
     let lb = mesh.cli(server, &["lb", "shop", "random"]).await;
     assert_eq!((lb.code, lb.stdout.as_str()), (0, "shop: random\n"), "{lb:?}");
@@ -118,11 +105,7 @@ async fn a_policy_is_changed_under_load_and_no_request_fails() {
         if held["load_balancing"] == "least-request" { Ok(()) } else { Err(held.to_string()) }
     })
     .await;
-    stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.expect("no request failed");
-    }
-    assert!(done.load(Ordering::Relaxed) > 100, "there was load");
+    load.finish().await;
 }
 
 /// What a policy limits is limited, in a proxy with nothing but a file, by a document as by a key.

@@ -1,13 +1,12 @@
 //! Routes, from a file on the command line to the traffic of a proxy that is another process.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
+use weft_tests::load::Load;
 use weft_tests::mesh::Mesh;
 use weft_tests::process::run;
 use weft_tests::wait::until;
@@ -43,19 +42,7 @@ async fn traffic_follows_applied_routes_and_no_request_fails_over_changes() {
     })
     .await;
 
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let load: Vec<_> = (0..4)
-        .map(|_| {
-            let (stop, done) = (stop.clone(), done.clone());
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = http_client::get(outbound, "shop", "/x").await.expect("an answer");
-                    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let load = Load::start(outbound, "shop");
 
     let apply = async |rules: &str| {
         let file = write(&mesh, "shop.yaml", &split(rules));
@@ -96,11 +83,7 @@ async fn traffic_follows_applied_routes_and_no_request_fails_over_changes() {
     let deleted = mesh.cli(server, &["delete", "route", "shop"]).await;
     assert_eq!(deleted.code, 0, "{deleted:?}");
     goes("old").await;
-    stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.expect("no request failed");
-    }
-    assert!(done.load(Ordering::Relaxed) > 100, "there was load");
+    load.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
