@@ -14,13 +14,14 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use weft_core::id::NodeId;
 use weft_core::limits::{GOSSIP_LEAVE_MAX, MEMBER_NAME_BYTES_MAX};
 use weft_core::metrics::Registry;
 
 use crate::catalog::CatalogView;
+use crate::continuation::Continuation;
 use crate::instance::{AdvertiseError, Advertisement, InstanceRecord, RecordVersion};
 use crate::member::{Member, MemberView, Role};
 use crate::peers::SEEDS_MAX;
@@ -125,26 +126,37 @@ impl BoundGossip {
     /// If the configuration is out of range.
     pub fn start(self, config: GossipConfig) -> Result<GossipHandle, GossipError> {
         config.check()?;
+        let kept = config.peers_file.as_deref().and_then(bind::read_peers);
+        let pool = Pool::new(self.pool_config(&config, kept), Instant::now());
+        Ok(self.drive(pool, config.peers_file, false))
+    }
+
+    /// Goes on in the place of another process, whose id and life the configuration must name. It is silent until
+    /// [`GossipHandle::resume`]; what is known is shown at once.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn go_on(self, config: GossipConfig, from: Continuation) -> Result<GossipHandle, GossipError> {
+        config.check()?;
+        let pool = Pool::go_on(self.pool_config(&config, None), from, Instant::now());
+        Ok(self.drive(pool, config.peers_file, true))
+    }
+
+    fn pool_config(&self, config: &GossipConfig, peers: Option<String>) -> PoolConfig {
         let member = Member {
             id: config.id,
-            name: config.name,
-            role: config.role,
+            name: config.name.clone(),
+            role: config.role.clone(),
             gossip_addr: self.reachable_addr(config.advertise),
             incarnation: config.incarnation,
         };
-        let kept = config.peers_file.as_deref().and_then(bind::read_peers);
-        let pool = Pool::new(
-            PoolConfig {
-                member: member.clone(),
-                seeds: config.seeds,
-                timing: config.timing,
-                peers: kept,
-                seed: fastrand::u64(..),
-            },
-            Instant::now(),
-        );
+        let (seeds, timing) = (config.seeds.clone(), config.timing.clone());
+        PoolConfig { member, seeds, timing, peers, seed: fastrand::u64(..) }
+    }
+
+    fn drive(self, pool: Pool, peers_file: Option<PathBuf>, held: bool) -> GossipHandle {
         let shared = Arc::new(Shared {
-            local: member,
+            local: pool.local().clone(),
             stats: pool.stats().clone(),
             members: ArcSwap::new(pool.members()),
             catalog: ArcSwap::new(pool.catalog()),
@@ -153,13 +165,13 @@ impl BoundGossip {
         });
         let (wake, woken) = watch::channel(());
         let (finished, done) = watch::channel(false);
-        let task = task::Task::new(pool, self, shared.clone(), woken, config.peers_file);
+        let task = task::Task::new(pool, self, shared.clone(), woken, peers_file, held);
         let task = tokio::spawn(async move {
             task.run().await;
             finished.send_replace(true);
         });
         let owner = Arc::new(Owner { wake, done, task });
-        Ok(GossipHandle { shared, owner })
+        GossipHandle { shared, owner }
     }
 }
 
@@ -188,7 +200,20 @@ impl Shared {
 struct Requests {
     advertise: Option<Vec<InstanceRecord>>,
     seeds: Vec<SocketAddr>,
-    leave: bool,
+    turn: Option<Turn>,
+}
+
+/// What becomes of the task.
+#[derive(Debug)]
+enum Turn {
+    /// Be silent, and say what another process needs to go on.
+    Hold(oneshot::Sender<Continuation>),
+    /// Go on.
+    Resume,
+    /// End without a word: another process goes on.
+    LetGo,
+    /// Leave the pool.
+    Leave,
 }
 
 /// Only handles hold it: when the last is gone, `wake` closes and the task ends.
@@ -275,8 +300,34 @@ impl GossipHandle {
     /// Withdraws our instances, tells the pool and stops the task. Takes at most a second; afterwards the handle still
     /// shows what was last known.
     pub async fn leave(&self) {
-        self.shared.requests.lock().leave = true;
+        self.end(Turn::Leave).await;
+    }
+
+    /// Falls silent, so that another process can go on in our place, and says what it needs for that. `None` if the task has
+    /// ended. Then call [`Self::resume`] or [`Self::let_go`].
+    pub async fn hold(&self) -> Option<Continuation> {
+        let (answer, held) = oneshot::channel();
+        self.turn(Turn::Hold(answer));
+        held.await.ok()
+    }
+
+    /// Ends the silence.
+    pub fn resume(&self) {
+        self.turn(Turn::Resume);
+    }
+
+    /// Ends the task without leaving the pool: another process goes on.
+    pub async fn let_go(&self) {
+        self.end(Turn::LetGo).await;
+    }
+
+    fn turn(&self, turn: Turn) {
+        self.shared.requests.lock().turn = Some(turn);
         self.owner.wake.send_replace(());
+    }
+
+    async fn end(&self, turn: Turn) {
+        self.turn(turn);
         let mut done = self.owner.done.clone();
         // An error means that the task is gone already.
         if tokio::time::timeout(GOSSIP_LEAVE_MAX, done.wait_for(|done| *done)).await.is_err() {

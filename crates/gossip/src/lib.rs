@@ -3,12 +3,14 @@
 //! - [`member`]: who is in the pool, and in which state.
 //! - [`instance`]: service instances, each owned by one member, versioned by `(incarnation, seq)`.
 //! - [`catalog`]: the pure merge of what members say about their instances.
+//! - [`continuation`]: what a member hands to the process that goes on in its place.
 //! - [`pool`]: the protocol as a value, without socket, clock or task.
 //! - [`driver`]: the one task that owns the sockets and timers, and its [`driver::GossipHandle`].
 //!
 //! Gossip is a hint about liveness. It never changes Raft voters or lock owners.
 
 pub mod catalog;
+pub mod continuation;
 pub mod driver;
 pub mod instance;
 mod local_health;
@@ -24,6 +26,7 @@ pub mod timing;
 pub mod wire;
 
 pub use catalog::{CatalogInstance, CatalogView};
+pub use continuation::Continuation;
 pub use driver::{BoundGossip, GossipConfig, GossipError, GossipHandle};
 pub use instance::{AdvertiseError, Advertisement, InstanceHealth, InstanceRecord, RecordVersion};
 pub use member::{Member, MemberState, MemberView, Role};

@@ -6,6 +6,7 @@
 //! *Membership flow:* datagram → envelope → SWIM → [`MemberView`]s and records → one refreshed view a call at most.
 
 mod effects;
+mod hand_over;
 mod rejoin;
 mod session;
 #[cfg(test)]
@@ -170,12 +171,20 @@ struct Pull {
 impl Pool {
     /// Starts with nobody but ourselves; the first calls go out with the first outputs.
     pub fn new(config: PoolConfig, now: Instant) -> Self {
+        let identity = MemberId::new(&config.member);
+        let mut pool = Self::alone(config, identity, now);
+        pool.put_own(Vec::new());
+        pool.refresh(now);
+        pool
+    }
+
+    fn alone(config: PoolConfig, identity: MemberId, now: Instant) -> Self {
         let PoolConfig { member, seeds, timing, peers: kept, seed } = config;
         let mut rng = StdRng::seed_from_u64(seed);
         let spreader = Spreader::default();
         let inbox = spreader.inbox.clone();
         let swim = Foca::with_custom_broadcast(
-            MemberId::new(&member),
+            identity,
             timing.swim(0),
             StdRng::seed_from_u64(rng.random()),
             MemberCodec,
@@ -188,7 +197,7 @@ impl Pool {
                 tracing::warn!(lines = bad, "left out lines of the file of known peers that make no sense");
             }
         }
-        let mut pool = Self {
+        Self {
             started: now,
             nonce: rng.random(),
             effects: Effects::new(now),
@@ -220,10 +229,7 @@ impl Pool {
             local: member,
             timing,
             rng,
-        };
-        pool.put_own(Vec::new());
-        pool.refresh(now);
-        pool
+        }
     }
 
     /// This process.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use tokio::net::{TcpListener, UdpSocket};
@@ -37,6 +38,29 @@ impl BoundGossip {
                 Err(source) => return Err(GossipError::Bind { addr, source }),
             }
         }
+    }
+
+    /// Takes over sockets that another process has bound, both to one address.
+    ///
+    /// # Errors
+    /// If they are no such sockets.
+    pub fn inherit(udp: std::net::UdpSocket, tcp: std::net::TcpListener) -> io::Result<Self> {
+        let addr = udp.local_addr()?;
+        if tcp.local_addr()? != addr {
+            let tcp = tcp.local_addr()?;
+            return Err(io::Error::other(format!("gossip sockets of two addresses, {addr} and {tcp}")));
+        }
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok(Self { udp: UdpSocket::from_std(udp)?, tcp: TcpListener::from_std(tcp)?, addr })
+    }
+
+    /// Further handles on the sockets, UDP and TCP, for a process that takes them over.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn handles(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        Ok((self.udp.as_fd().try_clone_to_owned()?, self.tcp.as_fd().try_clone_to_owned()?))
     }
 
     /// The bound address, with the real port.

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use weft_core::limits::GOSSIP_DATAGRAM_BYTES_MAX;
 
 use super::stream::{self, Origin, StreamEvent};
-use super::{BoundGossip, Requests, Shared};
+use super::{BoundGossip, Requests, Shared, Turn};
+use crate::continuation::Continuation;
 use crate::pool::{Output, Pool, StreamId};
 use crate::sync::RECORDS_FRAMES_MAX;
 
@@ -37,6 +38,8 @@ pub(super) struct Task {
     tcp: TcpListener,
     shared: Arc<Shared>,
     woken: watch::Receiver<()>,
+    /// Another process may be going on in our place: nothing is sent, read or written.
+    held: bool,
     /// Locked by the one who writes it.
     peers_file: Option<Arc<Mutex<PathBuf>>>,
 
@@ -60,6 +63,7 @@ impl Task {
         shared: Arc<Shared>,
         woken: watch::Receiver<()>,
         peers_file: Option<PathBuf>,
+        held: bool,
     ) -> Self {
         Self {
             pool,
@@ -67,6 +71,7 @@ impl Task {
             tcp: bound.tcp,
             shared,
             woken,
+            held,
             peers_file: peers_file.map(|path| Arc::new(Mutex::new(path))),
             streams: HashMap::new(),
             events: mpsc::channel(EVENTS_QUEUE),
@@ -82,6 +87,19 @@ impl Task {
         let mut buf = vec![0; GOSSIP_DATAGRAM_BYTES_MAX + 1];
         let mut last_handle_gone = false;
         loop {
+            if self.held {
+                if self.woken.changed().await.is_err() {
+                    return;
+                }
+                match self.take_turn() {
+                    Some(Turn::Resume) => self.held = false,
+                    // Its own, while the other one has not begun.
+                    Some(Turn::Hold(answer)) => self.hold(answer),
+                    Some(Turn::Leave | Turn::LetGo) => return,
+                    None => {}
+                }
+                continue;
+            }
             self.do_outputs().await;
             let due = self.pool.poll_timeout();
             tokio::select! {
@@ -99,17 +117,43 @@ impl Task {
                 Some(_) = self.saves.join_next() => {}
                 () = sleep_until(due) => {}
             }
-            if self.requests() || last_handle_gone {
-                return self.leave().await;
+            self.requests();
+            match self.take_turn() {
+                Some(Turn::Leave) => return self.leave().await,
+                Some(Turn::LetGo) => return,
+                Some(Turn::Hold(answer)) => {
+                    self.hold(answer);
+                    continue;
+                }
+                _ if last_handle_gone => return self.leave().await,
+                Some(Turn::Resume) | None => {}
             }
             self.read_waiting(&mut buf);
             self.pool.handle_timeout(Instant::now());
         }
     }
 
-    /// Does what was asked through handles. True if we are to leave.
-    fn requests(&mut self) -> bool {
-        let Requests { advertise, seeds, leave } = std::mem::take(&mut *self.shared.requests.lock());
+    fn take_turn(&self) -> Option<Turn> {
+        self.shared.requests.lock().turn.take()
+    }
+
+    fn hold(&mut self, answer: oneshot::Sender<Continuation>) {
+        self.held = true;
+        // Streams end: their other halves compare again with whoever goes on.
+        self.streams.clear();
+        if answer.send(self.pool.continuation()).is_err() {
+            // Nobody waits for it any more.
+            self.held = false;
+        }
+    }
+
+    /// Does what was asked through handles, but for the task's own turn.
+    fn requests(&mut self) {
+        let (advertise, seeds) = {
+            let mut requests = self.shared.requests.lock();
+            let Requests { advertise, seeds, turn: _ } = &mut *requests;
+            (advertise.take(), std::mem::take(seeds))
+        };
         let now = Instant::now();
         for seed in seeds {
             self.pool.add_seed(now, seed.to_string());
@@ -119,7 +163,6 @@ impl Task {
         {
             tracing::error!("not advertised: {error}");
         }
-        leave
     }
 
     fn received(&mut self, received: io::Result<(usize, SocketAddr)>, buf: &[u8]) {

@@ -209,3 +209,74 @@ async fn instances_out_of_range_are_refused_and_change_nothing() {
     one.advertise(vec![instance("web", "3", 0)]);
     until("advertised again", &[one], |h| names(h) == ["web/3"]).await;
 }
+
+/// Another process goes on in the place of `one`, on its sockets.
+async fn goes_on(handles: (std::os::fd::OwnedFd, std::os::fd::OwnedFd), from: Continuation) -> GossipHandle {
+    let bound = BoundGossip::inherit(handles.0.into(), handles.1.into()).unwrap();
+    bound.go_on(config(1, vec![]), from).unwrap()
+}
+
+async fn pair_with_web() -> (GossipHandle, (std::os::fd::OwnedFd, std::os::fd::OwnedFd), GossipHandle) {
+    let bound = BoundGossip::bind(LOOPBACK).await.unwrap();
+    let handles = bound.handles().unwrap();
+    let one = bound.start(config(1, vec![])).unwrap();
+    one.advertise(vec![instance("web", "1", 0)]);
+    let two = start(2, vec![one.local().gossip_addr.to_string()]).await;
+    two.advertise(vec![instance("db", "1", 0)]);
+    until("pair", &[one.clone(), two.clone()], |h| names(h) == ["db/1", "web/1"]).await;
+    (one, handles, two)
+}
+
+/// P47: the pool sees one life, although it goes on in another process.
+#[tokio::test]
+async fn a_member_that_goes_on_in_another_process_is_never_missed() {
+    let (one, handles, two) = pair_with_web().await;
+    let before = two.members();
+    let held = one.hold().await.unwrap();
+    let held = Continuation::decode(&held.encode()).unwrap();
+    let next = goes_on(handles, held).await;
+    assert_eq!((up(&next), names(&next)), (2, vec!["db/1".to_owned(), "web/1".to_owned()]), "known at once");
+    one.let_go().await;
+    next.resume();
+    next.advertise(vec![instance("web", "1", 0), instance("web", "2", 0)]);
+    until("what it says is heard", std::slice::from_ref(&two), |h| names(h) == ["db/1", "web/1", "web/2"])
+        .await;
+    two.advertise(vec![]);
+    until("what others say is heard", &[next], |h| names(h) == ["web/1", "web/2"]).await;
+    assert_eq!(two.members(), before, "the same member, up since the same moment");
+}
+
+#[tokio::test]
+async fn a_member_whose_successor_never_began_goes_on_itself() {
+    let (one, handles, two) = pair_with_web().await;
+    let held = one.hold().await.unwrap();
+    drop(goes_on(handles, held).await);
+    one.advertise(vec![instance("web", "9", 0)]);
+    one.resume();
+    until("it is heard again", &[two], |h| names(h) == ["db/1", "web/9"]).await;
+}
+
+#[tokio::test]
+async fn a_member_that_goes_on_under_another_name_is_taken_over_with_what_it_advertises() {
+    let (one, handles, two) = pair_with_web().await;
+    let held = one.hold().await.unwrap();
+    let bound = BoundGossip::inherit(handles.0.into(), handles.1.into()).unwrap();
+    let next = bound.go_on(GossipConfig { name: "other".into(), ..config(1, vec![]) }, held).unwrap();
+    one.let_go().await;
+    next.resume();
+    until("its new name is known", std::slice::from_ref(&two), |h| {
+        h.members().iter().any(|m| m.member.name == "other")
+    })
+    .await;
+    assert_eq!(names(&two), ["db/1", "web/1"]);
+    assert_eq!(up(&two), 2);
+}
+
+#[tokio::test]
+async fn what_is_no_continuation_is_refused() {
+    let one = start(1, vec![]).await;
+    let bytes = one.hold().await.unwrap().encode();
+    for bad in [&bytes[..bytes.len() - 1], &[bytes.clone(), vec![0]].concat(), &[]] {
+        assert!(Continuation::decode(bad).is_err());
+    }
+}
