@@ -4,7 +4,7 @@
 //! expiry of ejections, checks of local services, the export of spans, the admin port, gossip's own. Traffic runs on worker threads.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,10 +12,9 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use weft_core::fsio::DataDir;
-use weft_core::id::NodeId;
 use weft_core::metrics::Registry;
 use weft_core::tls::Dialling;
-use weft_gossip::{BoundGossip, GossipConfig, GossipHandle, GossipTiming, Role};
+use weft_gossip::{BoundGossip, Continuation, GossipConfig, GossipHandle, GossipTiming, Role};
 use weft_xds_proto::resource::cluster::{Cluster, OutlierDetection};
 use weft_xds_proto::resource::labels;
 
@@ -26,9 +25,14 @@ use crate::config::{BoundListener, ConfigProblems, LocalService, ProxyConfig};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
+use crate::handover::HandoverError;
+use crate::handover::offer::{self, Descriptors, Offer};
+use crate::handover::take::{self, Inherited, Taken};
+use crate::handover::wire::What;
 use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::http::seen::Observers;
+use crate::identity::Identity;
 use crate::limits::{CONNECTIONS_MAX, DRAIN_PROPAGATION};
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
@@ -94,8 +98,10 @@ pub struct RunningProxy {
     withdrawn: bool,
     /// Ends with the workers.
     log_writer: Option<Writer>,
+    /// What another process may take over.
+    offer: Option<Arc<Offer>>,
     /// Removed with it.
-    _socket_files: Vec<SocketFile>,
+    socket_files: Vec<SocketFile>,
     /// Ends after the workers.
     exports: JoinSet<()>,
     /// Holds the lock on the folder.
@@ -111,8 +117,17 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     config.validate()?;
     let routes = config.static_config.as_ref().map(StaticRoutes::new).transpose();
     let routes = routes.map_err(|why| ConfigProblems(vec![why]))?.unwrap_or_default();
-    let identity = Identity::of(config.data_dir.as_deref())?;
-    let mut sockets = Sockets::bind(&config)?;
+    let (taken, mut inherited) = take_over(&config).await?;
+    let identity = Identity::of(config.data_dir.as_deref(), inherited.lock.take())?;
+    let handover = config.data_dir.as_deref().and_then(|dir| offer::listen(dir, &mut inherited));
+    let bound_gossip = match config.gossip {
+        None => None,
+        Some(addr) => Some(match inherited.gossip(addr) {
+            Some((udp, tcp)) => BoundGossip::inherit(udp, tcp).map_err(HandoverError::Io)?,
+            None => BoundGossip::bind(addr).await?,
+        }),
+    };
+    let mut sockets = Sockets::bind(&config, &mut inherited)?;
     let tls = match &config.inbound_tls {
         Some(files) => Some(weft_core::tls::server_config(&files.cert, &files.key, &[b"h2", b"http/1.1"])?),
         None => None,
@@ -127,33 +142,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     for (_, addr) in &mut own {
         *addr = told("inbound-tcp", *addr)?;
     }
-    let gossip = start_gossip(&config, &identity).await?;
     let mut addrs = sockets.addrs().clone();
-    addrs.gossip = gossip.as_ref().map(|(addr, _)| *addr);
-    let gossip = gossip.map(|(_, handle)| handle);
-
+    addrs.gossip = bound_gossip.as_ref().map(BoundGossip::local_addr);
     let metrics = Metrics::new(Registry::new());
-    let discovery = Discovery::start(DiscoveryConfig {
-        node_id: identity.node_id,
-        name: config.name.clone(),
-        servers: config.servers.clone(),
-        server_tls,
-        gossip: gossip.clone(),
-        cache_dir: config.data_dir.clone(),
-        preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
-        policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
-    });
-    let outbound = Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()));
-    let inbound = Arc::new(MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone()));
-    inbound.apply(&local_clusters(&config.services));
-    let mut snapshots = discovery.snapshots();
-    outbound.apply(&snapshots.borrow_and_update().clone());
-
-    let (phase, phases) = watch::channel(Phase::Serving);
-    let want: Option<Want> = config.discovers().then(|| {
-        let discovery = discovery.clone();
-        Arc::new(move |service: &str| discovery.want(service)) as Want
-    });
     let (log, log_writer) = match &config.access_log {
         None => (None, None),
         Some(wanted) => {
@@ -175,13 +166,75 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         }
     };
     let observers = (log.is_some() || tracer.is_some()).then(|| Arc::new(Observers { log, tracer }));
+    let mut descriptors = if handover.is_some() {
+        descriptors(&sockets, &identity, bound_gossip.as_ref())?
+    } else {
+        Vec::new()
+    };
+
+    let mut before = match &taken {
+        Some(taken) => Some(taken.prepared().await?),
+        None => None,
+    };
+    let continuation = before.as_mut().and_then(|before| before.continuation.take());
+    let advertised_before = continuation.as_ref().map(|c| c.instances().to_vec()).unwrap_or_default();
+    let gossip =
+        bound_gossip.map(|bound| start_gossip(bound, &config, &identity, continuation)).transpose()?;
+    let discovery = Discovery::start(DiscoveryConfig {
+        node_id: identity.node_id,
+        name: config.name.clone(),
+        servers: config.servers.clone(),
+        server_tls,
+        gossip: gossip.clone(),
+        cache_dir: config.data_dir.clone(),
+        preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
+        policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
+    });
+    let outbound = Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()));
+    let inbound = Arc::new(MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone()));
+    inbound.apply(&local_clusters(&config.services));
+    let mut snapshots = discovery.snapshots();
+    outbound.apply(&snapshots.borrow_and_update().clone());
+
+    if let Some(before) = &before {
+        before.taken_up_by(&discovery).await?;
+        outbound.apply(&snapshots.borrow_and_update().clone());
+    }
+
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let want: Option<Want> = config.discovers().then(|| {
+        let discovery = discovery.clone();
+        Arc::new(move |service: &str| discovery.want(service)) as Want
+    });
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers));
     let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, tls.as_ref(), shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services);
+    local.inherit(&advertised_before);
+    if let Some(taken) = taken {
+        taken.serving().await?;
+        identity.take_folder();
+        inherited.remove_left_files();
+        if let Some(gossip) = &gossip {
+            gossip.resume();
+        }
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let mut control = JoinSet::new();
+    let (offer, handover_file) = match handover {
+        None => (None, None),
+        Some((listener, file)) => {
+            if let Ok(again) = listener.as_fd().try_clone_to_owned() {
+                descriptors.push((What::Handover, again));
+            }
+            let offer = Offer::new(descriptors, discovery.clone(), gossip.clone(), draining.clone());
+            control.spawn(offer.clone().run(listener));
+            (Some(offer), Some(file))
+        }
+    };
+    let mut socket_files: Vec<_> = socket_files.into_iter().chain(handover_file).collect();
+    socket_files.iter_mut().for_each(SocketFile::take);
     control.spawn(feed(snapshots, outbound.clone()));
     control.spawn(health_check::run(outbound.clone(), metrics.clone()));
     control.spawn(expiry::run(outbound.clone()));
@@ -217,7 +270,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         draining,
         withdrawn: false,
         log_writer,
-        _socket_files: socket_files,
+        offer,
+        socket_files,
         exports,
         _data_dir: identity.data_dir,
     })
@@ -251,11 +305,46 @@ impl RunningProxy {
         self.withdrawn = true;
     }
 
+    /// Completes when another process has taken over (see [`crate::handover`]). Then it is time for [`Self::drain_and_shutdown`].
+    pub async fn taken_over(&self) {
+        match &self.offer {
+            Some(offer) => offer.taken().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// No process may take over.
+    pub fn refuse_handover(&self) {
+        if let Some(offer) = &self.offer {
+            offer.withdraw();
+        }
+    }
+
+    /// Nothing is advertised, left or removed any more: that is for the other process.
+    async fn leave_to_successor(&mut self) {
+        self.draining.store(true, Ordering::Release);
+        self.local_checks.shutdown().await;
+        self.admin.shutdown().await;
+        if let Some(gossip) = &self.gossip {
+            gossip.let_go().await;
+        }
+        self.socket_files.iter_mut().for_each(SocketFile::leave);
+    }
+
     /// Stops in the order that [`crate::drain`] tells. Takes the drain timeout and about two seconds at most.
     pub async fn drain_and_shutdown(mut self) {
-        self.withdraw().await;
-        crate::drain::drain(&self.phase, self.workers, self.config.drain_timeout).await;
-        if let Some(gossip) = &self.gossip {
+        let is_taken = |offer: &Option<Arc<Offer>>| offer.as_ref().is_some_and(|offer| offer.is_taken());
+        if !is_taken(&self.offer) {
+            self.withdraw().await;
+        }
+        // A process that takes over in this very moment has it, and one that comes later is refused.
+        self.refuse_handover();
+        let taken = is_taken(&self.offer);
+        if taken {
+            self.leave_to_successor().await;
+        }
+        crate::drain::drain(&self.phase, self.workers, self.config.drain_timeout, taken).await;
+        if let Some(gossip) = self.gossip.as_ref().filter(|_| !taken) {
             gossip.leave().await;
         }
         self.control.shutdown().await;
@@ -279,37 +368,36 @@ async fn feed(mut snapshots: watch::Receiver<Arc<ConfigSnapshot>>, mesh: Arc<Mes
     }
 }
 
-/// Who this process is.
-struct Identity {
-    node_id: NodeId,
-    incarnation: u64,
-    data_dir: Option<DataDir>,
+/// What is taken over, if that is wanted and there is a process to take over.
+async fn take_over(config: &ProxyConfig) -> Result<(Option<Taken>, Inherited), HandoverError> {
+    let begun = match (&config.data_dir, config.take_over) {
+        (_, false) => None,
+        (None, true) => return Err(HandoverError::NoDataDir),
+        (Some(dir), true) => take::begin(dir).await?,
+    };
+    Ok(begun.map_or_else(Default::default, |(taken, inherited)| (Some(taken), inherited)))
 }
 
-impl Identity {
-    fn of(dir: Option<&Path>) -> Result<Self, StartError> {
-        let Some(dir) = dir else {
-            return Ok(Self {
-                node_id: NodeId(fastrand::u64(1..)),
-                incarnation: unix_seconds(),
-                data_dir: None,
-            });
-        };
-        let data_dir = DataDir::open(dir)?;
-        let (node_id, incarnation) = (data_dir.node_id()?, data_dir.next_incarnation()?);
-        Ok(Self { node_id, incarnation, data_dir: Some(data_dir) })
+/// What another process can take over.
+fn descriptors(
+    sockets: &Sockets<'_>,
+    identity: &Identity,
+    gossip: Option<&BoundGossip>,
+) -> Result<Descriptors, HandoverError> {
+    let mut all = sockets.offer()?;
+    if let Some(dir) = &identity.data_dir {
+        all.push((What::Lock, dir.share_lock()?.into()));
     }
-}
-
-/// A process without a data folder has a new identity at each start, so its incarnation need not grow over restarts.
-#[allow(clippy::disallowed_methods)]
-fn unix_seconds() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
+    if let Some(gossip) = gossip {
+        let (udp, tcp) = gossip.handles()?;
+        all.extend([(What::GossipUdp, udp), (What::GossipTcp, tcp)]);
+    }
+    Ok(all)
 }
 
 fn start_workers(
     config: &ProxyConfig,
-    sockets: &mut Sockets,
+    sockets: &mut Sockets<'_>,
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
     tls: Option<&Arc<rustls::ServerConfig>>,
@@ -361,25 +449,34 @@ fn start_workers(
     Ok(workers)
 }
 
-async fn start_gossip(
+/// With what a process that is taken over was in the pool, in its place, and silent until that has ended.
+fn start_gossip(
+    bound: BoundGossip,
     config: &ProxyConfig,
     identity: &Identity,
-) -> Result<Option<(SocketAddr, GossipHandle)>, StartError> {
-    let Some(bind) = config.gossip else { return Ok(None) };
-    let bound = BoundGossip::bind(bind).await?;
-    let addr = bound.local_addr();
-    let handle = bound.start(GossipConfig {
+    continuation: Option<Continuation>,
+) -> Result<GossipHandle, StartError> {
+    // Another id is another member, such as one whose folder was replaced.
+    let continuation = continuation.filter(|continuation| continuation.id() == identity.node_id);
+    let incarnation = match &continuation {
+        Some(continuation) => continuation.incarnation(),
+        None => identity.incarnation()?,
+    };
+    let gossip = GossipConfig {
         id: identity.node_id,
         name: config.name.clone(),
-        incarnation: identity.incarnation,
+        incarnation,
         role: Role::Proxy,
-        bind,
+        bind: bound.local_addr(),
         advertise: config.advertise,
         seeds: config.join.clone(),
         peers_file: config.data_dir.as_ref().map(|dir| dir.join("peers")),
         timing: GossipTiming::default(),
-    })?;
-    Ok(Some((addr, handle)))
+    };
+    Ok(match continuation {
+        Some(continuation) => bound.go_on(gossip, continuation)?,
+        None => bound.start(gossip)?,
+    })
 }
 
 /// What peers are told of an address.

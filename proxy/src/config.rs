@@ -28,6 +28,8 @@ pub struct ProxyConfig {
     /// Identity, incarnation, known peers and the last good configuration; without it all of them are made anew
     /// at each start, in memory.
     pub data_dir: Option<PathBuf>,
+    /// Take the place of the process that has `data_dir` open, if there is one.
+    pub take_over: bool,
     /// Gossip addresses (HOST:PORT) of any members. Needs `gossip`.
     pub join: Vec<String>,
     /// xDS servers to use instead of those that gossip names.
@@ -106,6 +108,7 @@ impl ProxyConfig {
         Self {
             name: name.into(),
             data_dir: None,
+            take_over: false,
             join: Vec::new(),
             servers: Vec::new(),
             server_trust: None,

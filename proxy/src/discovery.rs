@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,7 @@ pub struct DiscoveryConfig {
 pub struct Discovery {
     snapshots: watch::Receiver<Arc<ConfigSnapshot>>,
     asked: mpsc::Sender<String>,
+    flushes: mpsc::Sender<oneshot::Sender<Vec<String>>>,
     shared: Arc<Shared>,
     stop: CancellationToken,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -77,6 +78,8 @@ const ASKED_WAITING_MAX: usize = 1024;
 struct Shared {
     /// Services that are asked for, each with the time of its last call. Replaced when a name comes or goes.
     calls: ArcSwap<HashMap<String, LastCall>>,
+    /// The folder of the last good state is another process's.
+    cache_is_given_away: AtomicBool,
     start: Instant,
 }
 
@@ -90,13 +93,18 @@ impl Discovery {
     /// Takes up the last good state from disk and starts the control loop on the current runtime. The snapshot of the
     /// last good state is there on return.
     pub fn start(config: DiscoveryConfig) -> Self {
-        let shared = Arc::new(Shared { calls: ArcSwap::default(), start: Instant::now() });
+        let shared = Arc::new(Shared {
+            calls: ArcSwap::default(),
+            cache_is_given_away: AtomicBool::new(false),
+            start: Instant::now(),
+        });
         let (publish, snapshots) = watch::channel(Arc::new(ConfigSnapshot::default()));
         let (asked, queue) = mpsc::channel(ASKED_WAITING_MAX);
+        let (flushes, flush) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let driver = Driver::new(config, shared.clone(), publish);
-        let task = tokio::spawn(driver.run(queue, stop.clone()));
-        Self { snapshots, asked, shared, stop, task: Arc::new(Mutex::new(Some(task))) }
+        let task = tokio::spawn(driver.run(queue, flush, stop.clone()));
+        Self { snapshots, asked, flushes, shared, stop, task: Arc::new(Mutex::new(Some(task))) }
     }
 
     /// The present snapshot and its successors.
@@ -115,6 +123,24 @@ impl Discovery {
             // Full or stopped: the request's own deadline answers it.
             let _ = self.asked.try_send(service.to_owned());
         }
+    }
+
+    /// Writes the last good state and then writes nothing more: the folder is another process's. Answers the services that
+    /// are asked for, and those that the present snapshot holds by way of discovery.
+    pub async fn hand_over(&self) -> (Vec<String>, Vec<String>) {
+        let (answer, flushed) = oneshot::channel();
+        // An error means that the loop has ended, with everything written.
+        let _ = self.flushes.send(answer).await;
+        let wanted = flushed.await.unwrap_or_default();
+        let snapshot = self.snapshots.borrow();
+        let held = wanted.iter().filter(|name| snapshot.clusters.contains_key(*name)).cloned().collect();
+        drop(snapshot);
+        (wanted, held)
+    }
+
+    /// The folder is ours again.
+    pub fn take_back(&self) {
+        self.shared.cache_is_given_away.store(false, Ordering::Release);
     }
 
     /// Ends the control loop and writes the last good state.

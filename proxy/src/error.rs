@@ -33,6 +33,9 @@ pub enum StartError {
     /// The data folder.
     #[error(transparent)]
     DataDir(#[from] weft_core::fsio::DataDirError),
+    /// The process that was to be taken over.
+    #[error(transparent)]
+    Handover(#[from] crate::handover::HandoverError),
     /// Certificate or key.
     #[error("inbound TLS: {0}")]
     Tls(#[from] weft_core::tls::TlsError),

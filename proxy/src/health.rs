@@ -70,6 +70,20 @@ impl LocalServices {
         })
     }
 
+    /// Takes over what was found and advertised before us, until the next check.
+    pub fn inherit(&self, advertised: &[InstanceRecord]) {
+        for status in self.statuses.lock().iter_mut() {
+            let same = |record: &&InstanceRecord| {
+                record.service == status.service.name && record.instance_id == self.instance_id
+            };
+            if let Some(record) = advertised.iter().find(same)
+                && record.health == InstanceHealth::Passing
+            {
+                (status.health, status.error) = (record.health, None);
+            }
+        }
+    }
+
     /// How they are.
     pub fn statuses(&self) -> Vec<LocalStatus> {
         self.statuses.lock().clone()
@@ -183,6 +197,22 @@ mod tests {
         let shortage = || Err(ProbeError::Shortage("no file descriptors".into()));
         assert!(!local.record(vec![shortage(), shortage()]), "nothing was learnt");
         assert!(local.record(vec![Err("gone".into()), Ok(())]));
+    }
+
+    /// P47: an instance must not be taken for sick because its sidecar was replaced.
+    #[test]
+    fn what_was_found_before_is_told_on() {
+        let before = LocalServices::new("p", NodeId(1), None, Vec::new(), &services());
+        before.record(vec![Ok(()), Err("refused".into())]);
+        let after = LocalServices::new("p", NodeId(1), None, Vec::new(), &services());
+        after.inherit(&before.records());
+        assert_eq!(after.records(), before.records());
+        let other = LocalServices::new("p", NodeId(2), None, Vec::new(), &services());
+        other.inherit(&before.records());
+        assert!(
+            other.records().iter().all(|r| r.health == InstanceHealth::Critical),
+            "not of another instance"
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: which
 //!   route a request takes, [`policy`]: what happens to it beside; [`upstream`]: connections to endpoints, one pool a
 //!   worker. `tcp`: tunnels, for bytes that are no HTTP of ours.
-//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`drain`]: operation.
+//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`drain`],
+//!   [`handover`]: operation.
 //!
 //! The request path never waits for the control plane, except for the first request to a service that it has not
 //! asked for yet, and then with a deadline.
@@ -19,8 +20,10 @@ pub mod config_snapshot;
 pub mod discovery;
 pub mod drain;
 pub mod error;
+pub mod handover;
 pub mod health;
 pub mod http;
+mod identity;
 pub mod limits;
 pub mod listener;
 pub mod mesh_view;

@@ -151,6 +151,10 @@ pub const DRAIN_PROPAGATION: Duration = Duration::from_millis(600);
 /// last one was accepted.
 pub const DRAIN_LINGER: Duration = Duration::from_millis(150);
 
+/// How long idle connections stay open to a process that was taken over. Their next answer says `Connection: close`; clients
+/// that close idle ones earlier, as other sidecars do, never meet one that is closing.
+pub const HANDOVER_LINGER: Duration = Duration::from_secs(10);
+
 /// Largest request to the admin port, in bytes: it has no bodies.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 

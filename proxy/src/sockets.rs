@@ -1,11 +1,16 @@
 //! All listening sockets of a proxy, a handle for each worker.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use crate::app::ProxyAddrs;
 use crate::config::declared::BoundListener;
 use crate::config::{Declared, ListenAt, ProxyConfig, Takes};
 use crate::error::StartError;
+use crate::handover::offer::Descriptors;
+use crate::handover::take::Inherited;
+use crate::handover::wire::What;
 use crate::listener::accept::{self, Entry};
 use crate::listener::socket;
 use crate::listener::stream::Socket;
@@ -20,9 +25,13 @@ pub(crate) enum Origin {
     Peers { to: Option<String> },
 }
 
-/// One address with a handle for each worker.
+/// One address with handles for each worker.
 struct Bound {
-    sockets: Vec<Socket>,
+    name: String,
+    at: String,
+    /// What each worker that has none yet gets. More than one if a process that was taken over had more workers: all of
+    /// its handles must be accepted from.
+    shares: Vec<Vec<Socket>>,
     entry: Entry,
     from: Origin,
 }
@@ -35,7 +44,9 @@ pub(crate) struct Handle {
 }
 
 /// See the module.
-pub(crate) struct Sockets {
+pub(crate) struct Sockets<'a> {
+    /// Of a process that is taken over.
+    inherited: &'a mut Inherited,
     bound: Vec<Bound>,
     admin: TcpListener,
     addrs: ProxyAddrs,
@@ -44,17 +55,26 @@ pub(crate) struct Sockets {
     pub files: Vec<SocketFile>,
 }
 
-impl Sockets {
-    /// Binds all that a configuration names. All of them listen on return.
+impl<'a> Sockets<'a> {
+    /// Binds all that a configuration names, but for what is inherited. All of them listen on return.
     ///
     /// # Errors
     /// The first that cannot be had.
-    pub fn bind(config: &ProxyConfig) -> Result<Self, StartError> {
-        let (admin, mut admin_sockets) = socket::bind("admin", config.admin, 1)?;
+    pub fn bind(config: &ProxyConfig, inherited: &'a mut Inherited) -> Result<Self, StartError> {
+        let admin = match inherited.admin(config.admin) {
+            Some(socket) => socket,
+            None => {
+                let (_, mut sockets) = socket::bind("admin", config.admin, 1)?;
+                sockets.pop().expect("bind gives as many sockets as asked for")
+            }
+        };
+        let refused = |source| StartError::Bind { what: "admin".to_owned(), addr: config.admin, source };
+        let addr = admin.local_addr().map_err(refused)?;
         let mut all = Self {
+            inherited,
             bound: Vec::new(),
-            admin: admin_sockets.pop().expect("bind gives as many sockets as asked for"),
-            addrs: ProxyAddrs::new(admin),
+            admin,
+            addrs: ProxyAddrs::new(addr),
             own: Vec::new(),
             files: Vec::new(),
         };
@@ -102,11 +122,22 @@ impl Sockets {
                 Ok(bound(addr.to_string(), one))
             }
             ListenAt::Unix { path, mode } => {
-                let refused = |source| StartError::BindUnix { what, path: path.clone(), source };
-                let (file, sockets) = unix::bind(path, *mode, workers).map_err(refused)?;
+                let refused =
+                    |source| StartError::BindUnix { what: what.clone(), path: path.clone(), source };
+                let (file, sockets) = match self.inherited.unix(path) {
+                    Some(sockets) => {
+                        let mode = std::os::unix::fs::PermissionsExt::from_mode(*mode);
+                        let inherited =
+                            std::fs::set_permissions(path, mode).and_then(|()| SocketFile::inherit(path));
+                        (inherited.map_err(refused)?, sockets)
+                    }
+                    None => unix::bind(path, *mode, workers).map_err(refused)?,
+                };
                 self.files.push(file);
-                let sockets = sockets.into_iter().map(Socket::Unix).collect();
-                self.bound.push(Bound { sockets, entry: entry(one), from });
+                let shares =
+                    share(sockets.into_iter().map(Socket::Unix).collect(), workers).map_err(refused)?;
+                let at = path.display().to_string();
+                self.bound.push(Bound { name: what, at, shares, entry: entry(one), from });
                 Ok(bound(one.at.to_string(), one))
             }
         }
@@ -120,10 +151,29 @@ impl Sockets {
         entry: Entry,
         from: Origin,
     ) -> Result<SocketAddr, StartError> {
-        let (addr, sockets) = socket::bind(what, addr, workers)?;
-        let sockets = sockets.into_iter().map(Socket::Tcp).collect();
-        self.bound.push(Bound { sockets, entry, from });
+        let (addr, sockets) = match self.inherited.tcp(what, addr) {
+            Some(inherited) => inherited,
+            None => socket::bind(what, addr, workers)?,
+        };
+        let shares = share(sockets.into_iter().map(Socket::Tcp).collect(), workers)
+            .map_err(|source| StartError::Bind { what: what.to_owned(), addr, source })?;
+        self.bound.push(Bound { name: what.to_owned(), at: addr.to_string(), shares, entry, from });
         Ok(addr)
+    }
+
+    /// Further handles on all of them, for a process that takes over.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn offer(&self) -> io::Result<Descriptors> {
+        let mut all = vec![(What::Admin, self.admin.as_fd().try_clone_to_owned()?)];
+        for bound in &self.bound {
+            for socket in bound.shares.iter().flatten() {
+                let what = What::Listener { name: bound.name.clone(), at: bound.at.clone() };
+                all.push((what, socket.share()?));
+            }
+        }
+        Ok(all)
     }
 
     /// Where they listen.
@@ -133,17 +183,35 @@ impl Sockets {
 
     /// The handles of one worker; each call gives another set.
     pub fn take(&mut self) -> Vec<Handle> {
-        let handle = |bound: &mut Bound| {
-            let socket = bound.sockets.pop()?;
-            Some(Handle { socket, entry: bound.entry.clone(), from: bound.from.clone() })
+        let handles = |bound: &mut Bound| {
+            let share = bound.shares.pop().unwrap_or_default();
+            let (entry, from) = (bound.entry.clone(), bound.from.clone());
+            share.into_iter().map(move |socket| Handle { socket, entry: entry.clone(), from: from.clone() })
         };
-        self.bound.iter_mut().filter_map(handle).collect()
+        self.bound.iter_mut().flat_map(handles).collect()
     }
 
     /// The admin port, and the files that live as long as the proxy.
     pub fn finish(self) -> (TcpListener, Vec<SocketFile>) {
         (self.admin, self.files)
     }
+}
+
+/// Something for each worker. Handles on one listener are equal, so that there may be more of them than were given.
+fn share(sockets: Vec<Socket>, workers: usize) -> io::Result<Vec<Vec<Socket>>> {
+    let given = sockets.len();
+    let mut shares: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::new()).collect();
+    for worker in given..workers {
+        let again = sockets[worker % given].share()?;
+        shares[worker].push(match &sockets[worker % given] {
+            Socket::Tcp(_) => Socket::Tcp(again.into()),
+            Socket::Unix(_) => Socket::Unix(again.into()),
+        });
+    }
+    for (i, socket) in sockets.into_iter().enumerate() {
+        shares[i % workers].push(socket);
+    }
+    Ok(shares)
 }
 
 fn entry(one: &Declared) -> Entry {
@@ -160,4 +228,25 @@ fn entry(one: &Declared) -> Entry {
 
 fn bound(address: String, one: &Declared) -> BoundListener {
     BoundListener { address, service: one.service().to_owned(), protocol: one.protocol() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(count: usize) -> Vec<Socket> {
+        let (_, sockets) = socket::bind("test", "127.0.0.1:0".parse().unwrap(), count).unwrap();
+        sockets.into_iter().map(Socket::Tcp).collect()
+    }
+
+    /// What waits in the queue of a handle that nobody accepts from is never answered.
+    #[test]
+    fn every_worker_has_a_handle_and_every_handle_a_worker() {
+        for (given, workers) in [(1, 1), (2, 2), (1, 3), (2, 3), (5, 2), (3, 1)] {
+            let shares = share(tcp(given), workers).unwrap();
+            assert_eq!(shares.len(), workers);
+            assert!(shares.iter().all(|share| !share.is_empty()), "{given} for {workers}");
+            assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), given.max(workers));
+        }
+    }
 }

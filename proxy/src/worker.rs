@@ -5,6 +5,8 @@
 //!  Serving ──> Closing ──────────────> Stopping ────────────────────────────> Stopped
 //!              answers say             no more accepted, idle connections     whatever is left is cut
 //!              Connection: close       closed, the others finish
+//!    └───> HandedOver ─────────────────────┘
+//!          no more accepted, HTTP/2 and answers say goodbye, idle connections stay
 //! ```
 
 use std::cell::Cell;
@@ -33,6 +35,7 @@ use crate::upstream::pool::Pool;
 pub(crate) enum Phase {
     Serving,
     Closing,
+    HandedOver,
     Stopping,
     Stopped,
 }
@@ -151,7 +154,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
                 match now {
                     Phase::Serving => {}
                     Phase::Closing => parts.closing.set(true),
-                    Phase::Stopping => {
+                    Phase::HandedOver | Phase::Stopping => {
                         parts.closing.set(true);
                         stop.set(true);
                         stopped.notify_waiters();
@@ -159,10 +162,14 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
                             // It ends once the kernel's queue is empty.
                             let _ = door.await;
                         }
+                        if now == Phase::HandedOver {
+                            connections.close_http2();
+                            finish(&connections, &parts.pool, &mut phase, Phase::Stopping).await;
+                        }
                         // The last ones to be accepted have not sent their requests yet.
                         tokio::time::sleep(DRAIN_LINGER).await;
                         connections.close_all();
-                        return finish(&connections, &mut phase).await;
+                        return finish(&connections, &parts.pool, &mut phase, Phase::Stopped).await;
                     }
                     Phase::Stopped => return connections.count(),
                 }
@@ -171,21 +178,30 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
     }
 }
 
-/// Waits for the last connection, or for the end of patience. Answers how many are left.
-async fn finish(connections: &Connections, phase: &mut watch::Receiver<Phase>) -> usize {
+/// Waits for the last connection, or for a phase in which patience ends. Answers how many are left.
+async fn finish(
+    connections: &Connections,
+    pool: &Pool,
+    phase: &mut watch::Receiver<Phase>,
+    end: Phase,
+) -> usize {
     let mut look = tokio::time::interval(Duration::from_millis(5));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = async {
         // An error means that nobody decides any more.
-        let _ = phase.wait_for(|p| *p == Phase::Stopped).await;
+        let _ = phase.wait_for(|p| *p == Phase::Stopped || *p == end).await;
     };
     tokio::pin!(stopped);
     while connections.count() > 0 {
         tokio::select! {
             _ = look.tick() => {}
             // Tunnels end when they are quiet, and clients that stand still are no reason to wait.
-            _ = tick.tick() => connections.sweep(),
+            _ = tick.tick() => {
+                connections.sweep();
+                // Its connections may lead back to this very worker.
+                pool.expire(Instant::now());
+            }
             () = &mut stopped => break,
         }
     }

@@ -4,16 +4,32 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::http_client;
 
-/// Clients, each with one request at a time.
+/// Clients of each kind, each with one request at a time.
 const CLIENTS: usize = 4;
 
 /// Fewer requests than this would show nothing.
 const REQUESTS_MIN: u64 = 100;
+
+/// How clients use connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// One for each request.
+    New,
+    /// HTTP/1.1, kept as long as the other side does not say that it closes.
+    Kept,
+    /// The same with HTTP/2.
+    Http2,
+}
 
 /// Runs until [`Load::finish`].
 pub struct Load {
@@ -25,19 +41,74 @@ pub struct Load {
 impl Load {
     /// Asks for `/x` of a host, again and again.
     pub fn start(to: SocketAddr, host: &'static str) -> Self {
+        Self::with(to, host, &[Connections::New])
+    }
+
+    /// By all these kinds of clients.
+    pub fn with(to: SocketAddr, host: &'static str, kinds: &[Connections]) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let client = |_| {
+        let client = |kind: Connections| {
             let (stop, done) = (stop.clone(), done.clone());
             tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = http_client::get(to, host, "/x").await.expect("an answer");
-                    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-                    done.fetch_add(1, Ordering::Relaxed);
+                let go_on = || !stop.load(Ordering::Relaxed);
+                let count = |_: ()| done.fetch_add(1, Ordering::Relaxed);
+                match kind {
+                    Connections::New => {
+                        while go_on() {
+                            let answer = http_client::get(to, host, "/x").await.expect("an answer");
+                            assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+                            count(());
+                        }
+                    }
+                    Connections::Kept => {
+                        while go_on() {
+                            let io = TokioIo::new(TcpStream::connect(to).await.expect("connects"));
+                            let (mut sender, task) = http1::handshake(io).await.expect("HTTP/1.1");
+                            let task = tokio::spawn(task);
+                            let mut open = true;
+                            while open && go_on() {
+                                sender.ready().await.expect("not closed without a word");
+                                let answer = sender.send_request(request("/x".to_owned(), host)).await;
+                                open = whole(answer).await;
+                                count(());
+                            }
+                            task.abort();
+                        }
+                    }
+                    Connections::Http2 => {
+                        while go_on() {
+                            let io = TokioIo::new(TcpStream::connect(to).await.expect("connects"));
+                            let handshake = http2::handshake(TokioExecutor::new(), io);
+                            let (mut sender, task) = handshake.await.expect("HTTP/2");
+                            let task = tokio::spawn(task);
+                            // Not ready: the other side has said goodbye.
+                            while go_on() && sender.ready().await.is_ok() {
+                                let uri = format!("http://{host}/x");
+                                match sender.try_send_request(request(uri, host)).await {
+                                    Ok(answer) => {
+                                        whole(Ok(answer)).await;
+                                        count(());
+                                    }
+                                    // It was not sent, so it is sent again.
+                                    Err(mut error) => {
+                                        assert!(error.take_message().is_some(), "an answer: {error:?}");
+                                        break;
+                                    }
+                                }
+                            }
+                            task.abort();
+                        }
+                    }
                 }
             })
         };
-        let clients = (0..CLIENTS).map(client).collect();
+        let clients = kinds.iter().flat_map(|kind| [*kind; CLIENTS]).map(client).collect();
         Self { stop, done, clients }
+    }
+
+    /// How many were answered so far.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// Ends it.
@@ -51,4 +122,16 @@ impl Load {
         }
         assert!(self.done.load(Ordering::Relaxed) > REQUESTS_MIN, "there was load");
     }
+}
+
+fn request(uri: String, host: &str) -> Request<Empty<Bytes>> {
+    Request::get(uri).header("host", host).body(Empty::new()).expect("a request")
+}
+
+/// Reads an answer to its end. Whether the connection goes on.
+async fn whole(answer: hyper::Result<http::Response<hyper::body::Incoming>>) -> bool {
+    let (head, body) = answer.expect("an answer").into_parts();
+    assert_eq!(head.status, StatusCode::OK, "{head:?}");
+    body.collect().await.expect("a whole answer");
+    head.headers.get("connection").is_none_or(|value| value != "close")
 }

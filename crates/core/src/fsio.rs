@@ -81,7 +81,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 #[derive(Debug, Clone)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: Arc<File>,
+    lock: Arc<File>,
 }
 
 /// Why a data folder cannot be used.
@@ -167,10 +167,33 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path }),
             Err(TryLockError::Error(source)) => return Err(not_writable(source)),
         }
+        let new = Self { path, lock: Arc::new(lock) };
         // Opening an existing lock file proves nothing about making new ones.
-        write_atomic(&path.join("pid"), format!("{}\n", std::process::id()).as_bytes())
-            .map_err(not_writable)?;
-        Ok(Self { path, _lock: Arc::new(lock) })
+        new.write_pid()?;
+        Ok(new)
+    }
+
+    /// A folder that another process has opened, with the lock that it shares with us. It stays locked until both have
+    /// let it go. The file that says whose it is stays as it was, until [`Self::write_pid`].
+    pub fn inherit(path: impl AsRef<Path>, lock: File) -> Self {
+        Self { path: path.as_ref().to_path_buf(), lock: Arc::new(lock) }
+    }
+
+    /// A further handle on the lock, for a process that goes on in our place.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn share_lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// Says that the folder is this process's.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_pid(&self) -> Result<(), DataDirError> {
+        write_atomic(&self.path.join("pid"), format!("{}\n", std::process::id()).as_bytes())
+            .map_err(|source| DataDirError::NotWritable { path: self.path.clone(), source })
     }
 
     /// The folder.
@@ -295,6 +318,18 @@ mod tests {
         drop(first);
         assert!(!is_in_use(&path).unwrap());
         DataDir::open(path).unwrap();
+    }
+
+    /// P47: between two processes of which one goes on in the place of the other, nobody gets in.
+    #[test]
+    fn a_folder_that_is_passed_on_is_never_free_in_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = DataDir::open(dir.path()).unwrap();
+        let new = DataDir::inherit(dir.path(), old.share_lock().unwrap());
+        drop(old);
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::InUse { .. })));
+        drop(new);
+        DataDir::open(dir.path()).unwrap();
     }
 
     #[test]

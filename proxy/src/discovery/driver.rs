@@ -4,9 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,7 @@ struct CacheWriter {
     folder: Option<PathBuf>,
     dirty: bool,
     writing: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
 }
 
 impl Driver {
@@ -97,7 +99,8 @@ impl Driver {
             user_agent_name: "weft".to_owned(),
             ..Node::default()
         };
-        let cache = CacheWriter { folder: config.cache_dir.clone(), dirty: false, writing: None };
+        let (folder, given) = (config.cache_dir.clone(), shared.clone());
+        let cache = CacheWriter { folder, dirty: false, writing: None, shared: given };
         let pool_changes = config.gossip.as_ref().map(|g| g.changes());
         let link = Link::new(config.server_tls.clone());
         let mut driver = Self {
@@ -127,7 +130,12 @@ impl Driver {
         driver
     }
 
-    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<String>, stop: CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        mut asked: mpsc::Receiver<String>,
+        mut flush: mpsc::Receiver<oneshot::Sender<Vec<String>>>,
+        stop: CancellationToken,
+    ) {
         let mut gossip = self.pool_changes.take();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,6 +155,12 @@ impl Driver {
                         gossip = None;
                     }
                     self.on_gossip();
+                }
+                Some(answer) = flush.recv() => {
+                    self.cache.flush(&self.client).await;
+                    self.shared.cache_is_given_away.store(true, Ordering::Release);
+                    // Nobody may wait for it any more.
+                    let _ = answer.send(self.wanted.names().map(str::to_owned).collect());
                 }
                 _ = tick.tick() => self.on_tick(),
             }
@@ -503,7 +517,8 @@ impl CacheWriter {
     /// Starts a write if something changed and none is under way.
     fn write(&mut self, client: &Client) {
         let Some(folder) = self.folder.clone() else { return };
-        if !self.dirty || self.writing.as_ref().is_some_and(|w| !w.is_finished()) {
+        let given_away = self.shared.cache_is_given_away.load(Ordering::Acquire);
+        if given_away || !self.dirty || self.writing.as_ref().is_some_and(|w| !w.is_finished()) {
             return;
         }
         self.dirty = false;

@@ -21,6 +21,7 @@ use super::connection::{Connection, Connections};
 use super::detect::{Detected, detect};
 use super::guard::Guard;
 use super::proxy_protocol::{self, Header, Network, ProxyHeaderError, Version};
+use super::socket::BACKLOG;
 use super::stream::{Listener, Stream};
 use crate::http::context::Context;
 use crate::http::server;
@@ -107,7 +108,8 @@ pub(crate) async fn run(listener: Listener, door: Rc<Door>, stopped: Rc<tokio::s
     }
     // Asked of the kernel and not of the runtime, which hears of new connections later.
     let Ok(socket) = listener.unregister() else { return };
-    loop {
+    // Where another process goes on with the socket there need not be an end.
+    for _ in 0..BACKLOG {
         match socket.accept_now() {
             Ok((stream, peer)) => door.enter(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}

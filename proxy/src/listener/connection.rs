@@ -330,6 +330,13 @@ impl Connections {
         }
     }
 
+    /// Those that can say goodbye without losing a request that is on its way.
+    pub fn close_http2(&self) {
+        for connection in self.open.borrow().iter().flatten().filter(|c| c.http2.get()) {
+            connection.close();
+        }
+    }
+
     /// Every connection finishes what it does and closes; so do later ones.
     pub fn close_all(&self) {
         self.draining.set(true);

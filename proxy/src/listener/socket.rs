@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::error::StartError;
 
 /// Connections that wait in the kernel; the kernel lowers it to its own limit.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Binds `workers` sockets to one address; port 0 is resolved once. All of them listen on return.
 ///

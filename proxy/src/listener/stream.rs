@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -37,6 +38,14 @@ impl Socket {
             Self::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
             Self::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)?),
         })
+    }
+
+    /// A further handle.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        }
     }
 
     /// The next of those that wait in the kernel.

@@ -12,6 +12,8 @@ pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
+    /// Not yet, or not any more, if another process has it.
+    ours: bool,
 }
 
 /// Listens on a path, with `workers` handles on one socket. The file appears with its permissions, and in place of one
@@ -43,7 +45,7 @@ fn place(made: &Path, path: &Path, mode: u32) -> io::Result<SocketFile> {
     std::fs::set_permissions(made, Permissions::from_mode(mode))?;
     let meta = std::fs::symlink_metadata(made)?;
     std::fs::rename(made, path)?;
-    Ok(SocketFile { path: path.to_owned(), id: (meta.dev(), meta.ino()) })
+    Ok(SocketFile { path: path.to_owned(), id: (meta.dev(), meta.ino()), ours: true })
 }
 
 fn refuse_what_is_in_use(path: &Path) -> io::Result<()> {
@@ -63,10 +65,31 @@ fn refuse_what_is_in_use(path: &Path) -> io::Result<()> {
     }
 }
 
+impl SocketFile {
+    /// The file of a socket that another process has made. It is not removed before [`Self::take`].
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn inherit(path: &Path) -> io::Result<Self> {
+        let meta = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), id: (meta.dev(), meta.ino()), ours: false })
+    }
+
+    /// From now on we remove it.
+    pub fn take(&mut self) {
+        self.ours = true;
+    }
+
+    /// Leaves the file to another process.
+    pub fn leave(&mut self) {
+        self.ours = false;
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let same = |meta: std::fs::Metadata| (meta.dev(), meta.ino()) == self.id;
-        if std::fs::symlink_metadata(&self.path).is_ok_and(same) {
+        if self.ours && std::fs::symlink_metadata(&self.path).is_ok_and(same) {
             // Gone either way.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -99,6 +122,23 @@ mod tests {
         let (_new, _handles) = bind(&path, 0o600, 1).unwrap();
         drop(old);
         UnixStream::connect(&path).unwrap();
+    }
+
+    /// P47: a process that wanted to take over and did not must leave no trace.
+    #[test]
+    fn a_file_of_another_process_is_removed_by_the_one_that_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (mut old, _handles) = bind(&path, 0o600, 1).unwrap();
+        drop(SocketFile::inherit(&path).unwrap());
+        assert!(path.exists());
+        let mut new = SocketFile::inherit(&path).unwrap();
+        new.take();
+        old.leave();
+        drop(old);
+        assert!(path.exists());
+        drop(new);
+        assert!(!path.exists());
     }
 
     #[test]

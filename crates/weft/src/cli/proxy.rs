@@ -43,8 +43,10 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
-    let signal = signals.next().await;
-    tracing::info!(signal, "draining");
+    tokio::select! {
+        signal = signals.next() => tracing::info!(signal, "draining"),
+        () = proxy.taken_over() => {}
+    }
     Ok(signals.end_gracefully(None, proxy.drain_and_shutdown()).await)
 }
 

@@ -47,11 +47,18 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        if self.sidecar.take_over {
+            return Err(Failure::new(
+                "weft run cannot take over: the app belongs to the process that started it",
+            ));
+        }
         let mut signals = Signals::listen()?;
         let mut sidecar = match proxy::start(self.sidecar, "warn", &mut signals).await? {
             Started::Runs(_, sidecar) => sidecar,
             Started::Asked(signal) => return Ok(signals::signal_exit(signal)),
         };
+        // The app would be left without it.
+        sidecar.refuse_handover();
         let limit = self.start_timeout.unwrap_or(START_TIMEOUT);
         let ended = tokio::select! {
             late = ready(&sidecar, limit) => match late {

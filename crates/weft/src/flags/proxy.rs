@@ -52,6 +52,12 @@ pub(crate) struct ProxyFlags {
     /// weft-data/proxy/NAME if it joins a mesh, else none
     #[arg(long, env = "WEFT_DATA_DIR", value_name = "FOLDER")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Hot upgrade: take the place of the running proxy that has --data-dir open, with its sockets and its place in the
+    /// mesh, so that no request fails. It finishes what it has and ends. Give the same flags as it has. Without a running
+    /// one, start as usual. A proxy that cannot be taken over, or that would not be replaced whole, goes on
+    #[arg(long, env = "WEFT_TAKE_OVER")]
+    #[serde(skip)]
+    pub(crate) take_over: bool,
     /// Gossip addresses of members to join, any of them; repeat it or separate by commas; default: none
     #[arg(long, env = "WEFT_JOIN", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) join: Option<Vec<String>>,
@@ -234,6 +240,7 @@ impl ProxyFlags {
         });
         Ok(ProxyConfig {
             data_dir: self.data_dir.or_else(|| in_mesh.then(|| default_data_dir("proxy", &name))),
+            take_over: self.take_over,
             name,
             join,
             servers,
