@@ -207,7 +207,7 @@ mod tests {
         let after = LocalServices::new("p", NodeId(1), None, Vec::new(), &services());
         after.inherit(&before.records());
         assert_eq!(after.records(), before.records());
-        let other = LocalServices::new("p", NodeId(2), None, Vec::new(), &services());
+        let other = LocalServices::new("p", NodeId(2 << 40), None, Vec::new(), &services());
         other.inherit(&before.records());
         assert!(
             other.records().iter().all(|r| r.health == InstanceHealth::Critical),
