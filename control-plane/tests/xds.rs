@@ -100,6 +100,7 @@ impl Server {
 
 fn proxy(servers: &[SocketAddr]) -> Discovery {
     Discovery::start(DiscoveryConfig {
+        place: Default::default(),
         node_id: NodeId(7),
         name: "west-1".to_owned(),
         servers: servers.to_vec(),

@@ -183,6 +183,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let discovery = Discovery::start(DiscoveryConfig {
         node_id: identity.node_id,
         name: config.name.clone(),
+        place: config.place.clone(),
         servers: config.servers.clone(),
         server_tls,
         gossip: gossip.clone(),
@@ -190,7 +191,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
         policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
     });
-    let outbound = Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()));
+    let outbound =
+        Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()).at(config.place.clone()));
     let inbound = Arc::new(MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone()));
     inbound.apply(&local_clusters(&config.services));
     let mut snapshots = discovery.snapshots();

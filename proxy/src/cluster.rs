@@ -17,6 +17,7 @@ pub mod hashed;
 pub(crate) mod health_check;
 pub mod latency;
 pub mod least_connections;
+pub mod levels;
 pub mod outlier;
 pub mod picker;
 pub mod probe;

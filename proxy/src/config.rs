@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use weft_core::tls::Trust;
-use weft_xds_proto::resource::labels;
+use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::SIDECAR_LABEL;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
@@ -25,6 +25,8 @@ pub use static_config::{ListenerEntry, RouteEntry, StaticCluster, StaticConfig, 
 pub struct ProxyConfig {
     /// Label in the gossip pool, in metrics and on the admin port.
     pub name: String,
+    /// Where this proxy stands; endpoints near it come first where a policy wants that.
+    pub place: Place,
     /// Identity, incarnation, known peers and the last good configuration; without it all of them are made anew
     /// at each start, in memory.
     pub data_dir: Option<PathBuf>,
@@ -107,6 +109,7 @@ impl ProxyConfig {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
             name: name.into(),
+            place: Place::default(),
             data_dir: None,
             take_over: false,
             join: Vec::new(),
@@ -143,6 +146,11 @@ impl ProxyConfig {
         let mut problems = Vec::new();
         if !(1..=WORKERS_MAX).contains(&self.workers) {
             problems.push(format!("workers: {} is not between 1 and {WORKERS_MAX}", self.workers));
+        }
+        for (key, value) in [(labels::REGION, &self.place.region), (labels::ZONE, &self.place.zone)] {
+            if let Err(why) = check_label(key, value) {
+                problems.push(why);
+            }
         }
         if self.inbound_tls.is_some() && self.inbound.is_none() {
             problems.push("inbound TLS needs an inbound address".to_owned());
@@ -274,7 +282,7 @@ pub fn check_service_name(name: &str) -> Result<(), String> {
 }
 
 /// A label travels in gossip datagrams, so it is short.
-fn check_label(key: &str, value: &str) -> Result<(), String> {
+pub(crate) fn check_label(key: &str, value: &str) -> Result<(), String> {
     if key == SIDECAR_LABEL {
         return Err(format!("label {key} is set by the sidecar itself"));
     }

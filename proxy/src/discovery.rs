@@ -27,6 +27,7 @@ use weft_core::tls::Dialling;
 use weft_gossip::GossipHandle;
 use weft_meshconfig::policy::Policy;
 use weft_xds_proto::resource::RESOURCE_NAME_BYTES_MAX;
+use weft_xds_proto::resource::labels::Place;
 
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 
@@ -45,6 +46,8 @@ pub struct DiscoveryConfig {
     pub node_id: NodeId,
     /// Its label.
     pub name: String,
+    /// Where it stands.
+    pub place: Place,
     /// Servers' gRPC addresses. Empty: those that gossip knows.
     pub servers: Vec<SocketAddr>,
     /// TLS with them, if they speak it.

@@ -8,6 +8,7 @@ pub(crate) mod cached;
 pub(crate) mod compress;
 pub(crate) mod connect;
 pub(crate) mod context;
+pub(crate) mod course;
 pub(crate) mod downgrade;
 pub(crate) mod error;
 pub(crate) mod extended;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use weft_xds_proto::resource::labels::Place;
 use weft_xds_proto::resource::route::RouteConfiguration;
 
 use crate::cluster::outlier::Cause;
@@ -99,6 +100,8 @@ pub struct MeshState {
     direction: Direction,
     /// Routes of services from the file.
     own: ServiceRouteMap,
+    /// Where this proxy stands.
+    place: Arc<Place>,
     metrics: Metrics,
 }
 
@@ -122,8 +125,14 @@ impl MeshState {
             ejected: Notify::new(),
             direction,
             own: routes.services,
+            place: Arc::default(),
             metrics,
         }
+    }
+
+    /// The same for a proxy that stands there.
+    pub fn at(self, place: Place) -> Self {
+        Self { place: Arc::new(place), ..self }
     }
 
     /// The present view.
@@ -152,7 +161,7 @@ impl MeshState {
                 Some(known) => Arc::new(known.updated(config.clone())),
                 None => {
                     let metrics = self.metrics.cluster(self.direction, name);
-                    let shared = Arc::new(ClusterShared::new(fastrand::u64(..), metrics));
+                    let shared = Arc::new(ClusterShared::new(fastrand::u64(..), self.place.clone(), metrics));
                     Arc::new(Cluster::new(config.clone(), shared))
                 }
             };

@@ -188,6 +188,7 @@ fn resource(name: &str, version: &str, body: Any) -> Resource {
 
 fn config(servers: &[SocketAddr], cache_dir: Option<&std::path::Path>) -> DiscoveryConfig {
     DiscoveryConfig {
+        place: Default::default(),
         node_id: NodeId(7),
         name: "west-1".to_owned(),
         servers: servers.to_vec(),

@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod grpc_target;
 pub mod labels;
 pub mod route;
+pub mod subset;
 
 /// Longest resource name, in bytes: that of a DNS name.
 pub const RESOURCE_NAME_BYTES_MAX: usize = 253;

@@ -194,6 +194,10 @@ fn backends(backends: &Items<BackendRef>, filters: &Items<Filter>, at: &str, pro
     }
     for (at, backend) in each(&format!("{at}.backendRefs"), backends) {
         reference(&backend.group, &backend.kind, &backend.namespace, &at, problems);
+        if let Err(error) = crate::lower::subset(&backend.subset) {
+            let message = format!("{:?}; allowed is {}", error.seen, error.allowed);
+            problems.push(Problem::new(format!("{at}.subset.{}", error.key), message));
+        }
         for (at, filter) in each(&format!("{at}.filters"), &backend.filters) {
             if !matches!(filter.r#type.as_str(), "RequestHeaderModifier" | "ResponseHeaderModifier" | "") {
                 let message = format!(

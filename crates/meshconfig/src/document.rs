@@ -351,7 +351,7 @@ spec!(
 );
 spec!(
     /// A service with its share.
-    BackendRef { group: Option<String>, kind: Option<String>, namespace: Option<String>, name: String, port: Option<u16>, weight: Option<u32>, filters: Items<Filter>, }
+    BackendRef { group: Option<String>, kind: Option<String>, namespace: Option<String>, name: String, port: Option<u16>, weight: Option<u32>, subset: BTreeMap<String, String>, filters: Items<Filter>, }
 );
 spec!(
     /// Times of a rule.

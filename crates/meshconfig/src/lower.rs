@@ -13,6 +13,7 @@ use weft_xds_proto::resource::route::{
     HeaderEdits, Mirror, OUTBOUND, PathMatch, PathRewrite, Redirect, Retry, Route, RouteConfiguration,
     RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
 };
+use weft_xds_proto::resource::subset::{Subset, SubsetError};
 
 use crate::document::{
     self, BackendRef, CorsSpec, Filter, GrpcMatch, GrpcRouteSpec, HttpMatch, HttpRouteSpec, Items, Modifier,
@@ -350,8 +351,15 @@ fn backend(b: &BackendRef) -> Backend {
     Backend {
         request_headers: edits(|f| f.request_header_modifier.as_ref()),
         response_headers: edits(|f| f.response_header_modifier.as_ref()),
+        // Checked when it was read.
+        subset: subset(&b.subset).unwrap_or_default(),
         ..Backend::new(b.name.clone(), b.weight.unwrap_or(1))
     }
+}
+
+/// Labels of a backend.
+pub(crate) fn subset(labels: &BTreeMap<String, String>) -> Result<Subset, SubsetError> {
+    Subset::new(labels.iter().map(|(key, text)| (key.as_str(), text.as_str())))
 }
 
 fn time(text: &Option<String>) -> Option<Duration> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_xds_proto::resource::cluster::{
     AdaptiveConcurrency, CheckBy, CircuitBreaker, Cluster, FailurePercentage, HealthCheck, Latency, LbPolicy,
-    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate,
+    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate, ZoneAware,
 };
 
 use crate::document::{ObjectRef, duration, null_is_default, spec};
@@ -46,6 +46,7 @@ spec!(
         load_balancing: Option<String>, slow_start: Option<SlowStartSpec>, connect_timeout: Option<String>,
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
         circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>, adaptive_concurrency: Option<AdaptiveSpec>,
+        zone_aware: Option<ZoneAwareSpec>,
     }
 );
 spec!(
@@ -102,6 +103,12 @@ spec!(
     /// A limit on what is under way that each sidecar finds out.
     #[derive(Eq)]
     AdaptiveSpec { min_requests: Option<u32>, max_requests: Option<u32>, tolerance_percent: Option<u32>, }
+);
+
+spec!(
+    /// Endpoints near the sidecar come first.
+    #[derive(Eq)]
+    ZoneAwareSpec { min_endpoints: Option<u32>, spill_above: Option<u32>, }
 );
 
 /// The policy of one service, and where it stands.
@@ -224,6 +231,12 @@ impl PolicySpec {
             set(&mut adaptive.tolerance_percent, rule.tolerance_percent);
             adaptive.max = adaptive.max.max(adaptive.min);
             cluster.adaptive = Some(adaptive);
+        }
+        if let Some(rule) = &self.zone_aware {
+            let mut zone_aware = ZoneAware::default();
+            set(&mut zone_aware.min_endpoints, rule.min_endpoints);
+            set(&mut zone_aware.spill_above, rule.spill_above);
+            cluster.zone_aware = Some(zone_aware);
         }
         if let Some(limits) = &self.circuit_breaker {
             limits.apply(&mut cluster.breaker);

@@ -248,6 +248,7 @@ const BACKEND: Shape = Shape::Object(&[
         &Shape::Integer(0, ir::WEIGHT_MAX as i64),
         "its part of the sum of weights; 1 if missing",
     ),
+    optional("subset", &Shape::Labels, "only instances with these labels, such as version: \"^1.4\""),
     optional("filters", &Shape::List(&FILTER, FILTERS_MAX), "header modifiers for this service alone"),
 ]);
 
@@ -466,7 +467,7 @@ const TRAFFIC_POLICY: Shape = Shape::Object(&[
     required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
     required("kind", &Shape::Choice(&["TrafficPolicy"]), "TrafficPolicy"),
     required("metadata", &METADATA, "its name"),
-    required("spec", &Shape::Object(&keys::with::<11>(TARGET)), "what it does"),
+    required("spec", &Shape::Object(&keys::with::<12>(TARGET)), "what it does"),
 ]);
 
 /// The shape of a kind's documents.

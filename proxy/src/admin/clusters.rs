@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weft_core::config::format_duration;
 use weft_xds_proto::resource::endpoint::EndpointSource;
+use weft_xds_proto::resource::labels::Nearness;
 
 use super::AdminState;
 use crate::cluster::check::CheckStatus;
 use crate::cluster::endpoint_set::EndpointView;
+use crate::cluster::levels::Rank;
 use crate::cluster::state::Cluster;
 use crate::mesh_view::MeshState;
 
@@ -102,6 +104,15 @@ fn cluster_json(cluster: &Cluster) -> Value {
             "metadata": view.endpoint.metadata,
         })
     };
+    let level = |(rank, share): &(Rank, u32)| {
+        let near = match rank.nearness {
+            Nearness::Zone => "zone",
+            Nearness::Region => "region",
+            Nearness::Elsewhere => "elsewhere",
+        };
+        let near = cluster.config.cluster.zone_aware.map(|_| near);
+        json!({ "priority": rank.priority, "near": near, "share_permille": share })
+    };
     let load = &cluster.shared.load;
     json!({
         "name": cluster.name(),
@@ -114,6 +125,8 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "adaptive_limit": cluster.config.cluster.adaptive.map(|rule| cluster.shared.gradient.limit(rule)),
         "load_balancing": cluster.config.cluster.lb_policy.to_string(),
         "version": cluster.config.version,
+        "zone_aware": cluster.config.cluster.zone_aware,
+        "levels": cluster.endpoints.picker().shares().iter().map(level).collect::<Vec<_>>(),
         "panic_policy": cluster.config.cluster.panic.to_string(),
         "in_panic": counts.panic.is_some(),
         "total": counts.total,

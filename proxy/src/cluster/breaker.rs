@@ -220,7 +220,7 @@ mod tests {
         let mut cluster = weft_xds_proto::resource::cluster::Cluster::with_defaults("orders");
         cluster.breaker = breaker;
         let config = ClusterConfig { cluster, endpoints: Vec::new(), version: String::new() };
-        let shared = ClusterShared::new(0, ClusterMetrics::detached());
+        let shared = ClusterShared::new(0, Arc::default(), ClusterMetrics::detached());
         Arc::new(Cluster::new(Arc::new(config), Arc::new(shared)))
     }
 

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use weft_xds_proto::resource::labels::ReportedLoad;
 
 use super::check::CheckState;
 use super::compare::Window;
@@ -18,6 +19,8 @@ pub struct EndpointState {
     addr: SocketAddr,
     since: Instant,
     active: AtomicU32,
+    /// What it last reported: load and capacity as two `f32`, or nothing.
+    reported: AtomicU64,
     /// Of answers, where the balancing policy looks at them.
     pub latency: Latency,
     /// Of this interval, where endpoints are compared.
@@ -44,6 +47,7 @@ impl EndpointState {
             addr,
             since: Instant::now(),
             active: AtomicU32::new(0),
+            reported: AtomicU64::new(NOT_REPORTED),
             latency: Latency::default(),
             window: Window::default(),
             failures: Failures::default(),
@@ -77,12 +81,37 @@ impl EndpointState {
         self.latency.cost(now, self.active())
     }
 
+    /// It says that it bears this, or nothing any more.
+    pub fn report(&self, load: Option<ReportedLoad>) {
+        // Six digits are enough to compare by.
+        let pair = |r: ReportedLoad| {
+            u64::from((r.load as f32).to_bits()) << 32 | u64::from((r.capacity as f32).to_bits())
+        };
+        self.reported.store(load.map_or(NOT_REPORTED, pair), Ordering::Relaxed);
+    }
+
+    /// What part of its capacity is in use: as it last said, and this proxy's requests under way on top, since a report
+    /// is older than they are. One that says nothing counts as half used.
+    pub fn reported_share(&self) -> f64 {
+        let active = f64::from(self.active());
+        match self.reported.load(Ordering::Relaxed) {
+            NOT_REPORTED => 0.5 + active / 100.0,
+            pair => {
+                let (load, capacity) = (f32::from_bits((pair >> 32) as u32), f32::from_bits(pair as u32));
+                (f64::from(load) + active) / f64::from(capacity)
+            }
+        }
+    }
+
     /// Counts a request in flight until it is dropped.
     pub fn start(self: &Arc<Self>) -> ActiveRequest {
         self.active.fetch_add(1, Ordering::Relaxed);
         ActiveRequest(self.clone())
     }
 }
+
+/// No load has these bits.
+const NOT_REPORTED: u64 = u64::MAX;
 
 /// One request in flight.
 #[derive(Debug)]

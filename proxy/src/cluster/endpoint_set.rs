@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use weft_xds_proto::resource::cluster::{LbPolicy, PanicPolicy, SlowStart};
+use arc_swap::ArcSwap;
+use weft_xds_proto::resource::cluster::{LbPolicy, PanicPolicy, SlowStart, ZoneAware};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth};
+use weft_xds_proto::resource::labels::{self, Nearness, Place};
+use weft_xds_proto::resource::subset::Subset;
 
 use super::check::CheckStatus;
 use super::endpoint::EndpointState;
+use super::levels::{self, Levels, Rank, Standing};
 use super::picker::Picker;
-use super::rotation::Rotation;
+use super::rotation::Rotations;
 
 /// A healthy endpoint gets so many times the share of a degraded one of equal weight.
 const DEGRADED_SHARE: u32 = 10;
@@ -18,7 +22,11 @@ const DEGRADED_SHARE: u32 = 10;
 #[derive(Debug)]
 pub struct EndpointSet {
     endpoints: Box<[EndpointView]>,
-    picker: Picker,
+    /// Of each endpoint in that order; 0: no request may go there.
+    weights: Box<[u32]>,
+    picker: Levels,
+    /// Those that requests asked for so far.
+    subsets: ArcSwap<Vec<(Arc<Subset>, Arc<Levels>)>>,
     counts: Counts,
     warming: bool,
 }
@@ -32,12 +40,14 @@ pub struct Rules<'a> {
     pub panic: PanicPolicy,
     /// For those that have come in a while before this time.
     pub slow_start: Option<(SlowStart, Instant)>,
+    /// Endpoints near this place come first.
+    pub zone_aware: Option<(ZoneAware, &'a Place)>,
 }
 
 impl<'a> From<&'a LbPolicy> for Rules<'a> {
     /// Without panic.
     fn from(policy: &'a LbPolicy) -> Self {
-        Self { policy, panic: PanicPolicy::Degraded, slow_start: None }
+        Self { policy, panic: PanicPolicy::Degraded, slow_start: None, zone_aware: None }
     }
 }
 
@@ -150,7 +160,7 @@ impl EndpointSet {
     pub fn new(
         endpoints: impl IntoIterator<Item = (Endpoint, Arc<EndpointState>)>,
         rules: Rules<'_>,
-        rotation: &Arc<Rotation>,
+        rotations: &Rotations,
     ) -> Self {
         let endpoints: Box<[EndpointView]> = endpoints
             .into_iter()
@@ -177,14 +187,23 @@ impl EndpointSet {
             None => 1000,
         };
         let warming = rules.slow_start.is_some() && usable().any(|v| share(&v.state) < 1000);
-        let weighted: Vec<_> = usable()
-            .map(|v| {
-                let factor = if mixed && v.status == Status::Ready { DEGRADED_SHARE } else { 1 };
-                let share = if warming { share(&v.state) } else { 1 };
-                (v.state.clone(), v.endpoint.weight.max(1).saturating_mul(factor).saturating_mul(share))
-            })
-            .collect();
-        Self { picker: Picker::new(rules.policy, &weighted, rotation), endpoints, counts, warming }
+        let weight = |v: &EndpointView| {
+            if !(spread || (v.status.is_usable() && !fail)) {
+                return 0;
+            }
+            let factor = if mixed && v.status == Status::Ready { DEGRADED_SHARE } else { 1 };
+            let share = if warming { share(&v.state) } else { 1 };
+            v.endpoint.weight.max(1).saturating_mul(factor).saturating_mul(share)
+        };
+        let weights: Box<[u32]> = endpoints.iter().map(weight).collect();
+        if *rules.policy == LbPolicy::LowestLoad {
+            for view in &endpoints {
+                view.state.report(labels::reported_load(&view.endpoint.metadata));
+            }
+        }
+        let all = endpoints.iter().zip(&weights).map(|(view, weight)| (view, *weight));
+        let picker = choice(all, rules, spread, rotations, "");
+        Self { endpoints, weights, picker, subsets: ArcSwap::default(), counts, warming }
     }
 
     /// All, in order of their addresses.
@@ -193,8 +212,26 @@ impl EndpointSet {
     }
 
     /// Chooses among the usable ones.
-    pub fn picker(&self) -> &Picker {
+    pub fn picker(&self) -> &Levels {
         &self.picker
+    }
+
+    /// Chooses among the usable ones of a subset. The first request for a subset makes its choice, which all others share.
+    pub fn subset(&self, subset: &Arc<Subset>, rules: Rules<'_>, rotations: &Rotations) -> Arc<Levels> {
+        let known = self.subsets.load();
+        if let Some((_, levels)) = known.iter().find(|(s, _)| Arc::ptr_eq(s, subset) || **s == **subset) {
+            return levels.clone();
+        }
+        let of = |view: &&EndpointView| subset.contains(&view.endpoint.metadata);
+        let members = self.endpoints.iter().zip(&self.weights).filter(|(view, _)| of(view));
+        let spread = matches!(self.counts.panic, Some(PanicPolicy::Spread { .. }));
+        let members = members.map(|(view, weight)| (view, *weight));
+        let made = Arc::new(choice(members, rules, spread, rotations, &subset.to_string()));
+        self.subsets.rcu(|known| {
+            let kept: &[_] = if known.len() < SUBSETS_MAX { known } else { &[] };
+            kept.iter().cloned().chain([(subset.clone(), made.clone())]).collect::<Vec<_>>()
+        });
+        made
     }
 
     /// Whether shares are still growing, so that a new set is due before long.
@@ -205,6 +242,76 @@ impl EndpointSet {
     /// In which status how many are.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+}
+
+/// Subsets of one set whose choice is kept. Beyond it they are made anew as they are asked for.
+const SUBSETS_MAX: usize = 256;
+
+/// Endpoints with their weights in levels; one level where there is nothing to tell them apart by, or in panic, where
+/// everybody is to help. `group` names these endpoints among those of the cluster.
+fn choice<'a>(
+    endpoints: impl Iterator<Item = (&'a EndpointView, u32)> + Clone,
+    rules: Rules<'_>,
+    spread: bool,
+    rotations: &Rotations,
+    group: &str,
+) -> Levels {
+    let first = Rank { priority: 0, nearness: Nearness::Zone };
+    let rank = |view: &EndpointView| Rank {
+        priority: labels::priority(&view.endpoint.metadata),
+        nearness: match rules.zone_aware {
+            Some((_, here)) => here.nearness(&Place::of(&view.endpoint.metadata)),
+            None => Nearness::Zone,
+        },
+    };
+    let mut levels: Vec<Group> = Vec::new();
+    for (view, weight) in endpoints {
+        let rank = if spread { first } else { rank(view) };
+        let at = levels.binary_search_by_key(&rank, |(standing, _)| standing.rank).unwrap_or_else(|at| {
+            levels.insert(at, (Standing { rank, usable: 0, total: 0 }, Vec::new()));
+            at
+        });
+        let (standing, members) = &mut levels[at];
+        standing.total += 1;
+        if weight > 0 {
+            standing.usable += 1;
+            members.push((view.state.clone(), weight));
+        }
+    }
+    let (min, spill_above) =
+        rules.zone_aware.map_or((1, 0), |(rule, _)| (rule.min_endpoints as usize, rule.spill_above));
+    join_small(&mut levels, min);
+    let standings: Vec<_> = levels.iter().map(|(standing, _)| *standing).collect();
+    let shares = levels::shares(&standings);
+    let alone = levels.len() <= 1;
+    let levels = levels.into_iter().zip(shares).filter(|((standing, _), _)| standing.usable > 0);
+    let levels = levels.map(|((standing, members), share)| {
+        let Rank { priority, nearness } = standing.rank;
+        let name = if alone { group.to_owned() } else { format!("{group}/{priority}/{nearness:?}") };
+        (standing.rank, share, Picker::new(rules.policy, &members, &rotations.of(&name)))
+    });
+    Levels::new(levels, spill_above)
+}
+
+/// A level before its picker is made, with its usable endpoints.
+type Group = (Standing, Vec<(Arc<EndpointState>, u32)>);
+
+/// Few usable endpoints nearby are not preferred: they go with the next ones of their priority.
+fn join_small(levels: &mut Vec<Group>, min: usize) {
+    let mut at = 0;
+    while at + 1 < levels.len() {
+        let same = levels[at].0.rank.priority == levels[at + 1].0.rank.priority;
+        // One without any stays: it bears nothing, and must not take from what the next one bears.
+        if same && (1..min).contains(&levels[at].0.usable) {
+            let (standing, members) = levels.remove(at);
+            let (next, others) = &mut levels[at];
+            next.usable += standing.usable;
+            next.total += standing.total;
+            others.extend(members);
+        } else {
+            at += 1;
+        }
     }
 }
 
@@ -226,8 +333,8 @@ mod tests {
     }
 
     fn with_panic(pairs: &[(Endpoint, Arc<EndpointState>)], panic: PanicPolicy) -> EndpointSet {
-        let rules = Rules { policy: &LbPolicy::RoundRobin, panic, slow_start: None };
-        EndpointSet::new(pairs.to_vec(), rules, &Arc::new(Rotation::new(0)))
+        let rules = Rules { panic, ..(&LbPolicy::RoundRobin).into() };
+        EndpointSet::new(pairs.to_vec(), rules, &Rotations::new(0))
     }
 
     fn set(pairs: &[(Endpoint, Arc<EndpointState>)]) -> EndpointSet {
@@ -253,9 +360,7 @@ mod tests {
             "1 ready, 1 ejected, 1 failing checks, 1 reported unhealthy of 4"
         );
         assert_eq!(
-            EndpointSet::new([], (&LbPolicy::Random).into(), &Arc::new(Rotation::new(0)))
-                .counts()
-                .to_string(),
+            EndpointSet::new([], (&LbPolicy::Random).into(), &Rotations::new(0)).counts().to_string(),
             "it has no endpoints"
         );
     }
@@ -310,12 +415,61 @@ mod tests {
         let share = |after: u64| {
             let now = came + Duration::from_secs(200 + after);
             let rules = Rules { slow_start: Some((slow, now)), ..(&LbPolicy::RoundRobin).into() };
-            let set = EndpointSet::new(pairs.to_vec(), rules, &Arc::new(Rotation::new(0)));
+            let set = EndpointSet::new(pairs.to_vec(), rules, &Rotations::new(0));
             let mut rng = fastrand::Rng::with_seed(1);
             let picks = (0..330).filter(|_| set.picker().pick(&[], &mut rng).unwrap().addr().port() == 2);
             (picks.count(), set.is_warming())
         };
         assert_eq!([share(0), share(50), share(100)], [(30, true), (110, true), (165, false)]);
+    }
+
+    /// Zones of a set, with what each gets in thousandths.
+    #[test]
+    fn zones_with_few_endpoints_are_not_preferred_and_dead_ones_take_nothing_along() {
+        let here = Place { region: "eu".to_owned(), zone: "a".to_owned() };
+        let shares = |zones: &[(&str, EndpointHealth)], min_endpoints| {
+            let pair = |(i, (zone, health)): (usize, &(&str, EndpointHealth))| {
+                let mut pair = pair(i as u16 + 1, *health);
+                let labels = [("region", "eu"), ("zone", zone)];
+                pair.0.metadata.extend(labels.map(|(k, v)| (k.to_owned(), v.to_owned())));
+                pair
+            };
+            let pairs: Vec<_> = zones.iter().enumerate().map(pair).collect();
+            let rule = ZoneAware { min_endpoints, ..ZoneAware::default() };
+            let rules = Rules { zone_aware: Some((rule, &here)), ..(&LbPolicy::RoundRobin).into() };
+            let set = EndpointSet::new(pairs, rules, &Rotations::new(0));
+            let shares = set.picker().shares().into_iter();
+            shares.map(|(rank, share)| (rank.nearness, share)).collect::<Vec<_>>()
+        };
+        let (up, down) = (EndpointHealth::Healthy, EndpointHealth::Unhealthy);
+        use Nearness::{Region, Zone};
+        assert_eq!(shares(&[("a", up), ("b", up)], 1), [(Zone, 1000), (Region, 0)]);
+        assert_eq!(shares(&[("a", up), ("b", up)], 2), [(Region, 1000)], "one is too few");
+        assert_eq!(shares(&[("a", down), ("b", up)], 1), [(Region, 1000)]);
+        assert_eq!(shares(&[("a", up), ("a", down), ("b", up)], 1), [(Zone, 700), (Region, 300)]);
+    }
+
+    /// The choice of a subset is made once and shared, and priorities hold within it.
+    #[test]
+    fn a_subset_is_chosen_from_its_members_alone() {
+        let pairs: Vec<_> = (1..7u16)
+            .map(|port| {
+                let mut pair = pair(port, EndpointHealth::Healthy);
+                pair.0.metadata.insert("version".to_owned(), (port % 2).to_string());
+                pair
+            })
+            .collect();
+        let set = set(&pairs);
+        let odd = Arc::new(Subset::new([("version", "1")]).unwrap());
+        let (rules, rotations) = (Rules::from(&LbPolicy::RoundRobin), Rotations::new(0));
+        let levels = set.subset(&odd, rules, &rotations);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut picks: Vec<_> = (0..3).map(|_| levels.pick(&[], &mut rng).unwrap().addr().port()).collect();
+        picks.sort_unstable();
+        assert_eq!((picks, levels.len()), (vec![1, 3, 5], 3));
+        assert!(Arc::ptr_eq(&levels, &set.subset(&Arc::new((*odd).clone()), rules, &rotations)));
+        let none = Arc::new(Subset::new([("version", "9")]).unwrap());
+        assert!(set.subset(&none, rules, &rotations).pick(&[], &mut rng).is_none());
     }
 
     #[test]

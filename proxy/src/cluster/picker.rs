@@ -71,6 +71,7 @@ impl Picker {
             }
             LbPolicy::LeastRequest => Self::TwoChoices(Box::new(TwoChoices::new(candidates(), By::Load))),
             LbPolicy::PeakEwma => Self::TwoChoices(Box::new(TwoChoices::new(candidates(), By::Latency))),
+            LbPolicy::LowestLoad => Self::TwoChoices(Box::new(TwoChoices::new(candidates(), By::Reported))),
             LbPolicy::RingHash(_) => Self::Ring(Box::new(Ring::new(candidates()))),
             LbPolicy::Maglev(_) => Self::Maglev(Box::new(Maglev::new(candidates()))),
         }
@@ -79,6 +80,23 @@ impl Picker {
     /// Any endpoint that is not among the tried ones; `None` if there is none left.
     pub fn pick(&self, tried: &[SocketAddr], rng: &mut fastrand::Rng) -> Option<&Arc<EndpointState>> {
         self.pick_for(Ask { tried, ..Ask::default() }, rng)
+    }
+
+    /// Endpoints to choose from.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::RoundRobin(p) => p.candidates().len(),
+            Self::Random(p) => p.candidates().len(),
+            Self::LeastConnections(p) => p.candidates().len(),
+            Self::TwoChoices(p) => p.candidates().len(),
+            Self::Ring(p) => p.candidates().len(),
+            Self::Maglev(p) => p.candidates().len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Whether answers' times matter, and so the time of the choice.

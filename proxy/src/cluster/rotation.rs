@@ -8,7 +8,9 @@
 //! `[a, c, d]`. The last one was `b`, its successor is `c`, slot 1; turn 2 must map to it: offset = 1 - 2 = -1 mod 3.
 //! Turns 2, 3, 4 give `c`, `d`, `a`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -19,6 +21,43 @@ pub struct Rotation {
     turn: AtomicU64,
     /// Locked when a set is built, never by a request.
     layout: Mutex<Layout>,
+}
+
+/// The rotations of a cluster: one for its endpoints as they usually are, and one for each other group of them that
+/// requests choose from (a priority, a zone, a subset).
+#[derive(Debug)]
+pub struct Rotations {
+    first: Arc<Rotation>,
+    phase: u64,
+    /// Locked when a set is built, never by a request.
+    others: Mutex<HashMap<String, Arc<Rotation>>>,
+}
+
+/// Groups whose place is remembered. Beyond it all are forgotten once: they then begin anywhere.
+const GROUPS_MAX: usize = 1024;
+
+impl Rotations {
+    /// `phase` as in [`Rotation::new`].
+    pub fn new(phase: u64) -> Self {
+        Self { first: Arc::new(Rotation::new(phase)), phase, others: Mutex::default() }
+    }
+
+    /// That of a group; an empty name is the endpoints as they usually are.
+    pub(crate) fn of(&self, group: &str) -> Arc<Rotation> {
+        if group.is_empty() {
+            return self.first.clone();
+        }
+        let mut others = self.others.lock();
+        if let Some(known) = others.get(group) {
+            return known.clone();
+        }
+        if others.len() >= GROUPS_MAX {
+            others.clear();
+        }
+        let rotation = Arc::new(Rotation::new(self.phase));
+        others.insert(group.to_owned(), rotation.clone());
+        rotation
+    }
 }
 
 #[derive(Debug, Default)]

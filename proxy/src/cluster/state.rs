@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use weft_xds_proto::resource::labels::Place;
+use weft_xds_proto::resource::subset::Subset;
 
 use super::breaker::Load;
 use super::check::{CheckState, CheckStatus};
@@ -14,8 +16,9 @@ use super::compare;
 use super::endpoint::EndpointState;
 use super::endpoint_set::{EndpointSet, Rules};
 use super::gradient::Gradient;
+use super::levels::Levels;
 use super::outlier::{Cause, Outcome, may_eject};
-use super::rotation::Rotation;
+use super::rotation::Rotations;
 use crate::config_snapshot::ClusterConfig;
 use crate::policy::rate_limit::Bucket;
 use crate::telemetry::metrics::ClusterMetrics;
@@ -34,8 +37,10 @@ pub struct Cluster {
 /// What survives updates of a cluster.
 #[derive(Debug)]
 pub struct ClusterShared {
-    /// Place in the rotation.
-    pub rotation: Arc<Rotation>,
+    /// Places in the rotations.
+    pub rotations: Rotations,
+    /// Where this proxy stands.
+    place: Arc<Place>,
     /// What is under way.
     pub load: Load,
     /// What is left of its rate limit.
@@ -54,10 +59,11 @@ pub struct ClusterShared {
 const TOUCH_MILLIS: u64 = 1000;
 
 impl ClusterShared {
-    /// `phase` as in [`Rotation::new`].
-    pub fn new(phase: u64, metrics: ClusterMetrics) -> Self {
+    /// `phase` as in [`Rotations::new`]; `place` is where this proxy stands.
+    pub fn new(phase: u64, place: Arc<Place>, metrics: ClusterMetrics) -> Self {
         Self {
-            rotation: Arc::new(Rotation::new(phase)),
+            rotations: Rotations::new(phase),
+            place,
             load: Load::default(),
             bucket: Bucket::default(),
             gradient: Gradient::default(),
@@ -111,18 +117,18 @@ impl Cluster {
             let state = states.get(&endpoint.address).cloned();
             (endpoint.clone(), state.unwrap_or_else(|| EndpointState::new(endpoint.address)))
         });
-        let rules = Rules {
-            policy: &config.cluster.lb_policy,
-            panic: config.cluster.panic,
-            slow_start: config.cluster.slow_start.map(|slow| (slow, Instant::now())),
-        };
-        let endpoints = EndpointSet::new(endpoints, rules, &shared.rotation);
+        let endpoints = EndpointSet::new(endpoints, rules(&config, &shared), &shared.rotations);
         Self { config, endpoints, shared }
     }
 
     /// Service name.
     pub fn name(&self) -> &str {
         &self.config.cluster.name
+    }
+
+    /// Chooses among the instances of a subset.
+    pub fn subset(&self, subset: &Arc<Subset>) -> Arc<Levels> {
+        self.endpoints.subset(subset, rules(&self.config, &self.shared), &self.shared.rotations)
     }
 
     /// Counts the outcome of a request. Answers the cause if the endpoint should be ejected.
@@ -213,6 +219,16 @@ impl Cluster {
     }
 }
 
+fn rules<'a>(config: &'a ClusterConfig, shared: &'a ClusterShared) -> Rules<'a> {
+    let cluster = &config.cluster;
+    Rules {
+        policy: &cluster.lb_policy,
+        panic: cluster.panic,
+        slow_start: cluster.slow_start.map(|slow| (slow, Instant::now())),
+        zone_aware: cluster.zone_aware.map(|rule| (rule, &*shared.place)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -236,7 +252,10 @@ mod tests {
     }
 
     fn cluster(ports: &[u16]) -> Cluster {
-        Cluster::new(Arc::new(config(ports)), Arc::new(ClusterShared::new(0, ClusterMetrics::detached())))
+        Cluster::new(
+            Arc::new(config(ports)),
+            Arc::new(ClusterShared::new(0, Arc::default(), ClusterMetrics::detached())),
+        )
     }
 
     fn statuses(cluster: &Cluster) -> Vec<Status> {

@@ -1,5 +1,5 @@
 //! Of two endpoints drawn at random, the better one ("the power of two choices"): by requests in flight, or by the
-//! time that an answer would take (peak EWMA).
+//! time that an answer would take (peak EWMA), or by what they report of themselves.
 //!
 //! Two draws are enough for loads that differ by little (Mitzenmacher, "The Power of Two Choices in Randomized Load
 //! Balancing", 2001), cost the same for any number of endpoints, and many proxies do not all run to the same idle one.
@@ -27,6 +27,8 @@ pub enum By {
     Load,
     /// A sooner answer.
     Latency,
+    /// Less reported load for its capacity.
+    Reported,
 }
 
 impl TwoChoices {
@@ -80,6 +82,7 @@ impl TwoChoices {
                 load(two) * weight(one) < load(one) * weight(two)
             }
             By::Latency => state(two).cost(now) < state(one).cost(now),
+            By::Reported => state(two).reported_share() < state(one).reported_share(),
         };
         if second { two } else { one }
     }

@@ -16,6 +16,7 @@
 //!       - 127.0.0.1:9001
 //!       - address: 127.0.0.1:9002
 //!         weight: 3
+//!         labels: {version: "2.1.0", zone: eu-1a, priority: "1"}
 //! ---
 //! apiVersion: gateway.networking.k8s.io/v1     # any number of these, as `weft check` takes them
 //! kind: HTTPRoute
@@ -104,24 +105,32 @@ pub struct StaticCluster {
     pub policy: Map<String, Value>,
 }
 
-/// One endpoint: `IP:PORT`, or a mapping with a weight.
+/// One endpoint: `IP:PORT`, or a mapping with a weight and labels.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum StaticEndpoint {
     /// `IP:PORT`.
     Address(String),
-    /// With a weight.
+    /// With a weight or labels.
     Weighted(WeightedEndpoint),
 }
 
-/// An endpoint with its weight.
+/// An endpoint with its weight and labels.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WeightedEndpoint {
     /// `IP:PORT`.
     pub address: String,
     /// Share relative to the others, from 1.
+    #[serde(default = "one")]
     pub weight: u32,
+    /// Such as `version`, `zone` and `priority`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 impl StaticConfig {
@@ -214,6 +223,11 @@ impl StaticCluster {
         }
         let mut seen = HashSet::new();
         for endpoint in &self.endpoints {
+            for (key, value) in endpoint.labels() {
+                if let Err(why) = crate::config::check_label(key, value) {
+                    problems.push(format!("endpoint {}: {why}", endpoint.text()));
+                }
+            }
             match endpoint.parse() {
                 Err(why) => problems.push(format!("endpoint {why}")),
                 Ok((addr, _)) if !seen.insert(addr) => {
@@ -262,7 +276,8 @@ impl StaticCluster {
         let mut endpoints = Vec::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
             let (address, weight) = endpoint.parse()?;
-            endpoints.push(static_endpoint(address, weight));
+            let metadata = endpoint.labels().clone();
+            endpoints.push(Endpoint { metadata, ..static_endpoint(address, weight) });
         }
         endpoints.sort_by_key(|e| e.address);
         Ok(ClusterConfig { cluster, endpoints, version: "static".to_owned() })
@@ -270,6 +285,21 @@ impl StaticCluster {
 }
 
 impl StaticEndpoint {
+    fn text(&self) -> &str {
+        match self {
+            Self::Address(text) => text,
+            Self::Weighted(endpoint) => &endpoint.address,
+        }
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        match self {
+            Self::Address(_) => &NONE,
+            Self::Weighted(endpoint) => &endpoint.labels,
+        }
+    }
+
     fn parse(&self) -> Result<(SocketAddr, u32), String> {
         let (text, weight) = match self {
             Self::Address(text) => (text, 1),
@@ -382,7 +412,7 @@ listeners: [{name: web, address: nowhere}, {name: web, address: '127.0.0.1:1'}]
 routes: [{host: 'a:80', path-prefix: x, cluster: missing}]
 clusters:
   - {name: Orders, endpoints: []}
-  - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0}]}
+  - {name: b, load-balancing: fastest, protocol: spdy, endpoints: [not-an-address, '127.0.0.1:0', {address: '127.0.0.1:1', weight: 0, labels: {priority: first}}]}
   - {name: c, endpoints: ['127.0.0.1:1', '127.0.0.1:1'], outlier-detection: {max-ejection-percent: 101}, colour: red}
 ",
         );
@@ -400,6 +430,7 @@ clusters:
             "\"not-an-address\"",
             "port 0",
             "weight 0",
+            "label priority is \"first\"; allowed: a number from 0 to 128",
             "127.0.0.1:1 is given twice",
             "cluster \"c\": outlier-detection.max-ejection-percent: 101; allowed is a whole number from 0 to 100",
             "cluster \"c\": colour: unknown key; allowed are name, protocol, endpoints, load-balancing, ",

@@ -13,10 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use weft_core::backoff::Backoff;
 use weft_gossip::CatalogView;
-use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
+use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::{Locality, Node};
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
+use weft_xds_proto::resource::labels::Place;
 use weft_xds_proto::resource::route::OUTBOUND;
 use weft_xds_proto::type_url::ResourceType;
 
@@ -97,6 +98,11 @@ impl Driver {
             id: config.node_id.to_string(),
             cluster: config.name.clone(),
             user_agent_name: "weft".to_owned(),
+            locality: (config.place != Place::default()).then(|| Locality {
+                region: config.place.region.clone(),
+                zone: config.place.zone.clone(),
+                ..Locality::default()
+            }),
             ..Node::default()
         };
         let (folder, given) = (config.cache_dir.clone(), shared.clone());

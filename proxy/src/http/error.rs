@@ -1,9 +1,11 @@
 //! Why a request gets an answer of the proxy's own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_xds_proto::resource::cluster::RateLimit;
+use weft_xds_proto::resource::subset::Subset;
 
 use crate::cluster::breaker::Overflow;
 use crate::cluster::endpoint_set::Counts;
@@ -60,8 +62,8 @@ pub(crate) enum RequestError {
     BadRewrite { route: String },
     #[error("the route for host {host:?} leads to cluster {cluster:?}, which is not known")]
     NoCluster { host: String, cluster: String },
-    #[error("no ready endpoint in cluster {cluster} ({counts})")]
-    NoReadyEndpoint { cluster: String, counts: Box<Counts> },
+    #[error("no ready endpoint in cluster {cluster}{} ({counts})", with(part.as_deref()))]
+    NoReadyEndpoint { cluster: String, part: Option<Arc<Subset>>, counts: Box<Counts> },
     #[error(
         "cannot connect to cluster {cluster}: {tried} of its endpoints tried, the last one {addr}: {why} ({counts})"
     )]
@@ -93,6 +95,11 @@ pub(crate) enum RequestError {
     SlowBody(Duration),
     #[error("the request body broke off: {0}")]
     ClientBody(String),
+}
+
+/// Names a part of a cluster.
+fn with(part: Option<&Subset>) -> String {
+    part.map(|part| format!(" with {part}")).unwrap_or_default()
 }
 
 impl RequestError {

@@ -1,7 +1,7 @@
 //! One request to one endpoint, and to another if the first cannot be reached.
 //!
 //! What is tried again, and why that is safe (D08: no non-idempotent request is sent twice):
-//! - no connection: another endpoint, up to [`CONNECT_RETRIES_MAX`]; nothing was sent.
+//! - no connection: another endpoint, up to [`crate::limits::CONNECT_RETRIES_MAX`]; nothing was sent.
 //! - the connection closed before it took the request: a fresh one; nothing was sent.
 //! - a *reused* connection closed before any byte of an answer (P42): once more on a fresh one, if the method is
 //!   idempotent and there is no body; the server closed it as idle while the request was on its way.
@@ -13,35 +13,35 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
 use weft_xds_proto::resource::cluster::Protocol;
-use weft_xds_proto::resource::endpoint::EndpointSource;
+use weft_xds_proto::resource::route::RouteHash;
+use weft_xds_proto::resource::subset::Subset;
 
 use super::body::ResponseBody;
-use super::context::{Context, Side};
+use super::context::Context;
+use super::course::{Course, Link, Retry, report};
 use super::error::RequestError;
 use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::seen::Seen;
 use super::target::Target;
 use super::{extended, grpc_status, headers, upgrade};
-use crate::cluster::breaker::{Admitted, ConnectionPermit, RetryPermit};
+use crate::cluster::breaker::{Admitted, ConnectionPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
-use crate::cluster::picker::{Ask, Tried};
+use crate::cluster::picker::Tried;
 use crate::cluster::state::Cluster;
-use crate::limits::CONNECT_RETRIES_MAX;
 use crate::listener::connection::InFlight;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
 use crate::tcp::far_end::Counted;
 use crate::telemetry::flag::Flag;
-use crate::upstream::connect::ConnectError;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
 
@@ -116,12 +116,27 @@ pub(crate) struct Outgoing {
     pub client: Option<IpAddr>,
     /// Where it is noted what becomes of it, if it is.
     pub seen: Option<Rc<Seen>>,
+    /// Which part of the service it is for.
+    pub subset: Option<Arc<Subset>>,
+    /// By what it sticks to an endpoint, as its route says.
+    pub hash: Option<Arc<[RouteHash]>>,
 }
 
 impl Outgoing {
     pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: Incoming) -> Self {
         let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
-        Self { head, target, takes_trailers, body, progress, upgrade: None, client: None, seen: None }
+        Self {
+            head,
+            target,
+            takes_trailers,
+            body,
+            progress,
+            upgrade: None,
+            client: None,
+            seen: None,
+            subset: None,
+            hash: None,
+        }
     }
 }
 
@@ -149,10 +164,17 @@ pub(crate) async fn forward(
     let cluster = admitted.cluster();
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
-    let sticky = match cluster.config.cluster.lb_policy.hash_on() {
-        None => Sticky::default(),
-        Some(on) => Sticky::of(on, &outgoing.head.headers, outgoing.client, ctx.rng.borrow_mut().u64(..)),
+    let fresh = || ctx.rng.borrow_mut().u64(..);
+    let sticky = match (cluster.config.cluster.lb_policy.hash_on(), &outgoing.hash) {
+        (None, None) => Sticky::default(),
+        (Some(on), _) => Sticky::of(on, &outgoing.head.headers, outgoing.client, fresh()),
+        (None, Some(_)) if !cluster.config.cluster.lb_policy.hashes() => Sticky::default(),
+        (None, Some(parts)) => Sticky::of_route(parts, &outgoing.head.headers, outgoing.client, fresh()),
     };
+    let subset = outgoing.subset.clone().map(|subset| {
+        let levels = cluster.subset(&subset);
+        (subset, levels)
+    });
     let upgrade = outgoing.upgrade.clone().filter(|_| cluster.config.cluster.protocol == Protocol::Http1);
     let extended = http2 && outgoing.upgrade.is_some();
     if extended && upgrade.is_none() {
@@ -169,6 +191,7 @@ pub(crate) async fn forward(
         ctx,
         admitted: &admitted,
         cluster,
+        subset,
         key: sticky.key,
         seen: seen.as_deref(),
         tried: Tried::new(),
@@ -349,210 +372,6 @@ pub(crate) async fn forward(
     }
 }
 
-/// The tries of one request.
-struct Course<'a> {
-    ctx: &'a Context,
-    admitted: &'a Admitted,
-    cluster: &'a Arc<Cluster>,
-    /// By which the request sticks to an endpoint.
-    key: Option<u64>,
-    seen: Option<&'a Seen>,
-    tried: Tried,
-    replayed: bool,
-    /// Of the present try, if the route gave it.
-    permit: Option<RetryPermit>,
-}
-
-enum Retry {
-    SameEndpoint(Request<RequestBody>),
-    OtherEndpoint(Request<RequestBody>),
-}
-
-impl Course<'_> {
-    /// Whether the route gives the request another try; at another endpoint, if there is one.
-    async fn again(&mut self, plan: &mut Option<&mut Plan>, endpoint: &EndpointState) -> bool {
-        let Some(plan) = plan else { return false };
-        if !plan.may_retry() {
-            return false;
-        }
-        // That of the try that has just failed.
-        self.permit = None;
-        self.permit = self.admitted.retry();
-        if self.permit.is_none() {
-            self.cluster.shared.metrics.overflows.retries.inc();
-            self.cluster.shared.metrics.flagged(Flag::RetryBudget);
-            if let Some(seen) = self.seen {
-                seen.flag(Flag::RetryBudget);
-            }
-            return false;
-        }
-        let rng = self.ctx.rng.borrow_mut().f64();
-        if !plan.next_try(rng).await {
-            return false;
-        }
-        if self.cluster.endpoints.counts().pickable() > self.tried.len() + 1 {
-            self.tried.push(endpoint.addr());
-        }
-        self.cluster.shared.metrics.retries.inc();
-        true
-    }
-
-    /// In nanoseconds of the process clock, if balancing or outlier detection look at it.
-    fn time(&self) -> Option<u64> {
-        let nanos = || u64::try_from(self.ctx.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let compared = self.cluster.config.cluster.outlier_detection.latency.is_some();
-        let adaptive = self.cluster.config.cluster.adaptive.is_some();
-        (compared || adaptive || self.cluster.endpoints.picker().needs_time()).then(nanos)
-    }
-
-    /// A try without an answer says as well how long the service takes.
-    fn waited_in_vain(&self, sent_at: Option<u64>) {
-        if let (Some(sent), Some(now)) = (sent_at, self.time()) {
-            self.admitted.observe(Duration::from_nanos(now), Duration::from_nanos(now.saturating_sub(sent)));
-        }
-    }
-
-    fn pick(&self) -> Result<Arc<EndpointState>, RequestError> {
-        let picker = self.cluster.endpoints.picker();
-        let ask = Ask { key: self.key, tried: &self.tried, now: self.time().unwrap_or(0) };
-        let picked = picker.pick_for(ask, &mut self.ctx.rng.borrow_mut()).cloned();
-        picked.ok_or_else(|| RequestError::NoReadyEndpoint {
-            cluster: self.cluster.name().to_owned(),
-            counts: Box::new(self.cluster.endpoints.counts()),
-        })
-    }
-
-    /// The place of a connection, if their number is limited. It is waited for as long as a connection itself would be.
-    async fn connection(&self, plan: Option<&Plan>) -> Result<Option<ConnectionPermit>, RequestError> {
-        let limit = self.cluster.config.cluster.connect_timeout;
-        let until = plan.and_then(|p| p.until).map(|(at, _)| at).into_iter();
-        let until = until.fold(tokio::time::Instant::now() + limit, |a, b| a.min(b));
-        self.admitted.connection(until).await.map_err(|why| RequestError::overflow(self.cluster, why))
-    }
-
-    async fn link(&self, endpoint: &EndpointState, fresh: bool) -> Result<(Link, bool), Arc<ConnectError>> {
-        let (addr, limit) = (endpoint.addr(), self.cluster.config.cluster.connect_timeout);
-        let metrics = &self.cluster.shared.metrics;
-        let linked = match self.cluster.config.cluster.protocol {
-            Protocol::Http1 => {
-                if let Some(lease) = (!fresh).then(|| self.ctx.pool.take(addr)).flatten() {
-                    return Ok((Link::Http1(lease), true));
-                }
-                self.ctx.pool.connect(addr, limit).await.map(|lease| (Link::Http1(lease), false))
-            }
-            Protocol::Http2 => {
-                let linked = self.ctx.pool.multiplexed(addr, limit, fresh).await;
-                linked.map(|(sender, reused)| (Link::Http2(sender), reused))
-            }
-        };
-        match &linked {
-            Ok((_, false)) => metrics.connects.inc(),
-            Ok(_) => {}
-            Err(_) => metrics.connect_failures.inc(),
-        }
-        linked
-    }
-
-    /// Another endpoint may be tried if this answers `Ok`.
-    fn not_connected(&mut self, endpoint: &Arc<EndpointState>, why: String) -> Result<(), RequestError> {
-        let addr = endpoint.addr();
-        report(self.ctx, self.cluster, endpoint, Outcome::ConnectFailure);
-        if matches!(self.ctx.side, Side::Inbound { .. }) {
-            return Err(RequestError::LocalAppDown { service: self.cluster.name().to_owned(), addr, why });
-        }
-        self.tried.push(addr);
-        let left = self.cluster.endpoints.counts().pickable() > self.tried.len();
-        if self.tried.len() > CONNECT_RETRIES_MAX || !left {
-            return Err(RequestError::CannotConnect {
-                cluster: self.cluster.name().to_owned(),
-                tried: self.tried.len(),
-                addr,
-                why,
-                counts: Box::new(self.cluster.endpoints.counts()),
-            });
-        }
-        self.cluster.shared.metrics.retries.inc();
-        Ok(())
-    }
-
-    /// What to do after the exchange failed before an answer.
-    fn failed(
-        &mut self,
-        endpoint: &Arc<EndpointState>,
-        reused: bool,
-        error: hyper::Error,
-        unsent: Option<Request<RequestBody>>,
-        spare: Option<Request<RequestBody>>,
-        progress: Option<&Progress>,
-    ) -> Result<Retry, RequestError> {
-        if progress.is_some_and(Progress::has_failed) {
-            return Err(RequestError::ClientBody(cause(&error)));
-        }
-        let unsent = unsent.filter(|_| !progress.is_some_and(Progress::is_touched));
-        if reused {
-            if let Some(same) = unsent.or(spare.filter(|_| !self.replayed)) {
-                self.replayed = true;
-                self.cluster.shared.metrics.retries.inc();
-                return Ok(Retry::SameEndpoint(same));
-            }
-        } else if let Some(same) = unsent {
-            // It took the connection and closed it at once: nobody serves there.
-            self.not_connected(endpoint, cause(&error))?;
-            return Ok(Retry::OtherEndpoint(same));
-        }
-        let outcome = if error.is_parse() { Outcome::Failure } else { Outcome::GatewayFailure };
-        report(self.ctx, self.cluster, endpoint, outcome);
-        let (cluster, addr) = (self.cluster.name().to_owned(), endpoint.addr());
-        if error.is_parse() {
-            return Err(RequestError::BadAnswer { cluster, addr, why: error.to_string() });
-        }
-        Err(RequestError::Broken { cluster, addr, why: cause(&error) })
-    }
-}
-
-impl Course<'_> {
-    fn bad_answer(&self, endpoint: &EndpointState, why: &str) -> RequestError {
-        let (cluster, addr) = (self.cluster.name().to_owned(), endpoint.addr());
-        RequestError::BadAnswer { cluster, addr, why: why.to_owned() }
-    }
-
-    /// Whether a sidecar stands there, whose word on its app can be taken.
-    fn is_behind_sidecar(&self, endpoint: &EndpointState) -> bool {
-        let all = self.cluster.endpoints.endpoints();
-        let found = all.binary_search_by_key(&endpoint.addr(), |v| v.endpoint.address);
-        found.is_ok_and(|i| all[i].endpoint.source == EndpointSource::Gossip)
-    }
-}
-
-/// A connection that can take this request.
-enum Link {
-    Http1(Lease),
-    Http2(hyper::client::conn::http2::SendRequest<RequestBody>),
-}
-
-/// An error with the request, if nothing of it was sent.
-type SendError = (hyper::Error, Option<Request<RequestBody>>);
-
-impl Link {
-    async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let sent = match self {
-            Self::Http1(lease) => lease.sender.try_send_request(request).await,
-            Self::Http2(sender) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error| {
-            let unsent = error.take_message();
-            (error.into_error(), unsent)
-        })
-    }
-
-    fn into_lease(self) -> Option<Lease> {
-        match self {
-            Self::Http1(lease) => Some(lease),
-            Self::Http2(_) => None,
-        }
-    }
-}
-
 /// What goes to the endpoint: target and `Host` by the protocol spoken there.
 fn request_to(cluster: &Cluster, outgoing: Outgoing) -> Result<Request<RequestBody>, RequestError> {
     let Outgoing { head, target, takes_trailers, body, .. } = outgoing;
@@ -623,19 +442,4 @@ fn incoming_answer(answer: Response<Incoming>, exchange: Exchange) -> Response<R
     head.version = Version::HTTP_11;
     head.extensions.clear();
     Response::from_parts(head, ResponseBody::upstream(body, Box::new(exchange)))
-}
-
-fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {
-    if let Some(cause) = cluster.record(endpoint, outcome) {
-        ctx.mesh.eject(cluster.name(), endpoint.addr(), cause, Instant::now());
-    }
-}
-
-/// The innermost reason, which is what tells a person something.
-fn cause(error: &hyper::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

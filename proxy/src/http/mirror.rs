@@ -36,6 +36,8 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
             upgrade: None,
             client: outgoing.client,
             seen: None,
+            subset: None,
+            hash: outgoing.hash.clone(),
         };
         let (held, name) = (Held::new(ctx), mirror.cluster.clone());
         // Ends with its answer, at the latest with the time for one; the worker's runtime ends what is left.

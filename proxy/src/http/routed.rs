@@ -152,11 +152,13 @@ async fn send(
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
     outgoing.client = Some(connection.peer.ip());
     outgoing.upgrade = upgrade;
+    outgoing.hash.clone_from(&to.hash);
     if outgoing.upgrade.is_none() {
         // A copy of what begins another protocol would be a request that nobody meant.
         mirror::copies(ctx, to, &mut outgoing);
     }
     outgoing.seen = seen.cloned();
+    outgoing.subset.clone_from(&backend.subset);
     let mut plan = Plan::new(to, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
     let forwarded = server::explained(connection, forward(ctx, cluster, outgoing, Some(&mut plan)).await);

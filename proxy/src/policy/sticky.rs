@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 use weft_xds_proto::resource::cluster::HashOn;
+use weft_xds_proto::resource::route::RouteHash;
 
 use crate::cluster::hashed::hash;
 
@@ -38,6 +39,23 @@ impl Sticky {
     }
 }
 
+impl Sticky {
+    /// By the parts that a route names, all together, up to one that is there and is the last that counts.
+    pub fn of_route(parts: &[RouteHash], headers: &HeaderMap, client: Option<IpAddr>, fresh: u64) -> Self {
+        let mut all = Self::default();
+        for part in parts {
+            let one = Self::of(&part.on, headers, client, fresh);
+            let Some(key) = one.key else { continue };
+            all.key = Some(all.key.map_or(key, |before| before.rotate_left(1) ^ key));
+            all.set_cookie = all.set_cookie.or(one.set_cookie);
+            if part.terminal {
+                break;
+            }
+        }
+        all
+    }
+}
+
 /// The first cookie of that name (RFC 6265 §5.4: the most specific one stands first).
 fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';'));
@@ -68,6 +86,23 @@ mod tests {
         assert_eq!(first.set_cookie.as_ref().unwrap(), "SID=0000000000000abc; Path=/; HttpOnly");
         let next = Sticky::of(&on, &headers(&[("cookie", "a=b;  SID=0000000000000abc; c=d")]), None, 1);
         assert_eq!(next, Sticky { key: first.key, set_cookie: None });
+    }
+
+    #[test]
+    fn parts_of_a_route_count_together_up_to_a_last_one_that_is_there() {
+        let part = |on: HashOn, terminal| RouteHash { on, terminal };
+        let header = |name: &str| HashOn::Header(name.to_owned());
+        let parts =
+            [part(header("x-user"), true), part(header("x-team"), false), part(HashOn::Source, false)];
+        let key = |fields: &[(&'static str, &str)]| {
+            Sticky::of_route(&parts, &headers(fields), Some("10.0.0.1".parse().unwrap()), 7).key
+        };
+        let user = key(&[("x-user", "ann")]);
+        assert_eq!(user, key(&[("x-user", "ann"), ("x-team", "red")]), "what follows does not count");
+        assert_ne!(key(&[("x-team", "red")]), key(&[("x-team", "blue")]));
+        assert_ne!(key(&[("x-team", "red")]), key(&[]));
+        assert!(key(&[]).is_some());
+        assert_eq!(Sticky::of_route(&[], &headers(&[]), None, 7), Sticky::default());
     }
 
     #[test]

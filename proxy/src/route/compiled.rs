@@ -1,10 +1,12 @@
 //! A route in the form that requests use: patterns compiled, names and values ready to be put into a message. Each
 //! policy is a value here, so that a new one is a field with its own file under [`crate::policy`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use weft_xds_proto::resource::route as ir;
+use weft_xds_proto::resource::subset::Subset;
 
 use super::matcher::Matcher;
 use super::rewrite::{Redirect, Rewrite};
@@ -68,6 +70,8 @@ pub struct Forward {
     pub retry: Option<ir::Retry>,
     /// Who gets copies.
     pub mirrors: Vec<ir::Mirror>,
+    /// By what requests stick to endpoints, if there is something.
+    pub hash: Option<Arc<[ir::RouteHash]>>,
 }
 
 /// One cluster of a route.
@@ -75,6 +79,8 @@ pub struct Forward {
 pub struct Backend {
     /// Its name.
     pub cluster: String,
+    /// Only these instances; none for all.
+    pub subset: Option<Arc<Subset>>,
     /// After those of the route.
     pub request_headers: Edits,
     /// Before those of the route.
@@ -117,6 +123,7 @@ impl Forward {
             total += u64::from(b.weight);
             let backend = Backend {
                 cluster: b.cluster.clone(),
+                subset: (!b.subset.is_empty()).then(|| Arc::new(b.subset.clone())),
                 request_headers: Edits::new(&b.request_headers)?,
                 response_headers: Edits::new(&b.response_headers)?,
             };
@@ -133,6 +140,7 @@ impl Forward {
             try_timeout: f.try_timeout,
             retry: f.retry.clone(),
             mirrors: f.mirrors.clone(),
+            hash: (!f.hash.is_empty()).then(|| f.hash.as_slice().into()),
         })
     }
 

@@ -98,6 +98,7 @@ fn pick(
     let picked = picker.pick_for(Ask { key, tried, now }, &mut ctx.rng.borrow_mut()).cloned();
     picked.ok_or_else(|| RequestError::NoReadyEndpoint {
         cluster: cluster.name().to_owned(),
+        part: None,
         counts: Box::new(cluster.endpoints.counts()),
     })
 }

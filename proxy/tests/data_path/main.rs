@@ -14,6 +14,7 @@ mod http2_abuse;
 mod inbound;
 mod mesh;
 mod names;
+mod near;
 mod proxy_protocol;
 mod resilience;
 mod routes;

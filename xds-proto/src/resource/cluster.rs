@@ -13,13 +13,14 @@ use serde::Serialize;
 use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 
 mod adaptive;
-mod balancing;
+pub(in crate::resource) mod balancing;
 mod breaker;
 mod metadata;
 mod outlier;
 mod panic;
 mod rate_limit;
 mod slow_start;
+mod zone_aware;
 
 pub use adaptive::AdaptiveConcurrency;
 pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
@@ -28,6 +29,7 @@ pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessR
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;
+pub use zone_aware::ZoneAware;
 
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,6 +56,8 @@ pub struct Cluster {
     pub rate_limit: Option<RateLimit>,
     /// Finds out how many may be under way at once; none: what `breaker` says alone.
     pub adaptive: Option<AdaptiveConcurrency>,
+    /// Endpoints near the proxy come first; none: all alike.
+    pub zone_aware: Option<ZoneAware>,
 }
 
 impl Cluster {
@@ -71,6 +75,7 @@ impl Cluster {
             panic: PanicPolicy::default(),
             rate_limit: None,
             adaptive: None,
+            zone_aware: None,
         }
     }
 }
@@ -172,6 +177,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             panic: panic::decode(&v, p.common_lb_config.as_ref())?,
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
             adaptive: adaptive::decode(&v, p.metadata.as_ref())?,
+            zone_aware: zone_aware::decode(&v, p.metadata.as_ref(), p.common_lb_config.as_ref())?,
             name,
         })
     }
@@ -323,7 +329,7 @@ impl From<&Cluster> for pb::Cluster {
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: to_metadata(c),
-            common_lb_config: Some(panic::encode(c.panic)),
+            common_lb_config: Some(panic::encode(c.panic, c.zone_aware)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
                 Protocol::Http1 => Default::default(),
@@ -338,7 +344,7 @@ impl From<&Cluster> for pb::Cluster {
 fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let outlier = outlier::encode_metadata(&c.outlier_detection);
     let all = outlier.into_iter().chain(c.rate_limit.map(rate_limit::encode));
-    let all = all.chain(c.adaptive.map(adaptive::encode));
+    let all = all.chain(c.adaptive.map(adaptive::encode)).chain(c.zone_aware.map(zone_aware::encode));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }

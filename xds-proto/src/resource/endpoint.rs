@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::endpoint::v3 as pb;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use serde::Serialize;
 
-use super::{InvalidResource, Validator, number_to_proto};
+use super::{InvalidResource, Validator, labels, number_to_proto};
 
 /// All endpoints of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,7 +35,8 @@ pub struct Endpoint {
     pub source: EndpointSource,
     /// Whose record it is: a gossip member's name, or a registry lease in hex.
     pub owner: String,
-    /// Labels given at registration.
+    /// Labels given at registration. Where it stands and its priority are among them ([`super::labels`]); what another
+    /// control plane says of these in fields of their own is read into labels.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -119,6 +120,9 @@ impl fmt::Display for EndpointSource {
 /// Namespace of our own data in endpoint metadata.
 const NAMESPACE: &str = "weft";
 
+/// That of Envoy's subsets.
+const SUBSETS: &str = "envoy.lb";
+
 impl TryFrom<pb::ClusterLoadAssignment> for ClusterLoadAssignment {
     type Error = InvalidResource;
 
@@ -131,12 +135,17 @@ impl TryFrom<pb::ClusterLoadAssignment> for ClusterLoadAssignment {
         let mut endpoints = Vec::with_capacity(p.endpoints.iter().map(|l| l.lb_endpoints.len()).sum());
         let mut seen = HashSet::new();
         for (i, locality) in p.endpoints.iter().enumerate() {
-            if locality.priority != 0 {
-                return Err(v.error(format!("endpoints[{i}].priority"), locality.priority.to_string(), "0"));
+            if locality.priority > labels::PRIORITY_MAX {
+                return Err(v.error(
+                    format!("endpoints[{i}].priority"),
+                    locality.priority.to_string(),
+                    format!("0 to {}", labels::PRIORITY_MAX),
+                ));
             }
             for (j, lb) in locality.lb_endpoints.iter().enumerate() {
                 let path = format!("endpoints[{i}].lb_endpoints[{j}]");
-                let endpoint = endpoint(&v, &path, lb)?;
+                let mut endpoint = endpoint(&v, &path, lb)?;
+                place(locality, &mut endpoint);
                 if !seen.insert(endpoint.address) {
                     return Err(v.error(
                         path,
@@ -193,7 +202,36 @@ fn endpoint(v: &Validator<'_>, path: &str, lb: &pb::LbEndpoint) -> Result<Endpoi
     if let Some(ours) = lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(NAMESPACE)) {
         provenance(v, path, ours, &mut endpoint)?;
     }
+    if let Some(lb) = lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(SUBSETS)) {
+        subset_labels(lb, &mut endpoint);
+    }
     Ok(endpoint)
+}
+
+/// What stands about a group of endpoints, as labels of each; its own say more, as our servers number priorities anew.
+fn place(group: &pb::LocalityLbEndpoints, endpoint: &mut Endpoint) {
+    let locality = group.locality.as_ref();
+    let mut set = |key: &str, value: Option<&String>| {
+        if let Some(value) = value.filter(|v| !v.is_empty()) {
+            endpoint.metadata.entry(key.to_owned()).or_insert_with(|| value.clone());
+        }
+    };
+    set(labels::REGION, locality.map(|l| &l.region));
+    set(labels::ZONE, locality.map(|l| &l.zone));
+    set(labels::PRIORITY, Some(group.priority.to_string()).filter(|_| group.priority > 0).as_ref());
+}
+
+/// Labels by which Envoy makes subsets. Numbers and flags are texts here; lists and the like are passed over.
+fn subset_labels(lb: &Struct, endpoint: &mut Endpoint) {
+    for (key, value) in &lb.fields {
+        let text = match &value.kind {
+            Some(Kind::StringValue(text)) => text.clone(),
+            Some(Kind::NumberValue(n)) => n.to_string(),
+            Some(Kind::BoolValue(b)) => b.to_string(),
+            _ => continue,
+        };
+        endpoint.metadata.entry(key.clone()).or_insert(text);
+    }
 }
 
 fn address(
@@ -265,17 +303,27 @@ fn provenance(
 
 impl From<&ClusterLoadAssignment> for pb::ClusterLoadAssignment {
     fn from(c: &ClusterLoadAssignment) -> Self {
-        let localities = if c.endpoints.is_empty() {
-            Vec::new()
-        } else {
-            vec![pb::LocalityLbEndpoints {
-                // gRPC skips a locality that is unset or has no weight (A27).
-                locality: Some(core::Locality::default()),
-                load_balancing_weight: Some(number_to_proto(1)),
-                lb_endpoints: c.endpoints.iter().map(endpoint_to_proto).collect(),
-                ..pb::LocalityLbEndpoints::default()
-            }]
-        };
+        // gRPC wants priorities without a gap, so they are numbered anew; the labels keep what was said.
+        let mut groups: BTreeMap<u32, BTreeMap<(String, String), Vec<&Endpoint>>> = BTreeMap::new();
+        for e in &c.endpoints {
+            let labels::Place { region, zone } = labels::Place::of(&e.metadata);
+            let places = groups.entry(labels::priority(&e.metadata)).or_default();
+            places.entry((region, zone)).or_default().push(e);
+        }
+        let mut localities = Vec::new();
+        for (priority, places) in (0u32..).zip(groups.into_values()) {
+            for ((region, zone), endpoints) in places {
+                let weight = endpoints.iter().fold(0u32, |sum, e| sum.saturating_add(e.weight));
+                localities.push(pb::LocalityLbEndpoints {
+                    // gRPC skips a locality that is unset or has no weight (A27), and spreads over them by weight.
+                    locality: Some(core::Locality { region, zone, ..core::Locality::default() }),
+                    load_balancing_weight: Some(number_to_proto(weight)),
+                    lb_endpoints: endpoints.into_iter().map(endpoint_to_proto).collect(),
+                    priority,
+                    ..pb::LocalityLbEndpoints::default()
+                });
+            }
+        }
         Self { cluster_name: c.cluster_name.clone(), endpoints: localities, ..Self::default() }
     }
 }

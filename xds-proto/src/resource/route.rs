@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cluster::HashOn;
+use super::subset::Subset;
+
 mod decode;
 mod encode;
 pub mod pattern;
@@ -21,6 +24,9 @@ pub const VIRTUAL_HOSTS_MAX: usize = 10_000;
 
 /// Routes of one virtual host. They are tried one after the other.
 pub const ROUTES_MAX: usize = 1_000;
+
+/// Parts of a route's hash key.
+pub const HASH_PARTS_MAX: usize = 8;
 
 /// Backends of a route, and mirrors.
 pub const BACKENDS_MAX: usize = 64;
@@ -180,6 +186,22 @@ pub struct Forward {
     pub retry: Option<Retry>,
     /// Who gets a copy. Its answer is thrown away.
     pub mirrors: Vec<Mirror>,
+    /// By what a request sticks to an endpoint, if its cluster hashes and names no key itself.
+    pub hash: Vec<RouteHash>,
+}
+
+/// A part of a route's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteHash {
+    /// Which part of the request.
+    #[serde(serialize_with = "as_text")]
+    pub on: HashOn,
+    /// If the request has it, what follows does not count.
+    pub terminal: bool,
+}
+
+fn as_text<S: serde::Serializer>(on: &HashOn, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(on)
 }
 
 /// A cluster with its share.
@@ -189,6 +211,8 @@ pub struct Backend {
     pub cluster: String,
     /// Its part of the sum of weights.
     pub weight: u32,
+    /// Only these of its instances.
+    pub subset: Subset,
     /// Beside those of the route, after them.
     pub request_headers: HeaderEdits,
     /// Beside those of the route, before them.
@@ -201,6 +225,7 @@ impl Backend {
         Self {
             cluster: cluster.into(),
             weight,
+            subset: Subset::default(),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
         }
@@ -419,7 +444,7 @@ impl RouteConfiguration {
         let [route] = host.routes.as_slice() else { return false };
         let Action::Forward(forward) = &route.action else { return false };
         let alone = matches!(forward.backends.as_slice(), [b] if b.cluster == self.name
-            && b.request_headers.is_empty() && b.response_headers.is_empty());
+            && b.subset.is_empty() && b.request_headers.is_empty() && b.response_headers.is_empty());
         let rest = Forward { backends: Vec::new(), ..(**forward).clone() };
         alone
             && rest == Forward::default()

@@ -32,7 +32,7 @@ const LONG_TIME: Shape = Shape::Text(Rule {
 });
 const BALANCING: Shape = Shape::Text(Rule {
     allowed: LbPolicy::WORDS,
-    pattern: "^(round-robin|random|least-connections|least-request|peak-ewma|(ring-hash|maglev):(source|(header|cookie)=.+))$",
+    pattern: "^(round-robin|random|least-connections|least-request|peak-ewma|lowest-load|(ring-hash|maglev):(source|(header|cookie)=.+))$",
     check: |t| t.parse::<LbPolicy>().is_ok(),
 });
 const HEALTH_PATH: Shape = Shape::Text(Rule {
@@ -145,8 +145,17 @@ const ADAPTIVE: Shape = Shape::Object(&[
     ),
 ]);
 
+const ZONE_AWARE: Shape = Shape::Object(&[
+    optional("minEndpoints", &SOME, "fewer usable ones in a zone or region are not preferred; 1 if missing"),
+    optional(
+        "spillAbove",
+        &SOME,
+        "an endpoint with so many requests of the sidecar under way sends the next further; never if missing",
+    ),
+]);
+
 /// What may be said of a service.
-pub const POLICY: [Field; 10] = [
+pub const POLICY: [Field; 11] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -157,6 +166,7 @@ pub const POLICY: [Field; 10] = [
     optional("retryBudget", &RETRY_BUDGET, "how many repetitions may be under way"),
     optional("rateLimit", &RATE_LIMIT, "how many requests each sidecar sends; more are answered 429"),
     optional("adaptiveConcurrency", &ADAPTIVE, "a limit on what is under way that each sidecar finds out"),
+    optional("zoneAware", &ZONE_AWARE, "endpoints in the sidecar's own zone come first, then its region"),
 ];
 
 /// The same behind another key.

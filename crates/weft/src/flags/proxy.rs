@@ -16,6 +16,7 @@ use weft_proxy::config::{
 };
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
 use weft_proxy::telemetry::trace::TraceConfig;
+use weft_xds_proto::resource::labels::{self, Place};
 
 use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
 use crate::failure::Failure;
@@ -48,6 +49,13 @@ pub(crate) struct ProxyFlags {
     /// Label of this proxy for people; default: this machine's name
     #[arg(long, env = "WEFT_NAME")]
     pub(crate) name: Option<String>,
+    /// Region that this proxy stands in, for policies that prefer what is near; also the label `region` of --service;
+    /// default: none
+    #[arg(long, env = "WEFT_REGION")]
+    pub(crate) region: Option<String>,
+    /// Zone of the region that this proxy stands in; also the label `zone` of --service; default: none
+    #[arg(long, env = "WEFT_ZONE")]
+    pub(crate) zone: Option<String>,
     /// Folder of identity and last good configuration, for this proxy alone; default:
     /// weft-data/proxy/NAME if it joins a mesh, else none
     #[arg(long, env = "WEFT_DATA_DIR", value_name = "FOLDER")]
@@ -179,7 +187,7 @@ impl ProxyFlags {
 
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
-            name, data_dir, join, server, server_ca, server_cert, server_key, outbound, upstream, inbound,
+            name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, upstream, inbound,
             inbound_accept_proxy, inbound_tcp, inbound_cert, inbound_key, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, listeners, routes, clusters,
@@ -232,12 +240,21 @@ impl ProxyFlags {
         let networks = self.inbound_accept_proxy.unwrap_or_default();
         let networks = networks.iter().map(|text| text.parse()).collect::<Result<Vec<_>, String>>();
         let networks = networks.map_err(|why| Failure::new(format!("inbound-accept-proxy: {why}")))?;
-        let services = self.service.unwrap_or_default().into_iter().map(|service| LocalService {
-            name: service.name,
-            addr: service.address,
-            health_path: service.check,
-            labels: service.labels,
+        let place = Place { region: self.region.unwrap_or_default(), zone: self.zone.unwrap_or_default() };
+        let services = self.service.unwrap_or_default().into_iter().map(|mut service| {
+            for (key, value) in [(labels::REGION, &place.region), (labels::ZONE, &place.zone)] {
+                if !value.is_empty() {
+                    service.labels.entry(key.to_owned()).or_insert_with(|| value.clone());
+                }
+            }
+            LocalService {
+                name: service.name,
+                addr: service.address,
+                health_path: service.check,
+                labels: service.labels,
+            }
         });
+        let services = services.collect();
         Ok(ProxyConfig {
             data_dir: self.data_dir.or_else(|| in_mesh.then(|| default_data_dir("proxy", &name))),
             take_over: self.take_over,
@@ -254,7 +271,8 @@ impl ProxyFlags {
             admin: self.admin.unwrap_or(ADMIN),
             gossip,
             advertise: self.advertise,
-            services: services.collect(),
+            services,
+            place,
             workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
             static_config,
             access_log,

@@ -38,6 +38,8 @@ pub enum LbPolicy {
     LeastRequest,
     /// Of two drawn at random, the one that would answer sooner, by its latest answers and its requests in flight.
     PeakEwma,
+    /// Of two drawn at random, the one that reports less load for its capacity (labels `current_load` and `capacity`).
+    LowestLoad,
     /// The same one for the same key, on a ring of points (Ketama). Without a key: any.
     RingHash(Option<HashOn>),
     /// The same one for the same key, by a table with equal shares (Maglev). Without a key: any.
@@ -57,11 +59,17 @@ pub enum HashOn {
 
 impl LbPolicy {
     /// Those without a key, in the order in which people are told them.
-    pub const PLAIN: [Self; 5] =
-        [Self::RoundRobin, Self::Random, Self::LeastConnections, Self::LeastRequest, Self::PeakEwma];
+    pub const PLAIN: [Self; 6] = [
+        Self::RoundRobin,
+        Self::Random,
+        Self::LeastConnections,
+        Self::LeastRequest,
+        Self::PeakEwma,
+        Self::LowestLoad,
+    ];
 
     /// What people may write.
-    pub const WORDS: &'static str = "round-robin, random, least-connections, least-request, peak-ewma, \
+    pub const WORDS: &'static str = "round-robin, random, least-connections, least-request, peak-ewma, lowest-load, \
         ring-hash:KEY or maglev:KEY, where KEY is header=NAME, cookie=NAME or source";
 
     const fn word(&self) -> &'static str {
@@ -71,6 +79,7 @@ impl LbPolicy {
             Self::LeastConnections => "least-connections",
             Self::LeastRequest => "least-request",
             Self::PeakEwma => "peak-ewma",
+            Self::LowestLoad => "lowest-load",
             Self::RingHash(_) => "ring-hash",
             Self::Maglev(_) => "maglev",
         }
@@ -79,6 +88,11 @@ impl LbPolicy {
     /// Whether shares can be given step by step, as in Envoy.
     pub const fn takes_slow_start(&self) -> bool {
         matches!(self, Self::RoundRobin | Self::LeastConnections | Self::LeastRequest)
+    }
+
+    /// Whether a key decides.
+    pub const fn hashes(&self) -> bool {
+        matches!(self, Self::RingHash(_) | Self::Maglev(_))
     }
 
     /// The part of a request that decides; none where requests are all alike.
@@ -94,12 +108,7 @@ impl fmt::Display for LbPolicy {
     /// As it is read: `maglev:header=x-user`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())?;
-        match self.hash_on() {
-            None => Ok(()),
-            Some(HashOn::Header(name)) => write!(f, ":header={name}"),
-            Some(HashOn::Cookie(name)) => write!(f, ":cookie={name}"),
-            Some(HashOn::Source) => f.write_str(":source"),
-        }
+        self.hash_on().map_or(Ok(()), |on| write!(f, ":{on}"))
     }
 }
 
@@ -135,6 +144,17 @@ impl FromStr for LbPolicy {
     }
 }
 
+impl fmt::Display for HashOn {
+    /// As it is read: `header=x-user`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header={name}"),
+            Self::Cookie(name) => write!(f, "cookie={name}"),
+            Self::Source => f.write_str("source"),
+        }
+    }
+}
+
 impl FromStr for HashOn {
     type Err = ();
     fn from_str(s: &str) -> Result<Self, ()> {
@@ -155,6 +175,7 @@ fn is_token(name: &str) -> bool {
 
 /// Ours alone; others take the next one in the list.
 const PEAK_EWMA: &str = "type.googleapis.com/weft.v1.PeakEwma";
+const LOWEST_LOAD: &str = "type.googleapis.com/weft.v1.LowestLoad";
 const FIELD: &str = "load_balancing_policy";
 
 pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<LbPolicy, InvalidResource> {
@@ -236,6 +257,8 @@ fn extension(v: &Validator<'_>, any: &Any) -> Result<Option<LbPolicy>, InvalidRe
         LbPolicy::Maglev(hash_on(v, config.consistent_hashing_lb_config.as_ref())?)
     } else if any.type_url == PEAK_EWMA {
         LbPolicy::PeakEwma
+    } else if any.type_url == LOWEST_LOAD {
+        LbPolicy::LowestLoad
     } else {
         return Ok(None);
     }))
@@ -245,7 +268,6 @@ fn hash_on(
     v: &Validator<'_>,
     config: Option<&ConsistentHashingLbConfig>,
 ) -> Result<Option<HashOn>, InvalidResource> {
-    use hash_policy::PolicySpecifier as P;
     let Some(config) = config else { return Ok(None) };
     let field = format!("{FIELD}: consistent_hashing_lb_config");
     if config.hash_balance_factor.is_some() {
@@ -262,19 +284,46 @@ fn hash_on(
             ));
         }
     };
-    let allowed = "a header without regex_rewrite, a cookie, or connection_properties with source_ip";
-    let error = |seen: &str| v.error(format!("{field}.hash_policy"), seen, allowed);
+    key(policy).map(Some).map_err(|seen| v.error(format!("{field}.hash_policy"), seen, HASH_POLICY))
+}
+
+/// What a hash policy may be.
+pub(in crate::resource) const HASH_POLICY: &str =
+    "a header without regex_rewrite, a cookie, or connection_properties with source_ip";
+
+/// The key of a hash policy, of a cluster or a route; else what it is instead.
+pub(in crate::resource) fn key(policy: &HashPolicy) -> Result<HashOn, &'static str> {
+    use hash_policy::PolicySpecifier as P;
     match &policy.policy_specifier {
         Some(P::Header(h)) if h.regex_rewrite.is_none() && is_token(&h.header_name) => {
-            Ok(Some(HashOn::Header(h.header_name.to_ascii_lowercase())))
+            Ok(HashOn::Header(h.header_name.to_ascii_lowercase()))
         }
-        Some(P::Cookie(c)) if is_token(&c.name) => Ok(Some(HashOn::Cookie(c.name.clone()))),
-        Some(P::ConnectionProperties(c)) if c.source_ip => Ok(Some(HashOn::Source)),
-        Some(P::Header(_)) => Err(error("another header")),
-        Some(P::Cookie(_)) => Err(error("a cookie whose name is none")),
-        Some(_) => Err(error("another key")),
-        None => Err(error("no key")),
+        Some(P::Cookie(c)) if is_token(&c.name) => Ok(HashOn::Cookie(c.name.clone())),
+        Some(P::ConnectionProperties(c)) if c.source_ip => Ok(HashOn::Source),
+        Some(P::Header(_)) => Err("another header"),
+        Some(P::Cookie(_)) => Err("a cookie whose name is none"),
+        Some(_) => Err("another key"),
+        None => Err("no key"),
     }
+}
+
+/// The same as Envoy's message.
+pub(in crate::resource) fn key_to_proto(key: &HashOn, terminal: bool) -> HashPolicy {
+    use hash_policy::PolicySpecifier as P;
+    let key = match key {
+        HashOn::Header(name) => {
+            P::Header(hash_policy::Header { header_name: name.clone(), regex_rewrite: None })
+        }
+        // A time of 0 makes a cookie for a session.
+        HashOn::Cookie(name) => P::Cookie(hash_policy::Cookie {
+            name: name.clone(),
+            ttl: Some(Default::default()),
+            path: "/".to_owned(),
+            ..hash_policy::Cookie::default()
+        }),
+        HashOn::Source => P::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true }),
+    };
+    HashPolicy { terminal, policy_specifier: Some(key) }
 }
 
 /// The older field, and the newer one where that says more.
@@ -298,8 +347,12 @@ pub(super) fn encode(
             (P::LeastRequest, Some(list(vec![least(scan), round_robin()])))
         }
         LbPolicy::LeastRequest => (P::LeastRequest, Some(list(vec![least(two()), round_robin()]))),
-        LbPolicy::PeakEwma => {
-            let ours = ("weft.peak_ewma", Any { type_url: PEAK_EWMA.to_owned(), value: Vec::new() });
+        LbPolicy::PeakEwma | LbPolicy::LowestLoad => {
+            let (name, url) = match policy {
+                LbPolicy::PeakEwma => ("weft.peak_ewma", PEAK_EWMA),
+                _ => ("weft.lowest_load", LOWEST_LOAD),
+            };
+            let ours = (name, Any { type_url: url.to_owned(), value: Vec::new() });
             (P::LeastRequest, Some(list(vec![ours, least(two()), round_robin()])))
         }
         LbPolicy::RingHash(key) => {
@@ -328,25 +381,8 @@ fn list(policies: Vec<(&str, Any)>) -> pb::LoadBalancingPolicy {
 }
 
 fn hashing(key: Option<&HashOn>) -> ConsistentHashingLbConfig {
-    use hash_policy::PolicySpecifier as P;
-    let key = key.map(|key| match key {
-        HashOn::Header(name) => {
-            P::Header(hash_policy::Header { header_name: name.clone(), regex_rewrite: None })
-        }
-        // A time of 0 makes a cookie for a session.
-        HashOn::Cookie(name) => P::Cookie(hash_policy::Cookie {
-            name: name.clone(),
-            ttl: Some(Default::default()),
-            path: "/".to_owned(),
-            ..hash_policy::Cookie::default()
-        }),
-        HashOn::Source => P::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true }),
-    });
     ConsistentHashingLbConfig {
-        hash_policy: key
-            .map(|key| HashPolicy { terminal: false, policy_specifier: Some(key) })
-            .into_iter()
-            .collect(),
+        hash_policy: key.map(|key| key_to_proto(key, false)).into_iter().collect(),
         ..ConsistentHashingLbConfig::default()
     }
 }

@@ -7,9 +7,10 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     common_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig},
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::UInt64Value;
 use serde::Serialize;
 
-use super::{InvalidResource, Validator};
+use super::{InvalidResource, Validator, ZoneAware};
 
 /// What to do when less than a share of a service's endpoints is usable (P40).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -78,7 +79,7 @@ pub(super) fn decode(
     })
 }
 
-pub(super) fn encode(policy: PanicPolicy) -> CommonLbConfig {
+pub(super) fn encode(policy: PanicPolicy, zone_aware: Option<ZoneAware>) -> CommonLbConfig {
     let (below, fails) = match policy {
         PanicPolicy::Degraded => (0, false),
         PanicPolicy::Spread { below } => (below, false),
@@ -86,10 +87,11 @@ pub(super) fn encode(policy: PanicPolicy) -> CommonLbConfig {
     };
     CommonLbConfig {
         healthy_panic_threshold: Some(Percent { value: f64::from(below) }),
-        locality_config_specifier: fails.then(|| {
+        locality_config_specifier: (fails || zone_aware.is_some()).then(|| {
             LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
-                fail_traffic_on_panic: true,
-                ..ZoneAwareLbConfig::default()
+                fail_traffic_on_panic: fails,
+                routing_enabled: zone_aware.is_none().then_some(Percent { value: 0.0 }),
+                min_cluster_size: zone_aware.map(|z| UInt64Value { value: z.min_endpoints.into() }),
             })
         }),
         ..CommonLbConfig::default()
@@ -114,7 +116,7 @@ mod tests {
     fn a_threshold_that_is_none_is_refused() {
         let v = Validator { kind: "Cluster", name: "orders" };
         for bad in [-1.0, 100.5, f64::NAN] {
-            let mut config = encode(PanicPolicy::Spread { below: 50 });
+            let mut config = encode(PanicPolicy::Spread { below: 50 }, None);
             config.healthy_panic_threshold = Some(Percent { value: bad });
             assert!(decode(&v, Some(&config)).unwrap_err().field.ends_with("healthy_panic_threshold"));
         }

@@ -117,10 +117,51 @@ fn a_weight_of_zero_and_an_unknown_health_are_refused() {
 }
 
 #[test]
-fn a_lower_priority_is_refused_not_mixed_with_the_first() {
+fn place_and_priority_of_another_control_plane_become_labels() {
     let mut p = assignment(&["10.0.0.1:80"]);
-    p.endpoints[0].priority = 1;
+    let locality = core::Locality { region: "eu".to_owned(), zone: "a".to_owned(), ..Default::default() };
+    let group = &mut p.endpoints[0];
+    (group.priority, group.locality) = (1, Some(locality));
+    let lb = &mut group.lb_endpoints[0].metadata.as_mut().unwrap().filter_metadata;
+    let value = |kind| Value { kind: Some(kind) };
+    let fields = [
+        ("stage".to_owned(), value(Kind::StringValue("prod".to_owned()))),
+        ("shard".to_owned(), value(Kind::NumberValue(7.0))),
+        ("version".to_owned(), value(Kind::StringValue("9".to_owned()))),
+    ];
+    lb.insert(SUBSETS.to_owned(), Struct { fields: fields.into() });
+    let c = ClusterLoadAssignment::try_from(p).unwrap();
+    let labels: Vec<_> = c.endpoints[0].metadata.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(labels, ["priority=1", "region=eu", "shard=7", "stage=prod", "version=2", "zone=a"]);
+    let mut p = assignment(&["10.0.0.1:80"]);
+    p.endpoints[0].priority = 129;
     assert_eq!(ClusterLoadAssignment::try_from(p).unwrap_err().field, "endpoints[0].priority");
+}
+
+/// gRPC refuses priorities with a gap, and a locality that stands twice.
+#[test]
+fn places_are_groups_and_priorities_are_numbered_without_a_gap() {
+    let at = |address: &str, labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Endpoint { metadata: labels.collect(), ..one(address) }
+    };
+    let endpoints = vec![
+        at("10.0.0.1:80", &[("zone", "a")]),
+        at("10.0.0.2:80", &[("zone", "b"), ("priority", "7")]),
+        Endpoint { weight: 3, ..at("10.0.0.3:80", &[("zone", "a")]) },
+    ];
+    let c = ClusterLoadAssignment { cluster_name: "orders".to_owned(), endpoints };
+    let p = pb::ClusterLoadAssignment::from(&c);
+    let groups: Vec<_> = p
+        .endpoints
+        .iter()
+        .map(|g| {
+            let zone = g.locality.as_ref().unwrap().zone.as_str();
+            (g.priority, zone, g.lb_endpoints.len(), g.load_balancing_weight.unwrap().value)
+        })
+        .collect();
+    assert_eq!(groups, [(0, "a", 2, 4), (1, "b", 1, 1)]);
+    assert_eq!(ClusterLoadAssignment::try_from(p).unwrap(), c, "the labels keep what was said");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Envoy's messages as validated routes. What cannot be honoured and would change where a request goes or what it is
 //! answered is refused; mere hints are passed over.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -14,13 +14,16 @@ use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use envoy_types::pb::google::protobuf::{Any, Struct, value::Kind};
 use prost::{Message, Name};
 
-use super::encode::{CORS, FAULT, METADATA};
+use super::encode::{CORS, FAULT, METADATA, SUBSETS};
 use super::{
     ATTEMPTS_MAX, Abort, Action, BACKENDS_MAX, BODY_BYTES_MAX, Backend, CONDITIONS_MAX, CachePolicy,
-    Compression, Cors, DirectResponse, Fault, Forward, Fraction, HeaderEdits, Mirror, PathMatch, PathRewrite,
-    ROUTES_MAX, Redirect, Retry, Route, RouteConfiguration, RouteMatch, RoutePolicy, StringMatch,
-    TEXT_BYTES_MAX, TIME_MAX, VIRTUAL_HOSTS_MAX, ValueMatch, VirtualHost, WEIGHT_MAX, pattern,
+    Compression, Cors, DirectResponse, Fault, Forward, Fraction, HASH_PARTS_MAX, HeaderEdits, Mirror,
+    PathMatch, PathRewrite, ROUTES_MAX, Redirect, Retry, Route, RouteConfiguration, RouteHash, RouteMatch,
+    RoutePolicy, StringMatch, TEXT_BYTES_MAX, TIME_MAX, VIRTUAL_HOSTS_MAX, ValueMatch, VirtualHost,
+    WEIGHT_MAX, pattern,
 };
+use crate::resource::cluster::balancing;
+use crate::resource::subset::Subset;
 use crate::resource::{InvalidResource, Validator};
 
 type Result<T> = std::result::Result<T, InvalidResource>;
@@ -305,7 +308,6 @@ fn string_match(at: &At<'_>, m: &matcher::StringMatcher) -> Result<StringMatch> 
 fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<Forward> {
     use pb::route_action::{ClusterSpecifier, HostRewriteSpecifier};
     let unset = [
-        ("metadata_match", p.metadata_match.is_some()),
         ("path_rewrite_policy", p.path_rewrite_policy.is_some()),
         ("path_rewrite", !p.path_rewrite.is_empty()),
         ("retry_policy_typed_config", p.retry_policy_typed_config.is_some()),
@@ -316,8 +318,13 @@ fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<Forward> {
         return Err(at.error(field, "set", "unset"));
     }
     let backends = match &p.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) => vec![Backend::new(cluster(at, "cluster", name)?, 1)],
-        Some(ClusterSpecifier::WeightedClusters(w)) => weighted(&at.within("weighted_clusters"), w)?,
+        Some(ClusterSpecifier::Cluster(name)) => {
+            let backend = Backend::new(cluster(at, "cluster", name)?, 1);
+            vec![Backend { subset: subset(at, None, p.metadata_match.as_ref())?, ..backend }]
+        }
+        Some(ClusterSpecifier::WeightedClusters(w)) => {
+            weighted(&at.within("weighted_clusters"), w, p.metadata_match.as_ref())?
+        }
         Some(_) | None => {
             return Err(at.error("cluster_specifier", "another or none", "cluster or weighted_clusters"));
         }
@@ -360,7 +367,42 @@ fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<Forward> {
         try_timeout,
         retry,
         mirrors,
+        hash: hash(at, &p.hash_policy)?,
     })
+}
+
+fn hash(at: &At<'_>, policies: &[pb::route_action::HashPolicy]) -> Result<Vec<RouteHash>> {
+    at.at_most("hash_policy", policies.len(), HASH_PARTS_MAX)?;
+    let part = |(i, policy): (usize, &pb::route_action::HashPolicy)| {
+        let on = balancing::key(policy);
+        let on = on.map_err(|seen| at.error(&format!("hash_policy[{i}]"), seen, balancing::HASH_POLICY))?;
+        Ok(RouteHash { on, terminal: policy.terminal })
+    };
+    policies.iter().enumerate().map(part).collect()
+}
+
+/// Labels that endpoints must have: those of the route, and those of one of its clusters, which say more.
+fn subset(at: &At<'_>, of_route: Option<&core::Metadata>, own: Option<&core::Metadata>) -> Result<Subset> {
+    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    for metadata in of_route.into_iter().chain(own) {
+        let known = [SUBSETS, METADATA];
+        for (key, value) in
+            known.iter().filter_map(|ns| metadata.filter_metadata.get(*ns)).flat_map(|s| &s.fields)
+        {
+            let text = match &value.kind {
+                Some(Kind::StringValue(text)) => text.clone(),
+                Some(Kind::NumberValue(n)) => n.to_string(),
+                Some(Kind::BoolValue(b)) => b.to_string(),
+                _ => {
+                    let field = format!("metadata_match.{}", key.chars().take(64).collect::<String>());
+                    return Err(at.error(&field, "a list, a struct or nothing", "text, a number or a flag"));
+                }
+            };
+            texts.insert(key.clone(), text);
+        }
+    }
+    Subset::new(texts.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+        .map_err(|e| at.error(&format!("metadata_match.{}", e.key), format!("{:?}", e.seen), e.allowed))
 }
 
 fn cluster(at: &At<'_>, field: &str, name: &str) -> Result<String> {
@@ -374,19 +416,20 @@ fn cluster(at: &At<'_>, field: &str, name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn weighted(at: &At<'_>, w: &pb::WeightedCluster) -> Result<Vec<Backend>> {
+fn weighted(at: &At<'_>, w: &pb::WeightedCluster, of_route: Option<&core::Metadata>) -> Result<Vec<Backend>> {
     at.at_most("clusters", w.clusters.len(), BACKENDS_MAX)?;
     let mut backends = Vec::new();
     for (i, c) in w.clusters.iter().enumerate() {
         let at = at.within(&format!("clusters[{i}]"));
-        if c.metadata_match.is_some() || c.host_rewrite_specifier.is_some() {
-            return Err(at.error("metadata_match", "set", "unset"));
+        if c.host_rewrite_specifier.is_some() {
+            return Err(at.error("host_rewrite_specifier", "set", "unset"));
         }
         check_filters(&at, &c.typed_per_filter_config, &[])?;
         let path = |field| at.within(field).path;
         backends.push(Backend {
             cluster: cluster(&at, "name", &c.name)?,
             weight: at.v.number(&at.field("weight"), c.weight.as_ref(), 0, (0, WEIGHT_MAX))?,
+            subset: subset(&at, of_route, c.metadata_match.as_ref())?,
             request_headers: edits(
                 at.v,
                 &path("request_headers"),

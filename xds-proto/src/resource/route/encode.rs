@@ -17,10 +17,14 @@ use super::{
     Abort, Action, Cors, Fault, Forward, Fraction, HeaderEdits, PathMatch, PathRewrite, Redirect, Route,
     RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
 };
+use crate::resource::cluster::balancing;
+use crate::resource::subset::Subset;
 use crate::resource::{duration_to_proto, number_to_proto};
 
 pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+/// Where the labels of a subset stand.
+pub(super) const SUBSETS: &str = "envoy.lb";
 /// Where what only Weft has stands in a route's metadata; others pass over it.
 pub(super) const METADATA: &str = "weft";
 
@@ -148,19 +152,19 @@ fn forward(f: &Forward) -> pb::RouteAction {
         }
     };
     let alone = match f.backends.as_slice() {
-        [b] if b.weight > 0 && b.request_headers.is_empty() && b.response_headers.is_empty() => {
-            Some(b.cluster.clone())
-        }
+        [b] if b.weight > 0 && b.request_headers.is_empty() && b.response_headers.is_empty() => Some(b),
         _ => None,
     };
     pb::RouteAction {
         cluster_specifier: Some(match alone {
-            Some(cluster) => ClusterSpecifier::Cluster(cluster),
+            Some(b) => ClusterSpecifier::Cluster(b.cluster.clone()),
             None => ClusterSpecifier::WeightedClusters(pb::WeightedCluster {
                 clusters: f.backends.iter().map(backend).collect(),
                 ..pb::WeightedCluster::default()
             }),
         }),
+        metadata_match: alone.and_then(|b| subset(&b.subset)),
+        hash_policy: f.hash.iter().map(|part| balancing::key_to_proto(&part.on, part.terminal)).collect(),
         prefix_rewrite,
         regex_rewrite,
         host_rewrite_specifier: f.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
@@ -187,12 +191,24 @@ fn forward(f: &Forward) -> pb::RouteAction {
     }
 }
 
+/// A range of versions is nothing that Envoy could compare, so it stands where only Weft looks.
+fn subset(s: &Subset) -> Option<core::Metadata> {
+    let mut filter_metadata: HashMap<String, protobuf::Struct> = HashMap::new();
+    for (key, text, range) in s.texts() {
+        let value = protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(text.to_owned())) };
+        let namespace = if range { METADATA } else { SUBSETS };
+        filter_metadata.entry(namespace.to_owned()).or_default().fields.insert(key.to_owned(), value);
+    }
+    (!s.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
+}
+
 fn backend(b: &super::Backend) -> pb::weighted_cluster::ClusterWeight {
     let (request_headers_to_add, request_headers_to_remove) = edits(&b.request_headers);
     let (response_headers_to_add, response_headers_to_remove) = edits(&b.response_headers);
     pb::weighted_cluster::ClusterWeight {
         name: b.cluster.clone(),
         weight: Some(number_to_proto(b.weight)),
+        metadata_match: subset(&b.subset),
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,

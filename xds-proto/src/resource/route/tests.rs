@@ -1,4 +1,5 @@
 use envoy_types::pb::envoy::config::route::v3 as pb;
+use envoy_types::pb::google::protobuf;
 use proptest::prelude::*;
 use prost::Message;
 
@@ -37,10 +38,23 @@ fn fraction() -> impl Strategy<Value = Fraction> {
 }
 
 fn forward() -> impl Strategy<Value = Forward> {
-    let backend = ("[a-z]{1,8}", 1u32..=WEIGHT_MAX, edits(), edits()).prop_map(
-        |(cluster, weight, request_headers, response_headers)| Backend {
+    let subset = prop::collection::btree_map(
+        "[a-z]{1,8}",
+        prop_oneof!["[a-z0-9]{1,4}", Just("^1.2".to_owned())],
+        0..3,
+    )
+    .prop_map(|labels| Subset::new(labels.iter().map(|(k, v)| (k.as_str(), v.as_str()))).unwrap());
+    let on = prop_oneof![
+        Just(HashOn::Source),
+        "[a-z]{1,8}".prop_map(HashOn::Header),
+        "[A-Z]{1,8}".prop_map(HashOn::Cookie)
+    ];
+    let hash = (on, any::<bool>()).prop_map(|(on, terminal)| RouteHash { on, terminal });
+    let backend = ("[a-z]{1,8}", 1u32..=WEIGHT_MAX, subset, edits(), edits()).prop_map(
+        |(cluster, weight, subset, request_headers, response_headers)| Backend {
             cluster,
             weight,
+            subset,
             request_headers,
             response_headers,
         },
@@ -65,8 +79,9 @@ fn forward() -> impl Strategy<Value = Forward> {
         prop::option::of(time()),
         prop::option::of(retry),
         prop::collection::vec(mirror, 0..3),
+        prop::collection::vec(hash, 0..3),
     )
-        .prop_map(|(mut backends, path, host, timeout, try_timeout, retry, mirrors)| {
+        .prop_map(|(mut backends, path, host, timeout, try_timeout, retry, mirrors, hash)| {
             if let [alone] = backends.as_mut_slice()
                 && alone.request_headers.is_empty()
                 && alone.response_headers.is_empty()
@@ -74,7 +89,7 @@ fn forward() -> impl Strategy<Value = Forward> {
                 // Its share is all whatever its weight, so the weight is not sent.
                 alone.weight = 1;
             }
-            Forward { backends, path, host, timeout, try_timeout, retry, mirrors }
+            Forward { backends, path, host, timeout, try_timeout, retry, mirrors, hash }
         })
 }
 
@@ -235,8 +250,14 @@ fn what_cannot_be_honoured_is_refused_by_field() {
             "virtual_hosts[0].routes[0].match.path_specifier",
         ),
         (
-            refused_route(|r| action(r).metadata_match = Some(core::Metadata::default())),
-            "virtual_hosts[0].routes[0].route.metadata_match",
+            refused_route(|r| {
+                let value =
+                    protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(">=x".to_owned())) };
+                let fields = protobuf::Struct { fields: [("version".to_owned(), value)].into() };
+                let filter_metadata = [("envoy.lb".to_owned(), fields)].into();
+                action(r).metadata_match = Some(core::Metadata { filter_metadata, ..Default::default() });
+            }),
+            "virtual_hosts[0].routes[0].route.metadata_match.version",
         ),
         (
             refused_route(|r| {
