@@ -33,7 +33,7 @@ use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::http::seen::Observers;
 use crate::identity::Identity;
-use crate::limits::{CONNECTIONS_MAX, DRAIN_PROPAGATION};
+use crate::limits::{CONNECTIONS_MAX, DRAIN_ACKNOWLEDGED_MAX, DRAIN_PROPAGATION};
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
 use crate::mesh_view::MeshState;
@@ -301,7 +301,14 @@ impl RunningProxy {
         if let Some(gossip) = &self.gossip
             && !self.config.services.is_empty()
         {
-            gossip.advertise(Vec::new());
+            let limit = DRAIN_ACKNOWLEDGED_MAX.min(self.config.drain_timeout);
+            if let Err(members) = gossip.withdraw(limit).await {
+                tracing::warn!(
+                    members,
+                    ?limit,
+                    "members have not said that they use this proxy's services no more"
+                );
+            }
             tokio::time::sleep(DRAIN_PROPAGATION.min(self.config.drain_timeout)).await;
         }
         self.withdrawn = true;

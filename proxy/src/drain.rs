@@ -1,7 +1,8 @@
 //! The order of a graceful stop (D12, P46): peers hear of it first, and connections are refused last.
 //!
-//! 1. Not ready; services are withdrawn from the mesh. Everything is still served, for [`DRAIN_PROPAGATION`](crate::limits::DRAIN_PROPAGATION), while
-//!    peers take it out of their rotation.
+//! 1. Not ready; services are withdrawn from the mesh. Everything is still served, until every member that is up has said that
+//!    it uses them no more ([`DRAIN_ACKNOWLEDGED_MAX`](crate::limits::DRAIN_ACKNOWLEDGED_MAX) at most), and for
+//!    [`DRAIN_PROPAGATION`](crate::limits::DRAIN_PROPAGATION) more.
 //! 2. Answers say `Connection: close`, for [`DRAIN_LINGER`]: clients with idle connections learn it with their next
 //!    answer instead of by a reset.
 //! 3. No more connections are accepted, once those that wait in the kernel are; HTTP/2 gets GOAWAY; idle ones close.

@@ -144,8 +144,12 @@ pub const ENDPOINT_WEIGHT_MAX: u32 = 256;
 /// Slots of a weighted round-robin schedule; weights are scaled down to fit.
 pub const SCHEDULE_SLOTS_MAX: usize = 4096;
 
-/// How long a stopping proxy keeps accepting after it has withdrawn its services, so that peers hear of it first.
-pub const DRAIN_PROPAGATION: Duration = Duration::from_millis(600);
+/// How long a stopping proxy waits for all members that are up to say that they use its services no more. One that is there
+/// says so within a few hundredths of a second; one that is not is suspected by then.
+pub const DRAIN_ACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
+
+/// How long it keeps accepting after that, for those who hear of endpoints from servers and not by gossip.
+pub const DRAIN_PROPAGATION: Duration = Duration::from_millis(300);
 
 /// How long idle connections stay open after that, with every answer saying `Connection: close`; and again after the
 /// last one was accepted.

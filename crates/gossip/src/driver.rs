@@ -10,7 +10,7 @@ mod task;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -161,6 +161,7 @@ impl BoundGossip {
             members: ArcSwap::new(pool.members()),
             catalog: ArcSwap::new(pool.catalog()),
             changes: watch::Sender::new(0),
+            unheard: watch::Sender::new(0),
             requests: Mutex::new(Requests::default()),
         });
         let (wake, woken) = watch::channel(());
@@ -183,6 +184,8 @@ struct Shared {
     members: ArcSwap<Vec<MemberView>>,
     catalog: ArcSwap<CatalogView>,
     changes: watch::Sender<u64>,
+    /// Members that may still use what was withdrawn.
+    unheard: watch::Sender<usize>,
     /// Taken whole by the task when it is woken. Each part is bounded: the newest advertisement replaces one not yet
     /// taken, and seeds are as many as the pool takes.
     requests: Mutex<Requests>,
@@ -200,6 +203,7 @@ impl Shared {
 struct Requests {
     advertise: Option<Vec<InstanceRecord>>,
     seeds: Vec<SocketAddr>,
+    withdraw: Option<oneshot::Sender<()>>,
     turn: Option<Turn>,
 }
 
@@ -273,6 +277,25 @@ impl GossipHandle {
         self.shared.requests.lock().advertise = Some(advertisement.instances);
         self.owner.wake.send_replace(());
         Ok(())
+    }
+
+    /// Withdraws our instances, and waits until every member that is up has taken them out of use, or `limit` has passed.
+    ///
+    /// # Errors
+    /// How many members have not said so.
+    pub async fn withdraw(&self, limit: Duration) -> Result<(), usize> {
+        let mut unheard = self.shared.unheard.subscribe();
+        let (begin, begun) = oneshot::channel();
+        let waiting = async {
+            // An error means that the task has ended, and with it all that we advertised.
+            if begun.await.is_ok() {
+                let _ = unheard.wait_for(|left| *left == 0).await;
+            }
+        };
+        self.shared.requests.lock().withdraw = Some(begin);
+        self.owner.wake.send_replace(());
+        let heard = tokio::time::timeout(limit, waiting).await;
+        heard.map_err(|_| *self.shared.unheard.borrow())
     }
 
     /// One more member to join by. Ignored, and counted, beyond the limit of seeds.

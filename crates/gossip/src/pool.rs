@@ -14,6 +14,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 mod view;
+mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ use crate::sync::Session;
 use crate::timing::GossipTiming;
 use crate::wire::{self, Kind, WireError};
 use effects::Effects;
+use withdraw::Withdrawals;
 
 /// Waiting messages to the driver. It takes them after each call, so only a storm within one call gets here.
 const OUTPUTS_MAX: usize = 16_384;
@@ -137,6 +139,7 @@ pub struct Pool {
 
     /// Owners of whom a newer record is known to exist: from whom to fetch it, and when.
     pulls: BTreeMap<NodeId, Pull>,
+    withdrawals: Withdrawals,
     sessions: BTreeMap<StreamId, Session>,
     streams: u64,
     nonce: u64,
@@ -211,6 +214,7 @@ impl Pool {
             outputs: VecDeque::new(),
             left: false,
             pulls: BTreeMap::new(),
+            withdrawals: Withdrawals::default(),
             sessions: BTreeMap::new(),
             streams: 0,
             members: Arc::default(),
@@ -306,6 +310,8 @@ impl Pool {
             Kind::Swim => self.handle_swim(now, payload),
             Kind::Hello => self.handle_hello(now, from, wire::decode(payload)?),
             Kind::Welcome => self.handle_welcome(now, wire::decode(payload)?),
+            Kind::Withdrawal => self.handle_withdrawal(now, from, wire::decode(payload)?),
+            Kind::Heard => self.handle_heard(&wire::decode(payload)?),
             Kind::Frame => Err(WireError::Malformed),
         });
         if let Err(error) = handled {
@@ -325,8 +331,8 @@ impl Pool {
             return None;
         }
         let pull = self.pulls.values().map(|p| p.at).min();
-        let optional =
-            [self.effects.timers.next_at(), self.refresh_at, self.accuse_at, self.save_at, pull].into_iter();
+        let (swim, told) = (self.effects.timers.next_at(), self.withdrawals.next_at());
+        let optional = [swim, self.refresh_at, self.accuse_at, self.save_at, pull, told].into_iter();
         optional.flatten().chain([self.sync_at, self.rejoin_at]).min()
     }
 
@@ -348,6 +354,9 @@ impl Pool {
         }
         if self.accuse_at.is_some_and(|at| at <= now) {
             self.accuse(now);
+        }
+        if self.withdrawals.next_at().is_some_and(|at| at <= now) {
+            self.tell_unheard(now);
         }
         if self.rejoin_at <= now {
             self.rejoin(now);

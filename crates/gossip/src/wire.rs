@@ -35,6 +35,10 @@ pub(crate) enum Kind {
     Welcome = 2,
     /// [`Frame`], on streams only.
     Frame = 3,
+    /// [`Withdrawal`].
+    Withdrawal = 4,
+    /// [`Heard`].
+    Heard = 5,
 }
 
 /// Why something from the network was dropped.
@@ -84,6 +88,20 @@ pub(crate) struct Welcome {
     pub from: MemberId,
     pub to: SocketAddr,
     pub nonce: u64,
+}
+
+/// Its sender's instances are to be used no more; answered by [`Heard`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Withdrawal {
+    pub record: Advertisement,
+}
+
+/// The sender shows nothing of `owner` that is older than `version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    pub by: NodeId,
+    pub owner: NodeId,
+    pub version: RecordVersion,
 }
 
 /// One step of an anti-entropy session; see [`crate::sync`].
@@ -196,6 +214,8 @@ fn open(bytes: &[u8]) -> Result<(Kind, &[u8]), WireError> {
         1 => Kind::Hello,
         2 => Kind::Welcome,
         3 => Kind::Frame,
+        4 => Kind::Withdrawal,
+        5 => Kind::Heard,
         _ => return Err(WireError::Malformed),
     };
     Ok((kind, payload))

@@ -149,10 +149,10 @@ impl Task {
 
     /// Does what was asked through handles, but for the task's own turn.
     fn requests(&mut self) {
-        let (advertise, seeds) = {
+        let (advertise, seeds, withdraw) = {
             let mut requests = self.shared.requests.lock();
-            let Requests { advertise, seeds, turn: _ } = &mut *requests;
-            (advertise.take(), std::mem::take(seeds))
+            let Requests { advertise, seeds, withdraw, turn: _ } = &mut *requests;
+            (advertise.take(), std::mem::take(seeds), withdraw.take())
         };
         let now = Instant::now();
         for seed in seeds {
@@ -162,6 +162,12 @@ impl Task {
             && let Err(error) = self.pool.advertise(now, instances)
         {
             tracing::error!("not advertised: {error}");
+        }
+        if let Some(begun) = withdraw {
+            self.pool.withdraw(now);
+            self.shared.unheard.send_replace(self.pool.unheard());
+            // It may have been given up.
+            let _ = begun.send(());
         }
     }
 
@@ -238,6 +244,8 @@ impl Task {
         if changed {
             self.shared.publish(&self.pool);
         }
+        let left = self.pool.unheard();
+        self.shared.unheard.send_if_modified(|unheard| std::mem::replace(unheard, left) != left);
     }
 
     fn resolve(&mut self, seed: String) {

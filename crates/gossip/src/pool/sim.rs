@@ -183,6 +183,13 @@ impl Sim {
         self.drain(n);
     }
 
+    pub(super) fn withdraw(&mut self, n: u64) {
+        let now = self.instant();
+        let node = self.nodes.get_mut(&n).unwrap();
+        node.pool.withdraw(now);
+        self.drain(n);
+    }
+
     pub(super) fn leave(&mut self, n: u64) {
         let now = self.instant();
         self.nodes.get_mut(&n).unwrap().pool.leave(now);

@@ -349,3 +349,76 @@ fn a_seed_that_is_ourselves_does_no_harm_and_is_not_called_again() {
     assert_eq!(sim.pool(1).stats().identity_conflicts.get(), 0);
     assert_eq!(sim.pool(1).local().gossip_addr, addr(1));
 }
+
+/// P46: whoever withdraws knows when nobody uses it any more, however bad the network.
+#[test]
+fn a_withdrawal_is_over_exactly_when_every_member_that_is_up_shows_nothing_of_it() {
+    for seed in 0..10 {
+        let mut sim = Sim::cluster(seed, 12);
+        sim.advertise(5, vec![web(5)]);
+        sim.run_until(SEC * 5, Sim::all_agree).unwrap();
+        sim.loss = 0.3;
+        sim.withdraw(5);
+        assert_eq!(sim.pool(5).unheard(), 11);
+        let others: Vec<u64> = sim.alive().into_iter().filter(|n| *n != 5).collect();
+        let shows = |sim: &Sim, n: u64| sim.names(n).contains(&"web/5".to_owned());
+        let shown = |sim: &Sim| others.iter().filter(|n| shows(sim, **n)).count();
+        let took = sim.run_until(SEC * 3, |sim| {
+            let unheard = sim.pool(5).unheard();
+            // One that is suspected is not waited for.
+            let suspected = others.iter().filter(|n| sim.state(5, **n) != Some(MemberState::Alive)).count();
+            assert!(shown(sim) <= unheard + suspected, "{}", sim.describe());
+            unheard == 0
+        });
+        assert!(took.is_some(), "{}", sim.describe());
+    }
+}
+
+#[test]
+fn a_withdrawal_in_a_sound_network_takes_less_than_a_tenth_of_a_second() {
+    let mut sim = Sim::cluster(3, 12);
+    sim.advertise(5, vec![web(5)]);
+    sim.run_until(SEC * 5, Sim::all_agree).unwrap();
+    sim.withdraw(5);
+    let took = sim.run_until(SEC, |sim| sim.pool(5).unheard() == 0).unwrap();
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+#[test]
+fn a_withdrawal_does_not_wait_for_members_that_are_gone() {
+    let mut sim = Sim::cluster(4, 5);
+    sim.advertise(5, vec![web(5)]);
+    sim.run_until(SEC * 5, Sim::all_agree).unwrap();
+    sim.kill(2);
+    sim.withdraw(5);
+    assert!(sim.run_until(SEC, |sim| sim.pool(5).unheard() == 1).is_some());
+    assert!(sim.run_until(SEC * 10, |sim| sim.pool(5).unheard() == 0).is_some(), "{}", sim.describe());
+}
+
+/// What somebody else says in our name, or about what is none of ours, ends no withdrawal.
+#[test]
+fn false_answers_to_a_withdrawal_change_nothing() {
+    let mut sim = Sim::cluster(4, 3);
+    sim.cut_between(&[1], &[2, 3]);
+    sim.withdraw(1);
+    let heard = |owner, seq| {
+        let version = crate::instance::RecordVersion { incarnation: 1, seq };
+        let heard = crate::wire::Heard { by: NodeId(2), owner: NodeId(owner), version };
+        crate::wire::datagram(crate::wire::Kind::Heard, &heard)
+    };
+    for bytes in [heard(3, 99), heard(1, 0)] {
+        sim.inject(2, 1, bytes);
+    }
+    sim.run(Duration::from_millis(50));
+    assert_eq!(sim.pool(1).unheard(), 2);
+    let record = crate::catalog::tests::advertisement(3, 1, 99, vec![web(3)]);
+    let bytes = crate::wire::datagram(crate::wire::Kind::Withdrawal, &crate::wire::Withdrawal { record });
+    let before = sim.pool(2).stats().datagrams_malformed.get();
+    sim.inject(3, 2, bytes);
+    sim.run(Duration::from_millis(50));
+    assert_eq!(
+        sim.pool(2).stats().datagrams_malformed.get(),
+        before + 1,
+        "a withdrawal says that there is nothing"
+    );
+}

@@ -53,6 +53,7 @@ impl Pool {
                 self.outputs.push_back(Output::Changed);
             }
         }
+        self.answer_withdrawals();
     }
 
     fn member_views(&self, now: Instant) -> Vec<MemberView> {
