@@ -119,6 +119,7 @@ impl Node {
             peer_address: self.advertise.to_string(),
             cluster_id: self.cluster.wire_id(),
             learner: self.learner,
+            was_member: self.replica.membership().get_node(&self.id.0).is_some(),
         };
         let mut client = self.peers.client(addr, Lane::Forward);
         let answer = match timeout(JOIN_TIMEOUT, client.join(request)).await {
@@ -214,27 +215,29 @@ impl Node {
         }
         self.peers.set_address(NodeId(request.id), addr);
         let peer = Peer { name: request.name, addr };
+        let was_member = request.was_member;
         if request.learner {
-            self.make_member(request.id, peer).await.map_err(Status::unavailable)?;
+            self.make_member(request.id, peer, was_member).await?;
             return Ok(JoinResponse { learner: true, ..answer(false, String::new()) });
         }
-        self.add(request.id, peer).await.map_err(Status::unavailable)?;
+        self.add(request.id, peer, was_member).await?;
         Ok(answer(true, String::new()))
     }
 
     /// Brings a server into the group, as far as it is not there yet. The group changes by one at a time, but
     /// while one catches up, which it may never do, others are not kept waiting (R05).
-    async fn add(&self, id: u64, peer: Peer) -> Result<(), String> {
-        self.make_member(id, peer).await?;
+    async fn add(&self, id: u64, peer: Peer, was_member: bool) -> Result<(), Status> {
+        self.make_member(id, peer, was_member).await?;
         if self.is_voter(id) {
             return Ok(());
         }
-        self.wait_until_caught_up(id).await?;
+        self.wait_until_caught_up(id).await.map_err(Status::unavailable)?;
         let _one_at_a_time = self.membership_change.lock().await;
         if self.is_voter(id) {
             return Ok(());
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await?;
+        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+        self.change(voters, true).await.map_err(Status::unavailable)?;
         tracing::info!(server = %NodeId(id), "a server votes now");
         Ok(())
     }
@@ -243,16 +246,17 @@ impl Node {
         self.membership().voter_ids().any(|voter| voter == id)
     }
 
-    /// Adds a server as learner, or notes its new address.
-    async fn make_member(&self, id: u64, peer: Peer) -> Result<(), String> {
+    /// Adds a server as learner, or notes its new address. One that was a member by what it has applied and is none
+    /// by what this leader knows was removed, also if an earlier leader did it while that server was down.
+    async fn make_member(&self, id: u64, peer: Peer, was_member: bool) -> Result<(), Status> {
         let _one_at_a_time = self.membership_change.lock().await;
         let known = self.membership().get_node(&id).cloned();
         match known {
-            None if self.removed.lock().contains(&id) => {
-                return Err(format!(
+            None if was_member || self.removed.lock().contains(&id) => {
+                return Err(Status::failed_precondition(format!(
                     "server {} was removed from this group: it comes back with an empty data folder, as a new server",
                     NodeId(id)
-                ));
+                )));
             }
             None => {
                 tracing::info!(server = %NodeId(id), name = peer.name, addr = %peer.addr, "a server joins as learner");
@@ -267,12 +271,14 @@ impl Node {
                         "another member of the group was last at this address: if it lost its data, it still counts in majorities"
                     );
                 }
-                self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, peer)])), true).await?;
+                let added = ChangeMembers::AddNodes(BTreeMap::from([(id, peer)]));
+                self.change(added, true).await.map_err(Status::unavailable)?;
             }
             // Nothing else can have moved there: the server itself says so, with its id.
             Some(known) if known != peer => {
                 tracing::info!(server = %NodeId(id), old = %known.addr, new = %peer.addr, "a server of the group has a new address");
-                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await?;
+                let moved = ChangeMembers::SetNodes(BTreeMap::from([(id, peer)]));
+                self.change(moved, true).await.map_err(Status::unavailable)?;
             }
             Some(_) => {}
         }

@@ -177,6 +177,7 @@ async fn a_server_that_cannot_catch_up_delays_nobody_else() {
         peer_address: nobody.to_string(),
         cluster_id: 0,
         learner: false,
+        was_member: false,
     };
     let asked = request.clone();
     let stuck = tokio::spawn(async move { client.join(asked).await });

@@ -87,12 +87,38 @@ async fn a_late_request_to_join_does_not_bring_a_removed_server_back() {
         peer_address: gone.addr.to_string(),
         cluster_id: servers[leads].coordinator.cluster_id().expect("formed").0,
         learner: false,
+        was_member: false,
     };
     node.take_in(request.clone()).await.expect("it is a member, and told so");
     servers[leads].coordinator.change_group(remove(gone.id, false)).await.expect("removed");
     let refused = node.take_in(request).await.expect_err("not again");
     assert!(refused.message().contains("was removed from this group"), "{refused}");
     assert!(node.membership().get_node(&gone.id.0).is_none(), "not even as learner");
+}
+
+/// R02: it was down, and the leader that removed it is gone: what the learner knows of itself decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_that_was_removed_while_it_was_down_is_not_taken_in_by_another_leader() {
+    let servers = group(3).await;
+    let leads = wait_leader(&servers).await;
+    let gone = learner(4, &servers).await;
+    let folder = gone.stop().await;
+    servers[leads].coordinator.change_group(remove(NodeId(4), true)).await.expect("removed");
+    let to = servers[(leads + 1) % 3].id;
+    servers[leads].coordinator.change_group(GroupChange::Transfer { to: to.0 }).await.expect("handed over");
+    until("it leads", || servers[(leads + 1) % 3].coordinator.is_leader()).await;
+    let setup =
+        Setup { folder, bootstrap: false, snapshot_every: SNAPSHOT_EVERY, history: HistoryLimits::default() };
+    let returned = start_as(4, setup, true).await.expect("it does not know it yet");
+    let addrs: Vec<SocketAddr> = servers.iter().map(|s| s.addr).collect();
+    while !returned.coordinator.node().is_stopping() {
+        let refused = returned.coordinator.join_group(addrs.clone()).await.expect_err("removed");
+        assert!(!matches!(refused, JoinError::Unreachable { .. }), "{refused}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    for server in &servers {
+        assert!(server.coordinator.node().membership().get_node(&4).is_none(), "not even as learner");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
