@@ -17,9 +17,17 @@ pub const HISTORY_AGE_MAX_MS: u64 = 60 * 60 * 1000;
 /// bytes beside its value; at 1,000 changes a second it is a bit over eight minutes.
 pub const HISTORY_CHANGES_MAX: u64 = 500_000;
 
-/// Unless told otherwise, bytes of past values above which the older half of history goes. Values may be
-/// 1.5 MiB each, so that a number of changes alone does not bound memory.
+/// Unless told otherwise, history takes no more memory than what exists now, in bytes, but may always take
+/// [`HISTORY_BYTES_MIN`]: a store of a few thousand keys that are written all the time would else be mostly its own past.
+/// When it is exceeded the older half goes. Values may be 1.5 MiB each, so that a number of changes alone does
+/// not bound memory.
 pub const HISTORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// See [`HISTORY_BYTES_MAX`]. About 90,000 changes of 256 bytes.
+pub const HISTORY_BYTES_MIN: u64 = 32 * 1024 * 1024;
+
+/// What a change takes beside the value that it replaced: its place in the order of changes, and the version's numbers.
+const CHANGE_BYTES: u64 = 100;
 
 /// How much history is kept. Whichever limit is reached first counts; 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +37,14 @@ pub struct HistoryLimits {
     pub age_max_ms: u64,
     /// Changes that stay readable.
     pub changes_max: u64,
-    /// Bytes of values that were replaced or deleted. Smaller than what one burst writes between two looks,
-    /// it is exceeded until the next.
-    pub bytes_max: u64,
+    /// Bytes that changes take, with the values that were replaced or deleted. Smaller than what one burst writes
+    /// between two looks, it is exceeded until the next. None: as [`HISTORY_BYTES_MAX`] says.
+    pub bytes_max: Option<u64>,
 }
 
 impl Default for HistoryLimits {
     fn default() -> Self {
-        Self {
-            age_max_ms: HISTORY_AGE_MAX_MS,
-            changes_max: HISTORY_CHANGES_MAX,
-            bytes_max: HISTORY_BYTES_MAX,
-        }
+        Self { age_max_ms: HISTORY_AGE_MAX_MS, changes_max: HISTORY_CHANGES_MAX, bytes_max: None }
     }
 }
 
@@ -98,8 +102,10 @@ impl Retention {
 
     fn by_bytes(&self, machine: &Machine) -> Option<Revision> {
         let held = machine.history_held();
+        let present = machine.data_bytes().saturating_sub(held.bytes);
+        let max = self.limits.bytes_max.unwrap_or(present.clamp(HISTORY_BYTES_MIN, HISTORY_BYTES_MAX));
         // What an earlier compaction gives back is not known before it has.
-        if self.limits.bytes_max == 0 || held.bytes <= self.limits.bytes_max || held.backlog > 0 {
+        if max == 0 || held.bytes + held.changes * CHANGE_BYTES <= max || held.backlog > 0 {
             return None;
         }
         machine.revision_keeping(held.changes / 2)

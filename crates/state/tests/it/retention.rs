@@ -4,12 +4,12 @@ use proptest::prelude::*;
 use weft_state::{
     command::Command,
     lease::Tick,
-    retention::{HistoryLimits, Retention},
+    retention::{HISTORY_BYTES_MIN, HistoryLimits, Retention},
 };
 
 use crate::support::{Replica, put};
 
-const NONE: HistoryLimits = HistoryLimits { age_max_ms: 0, changes_max: 0, bytes_max: 0 };
+const NONE: HistoryLimits = HistoryLimits { age_max_ms: 0, changes_max: 0, bytes_max: Some(0) };
 
 /// What a leader does with the answer.
 fn look(retention: &mut Retention, now: u64, replica: &mut Replica) {
@@ -66,7 +66,7 @@ fn changes_beyond_the_limit_go_with_a_quarter_more() {
 #[test]
 fn bytes_of_past_values_are_bounded_and_present_ones_are_not_counted() {
     let mut r = Replica::new();
-    let mut retention = Retention::new(HistoryLimits { bytes_max: 10_000, ..NONE });
+    let mut retention = Retention::new(HistoryLimits { bytes_max: Some(10_000), ..NONE });
     let value = "x".repeat(1_000);
     for key in 0..50 {
         r.put(&format!("k{key}"), &value);
@@ -80,6 +80,28 @@ fn bytes_of_past_values_are_bounded_and_present_ones_are_not_counted() {
         assert!(r.machine.history_held().bytes <= 14_000, "{:?}", r.machine.history_held());
     }
     assert!(r.machine.compacted() > 0);
+}
+
+#[test]
+fn history_takes_no_more_than_what_exists_unless_that_is_little() {
+    // Values of 100 kB, of which all but the newest are past.
+    let value = "x".repeat(100_000);
+    let most_held = |keys: u64| {
+        let mut r = Replica::new();
+        let mut retention = Retention::new(HistoryLimits { bytes_max: None, ..NONE });
+        let mut most = 0;
+        for n in 0..1_500 {
+            r.put(&format!("k{}", n % keys), &value);
+            look(&mut retention, 0, &mut r);
+            while r.machine.scrub(100) {}
+            most = most.max(r.machine.history_held().bytes);
+        }
+        most
+    };
+    let few = most_held(10);
+    assert!((HISTORY_BYTES_MIN * 9 / 10..=HISTORY_BYTES_MIN).contains(&few), "{few} bytes beside 1 MB");
+    let many = most_held(700);
+    assert!((63_000_000..=70_000_000).contains(&many), "{many} bytes beside 70 MB");
 }
 
 #[test]

@@ -110,7 +110,8 @@ pub(crate) struct ServerFlags {
     /// value; 0: no limit; default: 500000
     #[arg(long, env = "WEFT_HISTORY_CHANGES", value_name = "N")]
     pub(crate) history_changes: Option<u64>,
-    /// MiB of replaced and deleted values above which the older half of history goes; 0: no limit; default: 256
+    /// MiB of history, with the values that were replaced or deleted, above which its older half goes; 0: no limit;
+    /// default: as much as what exists now takes, at least 32 and at most 256
     #[arg(long, env = "WEFT_HISTORY_MIB", value_name = "MIB")]
     pub(crate) history_mib: Option<u64>,
     /// Folder in which backups of the whole state are made; default: none are made
@@ -242,9 +243,7 @@ impl ServerFlags {
                 .history_age
                 .map_or(defaults.history.age_max_ms, |age| age.as_millis().try_into().unwrap_or(u64::MAX)),
             changes_max: self.history_changes.unwrap_or(defaults.history.changes_max),
-            bytes_max: self
-                .history_mib
-                .map_or(defaults.history.bytes_max, |mib| mib.saturating_mul(1024 * 1024)),
+            bytes_max: self.history_mib.map(|mib| mib.saturating_mul(1024 * 1024)),
         };
         Ok(ServerConfig {
             learner: self.learner,
@@ -331,11 +330,11 @@ mod tests {
     fn limits_of_history_come_in_hours_and_mib() {
         let config = file("history-age: 2h\nhistory-mib: 1\n").into_config().unwrap();
         assert_eq!(config.history.age_max_ms, 7_200_000);
-        assert_eq!(config.history.bytes_max, 1 << 20);
+        assert_eq!(config.history.bytes_max, Some(1 << 20));
         assert_eq!(config.history.changes_max, HistoryLimits::default().changes_max);
         let none =
             file("history-age: 0s\nhistory-mib: 0\nhistory-changes: 0\n").into_config().unwrap().history;
-        assert_eq!((none.age_max_ms, none.bytes_max, none.changes_max), (0, 0, 0));
+        assert_eq!((none.age_max_ms, none.bytes_max, none.changes_max), (0, Some(0), 0));
     }
 
     #[test]
