@@ -4,6 +4,7 @@
 //! - [`flags`]: what `server`, `proxy` and `dev` are told: flag, then variable, then file, then default.
 //! - [`descriptors`]: the limit of open files.
 //! - [`output`]: tables for people, JSON with stable field names for scripts.
+//! - [`start_pages`]: memory of the program's own file, once it has started.
 //! - [`signals`]: a graceful end at the first signal, an immediate one at the second.
 //! - [`dev`]: the demo mesh of `weft dev`.
 
@@ -14,6 +15,7 @@ mod failure;
 mod flags;
 mod output;
 mod signals;
+mod start_pages;
 
 use std::process::ExitCode;
 

@@ -77,7 +77,10 @@ pub(crate) async fn start(
     let name = config.name.clone();
     tokio::select! {
         proxy = app::start(config) => match proxy {
-            Ok(proxy) => Ok(Started::Runs(name, Box::new(proxy))),
+            Ok(proxy) => {
+                crate::start_pages::let_go_after_start();
+                Ok(Started::Runs(name, Box::new(proxy)))
+            }
             Err(error) => Err(Failure::new(format!("proxy {name} does not start: {error}"))),
         },
         signal = signals.next() => Ok(Started::Asked(signal)),

@@ -76,6 +76,7 @@ pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
         "grpc": addrs.grpc, "http": addrs.http, "dns": addrs.dns, "peer": addrs.peer, "gossip": addrs.gossip,
     });
     output::print(format!("weft server {name}\n{block}ready {ready}\n"));
+    crate::start_pages::let_go_after_start();
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
     Ok(signals.end_gracefully(None, server.shutdown()).await)
