@@ -5,10 +5,12 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$root/deploy/ensure-tools.sh"
 ensure_build_tools
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$WEFT_CACHE/target}"
-# WEFT_BIN measures another build, such as that of an earlier commit, with the same load generator.
-(cd "$root" && cargo build --quiet --release --locked -p weft-load $([ -n "${WEFT_BIN:-}" ] || echo "-p weft"))
+# WEFT_BIN measures another build, such as that of an earlier commit, with the same load generator; WEFT_LOAD_BIN is another one.
+packages=$([ -n "${WEFT_LOAD_BIN:-}" ] || echo "-p weft-load") packages+=$([ -n "${WEFT_BIN:-}" ] || echo " -p weft")
+# shellcheck disable=SC2086 # several words
+[ -z "$packages" ] || (cd "$root" && cargo build --quiet --release --locked $packages)
 weft="${WEFT_BIN:-$CARGO_TARGET_DIR/release/weft}"
-load="$CARGO_TARGET_DIR/release/weft-load"
+load="${WEFT_LOAD_BIN:-$CARGO_TARGET_DIR/release/weft-load}"
 work=$(mktemp -d)
 pids=()
 

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand};
 
 mod answers;
+mod app;
 mod bare;
 mod connect;
 mod cpu;
@@ -177,6 +178,21 @@ enum What {
         #[arg(long)]
         to: SocketAddr,
     },
+    /// A service of the demo: answers with its name, calls another one, and is slow or fails when told with PUT.
+    App {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// What it answers.
+        #[arg(long)]
+        name: String,
+        /// The service that it calls for each request.
+        #[arg(long, requires = "through")]
+        calls: Option<String>,
+        /// The sidecar that takes its calls.
+        #[arg(long, env = "WEFT_SIDECAR")]
+        through: Option<SocketAddr>,
+    },
     /// Answer every HTTP/1.1 or HTTP/2 request with 128 bytes, and `/bytes/N` with N.
     Upstream {
         /// Where to listen.
@@ -221,5 +237,6 @@ async fn main() -> anyhow::Result<()> {
         What::Hold { to, host, connections } => hold::run(to, &host, connections).await,
         What::Relay { listen, to } => relay::run(listen, to).await,
         What::Upstream { listen } => upstream::run(listen).await,
+        What::App { listen, name, calls, through } => app::run(listen, name, calls.zip(through)).await,
     }
 }
