@@ -29,11 +29,15 @@ pub struct Reloading<T> {
 struct State<T> {
     value: T,
     /// The files when `value` was made of them.
-    seen: Vec<Option<Stamp>>,
+    seen: Stamps,
     looked: Instant,
     /// Why the files as they are now cannot be used, if that was logged.
     complaint: Option<String>,
 }
+
+/// Files as they are at one moment: equal if none was changed or replaced in between, links followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamps(Vec<Option<Stamp>>);
 
 /// What tells that a file is not the one of before, also if it was replaced by one of the same length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +58,7 @@ impl<T: Clone> Reloading<T> {
         load: impl Fn() -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<Self, E> {
         // Before loading: a change in between is then seen as one.
-        let seen = stamps(&files);
+        let seen = Stamps::of(&files);
         let value = load()?;
         let state = Mutex::new(State { value, seen, looked: Instant::now(), complaint: None });
         let load = Box::new(move || load().map_err(|error| error.to_string()));
@@ -70,7 +74,7 @@ impl<T: Clone> Reloading<T> {
         let mut state = self.state.lock();
         if now.saturating_duration_since(state.looked) >= LOOK_EVERY {
             state.looked = now;
-            let seen = stamps(&self.files);
+            let seen = Stamps::of(&self.files);
             if seen != state.seen {
                 self.renew(&mut state, seen);
             }
@@ -78,7 +82,7 @@ impl<T: Clone> Reloading<T> {
         state.value.clone()
     }
 
-    fn renew(&self, state: &mut State<T>, seen: Vec<Option<Stamp>>) {
+    fn renew(&self, state: &mut State<T>, seen: Stamps) {
         match (self.load)() {
             Ok(value) => {
                 tracing::info!(what = self.what, files = ?self.files, "files have changed and are in use now");
@@ -105,12 +109,15 @@ impl<T> fmt::Debug for Reloading<T> {
     }
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
-    let stamp = |path: &PathBuf| {
-        let found = fs::metadata(path).ok()?;
-        Some(Stamp { modified: found.modified().ok(), length: found.len(), file: number(&found) })
-    };
-    files.iter().map(stamp).collect()
+impl Stamps {
+    /// Looks at them; one that is not there is noted as such.
+    pub fn of(files: &[PathBuf]) -> Self {
+        let stamp = |path: &PathBuf| {
+            let found = fs::metadata(path).ok()?;
+            Some(Stamp { modified: found.modified().ok(), length: found.len(), file: number(&found) })
+        };
+        Self(files.iter().map(stamp).collect())
+    }
 }
 
 /// Tells files apart of which one took the place of the other.

@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
+mod about;
 mod both_ways;
 mod dial;
+mod named;
+pub mod spiffe;
 
+pub use about::About;
 pub use both_ways::{
     ClientCerts, Identity, client_config_showing, explain, is_for_name, server_config_asking,
 };
 pub use dial::{Dialling, Trust};
+pub use named::{Accept, client_verifier, server_verifier, uris};
 
 /// Why TLS material was refused.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,12 @@ pub enum TlsError {
     /// It holds no certificate.
     #[error("{path} holds no certificate (no `-----BEGIN CERTIFICATE-----` section)", path = path.display())]
     NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It holds no revocation list.
+    #[error("{path} holds no revocation list (no `-----BEGIN X509 CRL-----` section)", path = path.display())]
+    NoCrl {
         /// The file.
         path: PathBuf,
     },
@@ -91,9 +102,15 @@ pub enum TlsError {
 }
 
 /// Makes aws-lc-rs the provider of this process. Call it before any TLS; again does nothing.
+///
+/// Keys are agreed on by X25519MLKEM768 first, which what is recorded today keeps secret from the quantum computers of
+/// later, then by what older ends know.
 pub fn install_provider() {
+    use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+    let kx_groups =
+        vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
     // An error means that one is installed already, and it can only be this one: no other is built in.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = rustls::crypto::CryptoProvider { kx_groups, ..default_provider() }.install_default();
 }
 
 /// Server side: the certificate chain in `cert_pem` (leaf first) with the key in `key_pem`, which may be one file.
@@ -111,7 +128,8 @@ pub fn server_config(cert_pem: &Path, key_pem: &Path, alpn: &[&[u8]]) -> Result<
     Ok(Arc::new(config))
 }
 
-fn pair_error(cert: &Path, key: &Path, reason: rustls::Error) -> TlsError {
+/// Says of a certificate and a key why they do not go together.
+pub fn pair_error(cert: &Path, key: &Path, reason: rustls::Error) -> TlsError {
     match reason {
         rustls::Error::InconsistentKeys(_) => {
             TlsError::KeyMismatch { cert: cert.to_path_buf(), key: key.to_path_buf() }
@@ -143,9 +161,16 @@ pub fn client_config(ca_pem: Option<&Path>, alpn: &[&[u8]]) -> Result<Arc<Client
 /// # Errors
 /// If there is none, or the file cannot be read or parsed.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(path)?;
+    certificates_in(path, &read(path)?)
+}
+
+/// The same of a PEM text; `path` is what errors call it.
+///
+/// # Errors
+/// If there is none, or the text cannot be parsed.
+pub fn certificates_in(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| bad_pem(path, &e))?;
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| bad_pem(path, &e))?;
     if chain.is_empty() {
         return Err(TlsError::NoCertificate { path: path.to_path_buf() });
     }
@@ -157,15 +182,45 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
 /// # Errors
 /// If there is none, or the file cannot be read or parsed.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+    private_key_in(path, &read(path)?)
+}
+
+/// The same of a PEM text; `path` is what errors call it.
+///
+/// # Errors
+/// If there is none, or the text cannot be parsed.
+pub fn private_key_in(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::NoKey { path: path.to_path_buf() },
         error => bad_pem(path, &error),
     })
 }
 
+/// All revocation lists of a PEM text; `path` is what errors call it.
+///
+/// # Errors
+/// If there is none, or the text cannot be parsed.
+pub fn crls_in(path: &Path, pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let all: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| bad_pem(path, &e))?;
+    if all.is_empty() {
+        return Err(TlsError::NoCrl { path: path.to_path_buf() });
+    }
+    Ok(all)
+}
+
 fn strict_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    roots_in(path, &read(path)?)
+}
+
+/// All certificates of a PEM text as CAs; `path` is what errors call it.
+///
+/// # Errors
+/// If there is none, or one of them is unusable.
+pub fn roots_in(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for (index, certificate) in certificates(path)?.into_iter().enumerate() {
+    for (index, certificate) in certificates_in(path, pem)?.into_iter().enumerate() {
         roots.add(certificate).map_err(|reason| TlsError::BadCertificate {
             path: path.to_path_buf(),
             number: index + 1,
@@ -183,7 +238,11 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-fn system_roots() -> Result<RootCertStore, TlsError> {
+/// The CAs that the system trusts.
+///
+/// # Errors
+/// If none of the usual files is there, or it cannot be read.
+pub fn system_roots() -> Result<RootCertStore, TlsError> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let found = named.or_else(|| SYSTEM_BUNDLES.iter().map(PathBuf::from).find(|p| p.exists()));
     let Some(path) = found else {
