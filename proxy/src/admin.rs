@@ -21,12 +21,14 @@ use weft_core::id::NodeId;
 use weft_gossip::GossipHandle;
 
 use crate::app::ProxyAddrs;
+use crate::cluster::security::ProxyTls;
 use crate::config::ProxyConfig;
 use crate::health::LocalServices;
 use crate::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::mesh_view::MeshState;
 use crate::telemetry::metrics::Metrics;
 
+mod certs;
 mod clusters;
 mod config_dump;
 mod log_level;
@@ -43,6 +45,7 @@ pub(crate) struct AdminState {
     pub local: Arc<LocalServices>,
     pub gossip: Option<GossipHandle>,
     pub metrics: Metrics,
+    pub tls: ProxyTls,
     pub draining: Arc<AtomicBool>,
     pub started: Instant,
 }
@@ -63,13 +66,14 @@ const CONNECTIONS_MAX: usize = 64;
 /// For a request head, and for the next request on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-const PATHS: [(&str, &str); 7] = [
+const PATHS: [(&str, &str); 8] = [
     ("/ready", "200 if this proxy takes requests, else 503 and why not"),
     (
         "/clusters",
         "services with endpoints, health, ejection, requests in flight, source and age; ?format=json",
     ),
     ("/config_dump", "configuration and the present snapshot, as JSON"),
+    ("/certs", "certificates in use: names, end, source, when they were loaded, as JSON"),
     ("/members", "the gossip pool as this proxy sees it; ?format=json"),
     ("/metrics", "Prometheus metrics"),
     ("/runtime", "this process: version, memory, connections, what is logged and traced, as JSON"),
@@ -146,6 +150,7 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
         "/clusters" if json => json_answer(&clusters::json(state)),
         "/clusters" => text(StatusCode::OK, clusters::text(state)),
         "/config_dump" => json_answer(&config_dump::json(state)),
+        "/certs" => json_answer(&certs::json(state)),
         "/members" if json => json_answer(&config_dump::members(state)),
         "/members" => text(StatusCode::OK, config_dump::members_text(state)),
         "/metrics" => {

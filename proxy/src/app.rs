@@ -19,6 +19,7 @@ use weft_xds_proto::resource::cluster::{Cluster, OutlierDetection};
 use weft_xds_proto::resource::labels;
 
 use crate::admin::{self, AdminState};
+use crate::cluster::security::ProxyTls;
 use crate::cluster::{expiry, health_check};
 use crate::config::static_config::static_endpoint;
 use crate::config::{BoundListener, ConfigProblems, LocalService, ProxyConfig};
@@ -37,12 +38,16 @@ use crate::limits::{CONNECTIONS_MAX, DRAIN_ACKNOWLEDGED_MAX, DRAIN_PROPAGATION};
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
 use crate::mesh_view::MeshState;
+use crate::policy::forwarding::Forwarding;
 use crate::sockets::{Handle, Origin, Sockets};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::export::{END_TIMEOUT, Exporter};
+use crate::tls::door::DoorTls;
+use crate::tls::live::{self, Certificates};
+use crate::tls::mesh::{MeshMode, MeshTls};
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 
 /// Where a running proxy listens; ports are the real ones.
@@ -128,10 +133,13 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         }),
     };
     let mut sockets = Sockets::bind(&config, &mut inherited)?;
-    let tls = match &config.inbound_tls {
-        Some(files) => Some(weft_core::tls::server_config(&files.cert, &files.key, &[b"h2", b"http/1.1"])?),
-        None => None,
-    };
+    let certificates = Arc::new(Certificates::default());
+    let unusable = |why| StartError::Tls { what: "inbound", why };
+    let tls = config.inbound_tls.as_ref().map(|files| DoorTls::terminate("inbound", files, &certificates));
+    let tls = tls.transpose().map_err(unusable)?;
+    let mesh = config.mesh.as_ref().map(|files| MeshTls::load(files, &certificates));
+    let mesh = mesh.transpose().map_err(|why| StartError::Tls { what: "mesh", why })?.map(Arc::new);
+    let proxy_tls = ProxyTls { certificates, mesh };
     let server_tls = match config.server_trust.clone() {
         Some(trust) => Some(Arc::new(Dialling::load(trust).map_err(StartError::ServerTls)?)),
         None => None,
@@ -191,9 +199,12 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
         policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
     });
-    let outbound =
-        Arc::new(MeshState::new(Direction::Outbound, routes, metrics.clone()).at(config.place.clone()));
-    let inbound = Arc::new(MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone()));
+    let outbound = MeshState::new(Direction::Outbound, routes, metrics.clone(), proxy_tls.clone());
+    let outbound = Arc::new(outbound.at(config.place.clone()));
+    // What is beside this sidecar stands in no file and in no gossip, so it is reached in plaintext.
+    let inbound =
+        MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone(), proxy_tls.clone());
+    let inbound = Arc::new(inbound);
     inbound.apply(&local_clusters(&config.services));
     let mut snapshots = discovery.snapshots();
     outbound.apply(&snapshots.borrow_and_update().clone());
@@ -209,10 +220,12 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         Arc::new(move |service: &str| discovery.want(service)) as Want
     });
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers));
-    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, tls.as_ref(), shared, &phases)?;
+    let doors = Doors::new(tls, proxy_tls.mesh.as_deref());
+    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, doors, shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
 
-    let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services);
+    let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)
+        .with_identity(proxy_tls.mesh.as_deref());
     local.inherit(&advertised_before);
     if let Some(taken) = taken {
         taken.serving().await?;
@@ -240,6 +253,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     control.spawn(feed(snapshots, outbound.clone()));
     control.spawn(health_check::run(outbound.clone(), metrics.clone()));
     control.spawn(expiry::run(outbound.clone()));
+    control.spawn(live::watch(proxy_tls.certificates.clone()));
     let mut local_checks = JoinSet::new();
     if !config.services.is_empty() {
         local_checks.spawn(health::run(local.clone(), gossip.clone()));
@@ -253,6 +267,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         local,
         gossip: gossip.clone(),
         metrics,
+        tls: proxy_tls,
         draining: draining.clone(),
         started: Instant::now(),
     });
@@ -404,12 +419,26 @@ fn descriptors(
     Ok(all)
 }
 
+/// TLS on the ports for peers.
+struct Doors {
+    http: Option<DoorTls>,
+    /// Nobody can tell by the first byte of a connection on which the server may speak first, so it is TLS or not.
+    tcp: Option<DoorTls>,
+}
+
+impl Doors {
+    fn new(terminate: Option<DoorTls>, mesh: Option<&MeshTls>) -> Self {
+        let strict = mesh.filter(|mesh| mesh.mode == MeshMode::Strict);
+        Self { http: mesh.map(DoorTls::peers).or(terminate), tcp: strict.map(DoorTls::peers) }
+    }
+}
+
 fn start_workers(
     config: &ProxyConfig,
     sockets: &mut Sockets<'_>,
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
-    tls: Option<&Arc<rustls::ServerConfig>>,
+    doors: Doors,
     (metrics, observers): (&Metrics, Option<Arc<Observers>>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<Vec<Worker>, StartError> {
@@ -418,10 +447,16 @@ fn start_workers(
         [service] => Some(service.name.clone()),
         _ => None,
     };
+    let trusted: Arc<[_]> = config.trusted_proxies.clone().into();
+    let forwarding = match &config.mesh {
+        Some(_) => Forwarding::Boundary(trusted),
+        None => Forwarding::Peers(trusted),
+    };
     let door = |Handle { socket, entry, from }: Handle| match from {
-        Origin::App { to } => DoorConfig {
+        Origin::App { to, trusted } => DoorConfig {
             socket,
             entry,
+            forwarding: trusted.map_or(Forwarding::App, Forwarding::Boundary),
             side: Side::Outbound { want: want.cloned(), to },
             mesh: outbound.clone(),
             tls: None,
@@ -429,16 +464,18 @@ fn start_workers(
         Origin::Peers { to: Some(service) } => DoorConfig {
             socket,
             entry,
+            forwarding: forwarding.clone(),
             side: Side::Inbound { only: Some(service) },
             mesh: inbound.clone(),
-            tls: None,
+            tls: doors.tcp.clone(),
         },
         Origin::Peers { to: None } => DoorConfig {
             socket,
             entry,
+            forwarding: forwarding.clone(),
             side: Side::Inbound { only: only.clone() },
             mesh: inbound.clone(),
-            tls: tls.cloned(),
+            tls: doors.http.clone(),
         },
     };
     let mut workers = Vec::with_capacity(config.workers);

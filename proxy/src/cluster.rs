@@ -24,5 +24,6 @@ pub mod probe;
 pub mod random;
 pub mod rotation;
 pub mod round_robin;
+pub mod security;
 pub mod state;
 pub mod two_choices;

@@ -13,6 +13,7 @@ use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::listener::proxy_protocol::Network;
 use crate::telemetry::access_log::AccessLogConfig;
 use crate::telemetry::trace::TraceConfig;
+use crate::tls::mesh::{MeshFiles, SPIFFE_LABEL};
 
 pub mod declared;
 pub mod static_config;
@@ -46,10 +47,14 @@ pub struct ProxyConfig {
     pub inbound: Option<SocketAddr>,
     /// Load balancers in front of `inbound` that tell with a PROXY protocol header who the client is.
     pub inbound_accept_proxy: Vec<Network>,
+    /// Proxies in front of `inbound` that are believed what they say of earlier hops.
+    pub trusted_proxies: Vec<Network>,
     /// Where peers connect to local services that speak no HTTP, one port each: `Takes::Tcp` at `ListenAt::Tcp`.
     pub inbound_tcp: Vec<Declared>,
     /// Terminates TLS on `inbound`; plaintext without.
     pub inbound_tls: Option<TlsFiles>,
+    /// Identity among sidecars: TLS with others that have one. Plaintext without.
+    pub mesh: Option<MeshFiles>,
     /// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
     pub admin: SocketAddr,
     /// Gossip bind address; `None` for no gossip.
@@ -119,8 +124,10 @@ impl ProxyConfig {
             upstreams: Vec::new(),
             inbound: None,
             inbound_accept_proxy: Vec::new(),
+            trusted_proxies: Vec::new(),
             inbound_tcp: Vec::new(),
             inbound_tls: None,
+            mesh: None,
             admin: any,
             gossip: None,
             advertise: None,
@@ -154,6 +161,13 @@ impl ProxyConfig {
         }
         if self.inbound_tls.is_some() && self.inbound.is_none() {
             problems.push("inbound TLS needs an inbound address".to_owned());
+        }
+        if self.inbound_tls.is_some() && self.mesh.is_some() {
+            problems.push(
+                "inbound-cert beside mesh-cert: the inbound port is for any client of TLS, or for sidecars; give one of \
+                 the two"
+                    .to_owned(),
+            );
         }
         if self.inbound.is_some() && self.services.is_empty() {
             problems
@@ -283,7 +297,7 @@ pub fn check_service_name(name: &str) -> Result<(), String> {
 
 /// A label travels in gossip datagrams, so it is short.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), String> {
-    if key == SIDECAR_LABEL {
+    if key == SIDECAR_LABEL || key == SPIFFE_LABEL {
         return Err(format!("label {key} is set by the sidecar itself"));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

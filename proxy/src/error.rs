@@ -37,8 +37,13 @@ pub enum StartError {
     #[error(transparent)]
     Handover(#[from] crate::handover::HandoverError),
     /// Certificate or key.
-    #[error("inbound TLS: {0}")]
-    Tls(#[from] weft_core::tls::TlsError),
+    #[error("{what} TLS: {why}")]
+    Tls {
+        /// Whose.
+        what: &'static str,
+        /// Which file, and what is wrong with it.
+        why: String,
+    },
     /// Files for TLS with the servers.
     #[error("TLS with the servers: {0}")]
     ServerTls(weft_core::tls::TlsError),

@@ -12,9 +12,10 @@ use weft_gossip::{GossipHandle, InstanceHealth, InstanceRecord};
 use weft_xds_proto::resource::cluster::CheckBy;
 use weft_xds_proto::resource::labels;
 
-use crate::cluster::probe::{Probe, ProbeError};
+use crate::cluster::probe::{Link, Probe, ProbeError};
 use crate::config::LocalService;
 use crate::limits::{LOCAL_CHECK_INTERVAL, LOCAL_CHECK_TIMEOUT};
+use crate::tls::mesh::{MeshMode, MeshTls, SPIFFE_LABEL};
 
 /// Label of an instance that is reached through its sidecar: the sidecar's name.
 pub(crate) const SIDECAR_LABEL: &str = "sidecar";
@@ -43,6 +44,8 @@ pub struct LocalServices {
     own: Vec<(String, SocketAddr)>,
     /// Label of this proxy.
     name: String,
+    /// SPIFFE ID of this sidecar, and whether services with a port of their own take TLS as well.
+    identity: Option<(String, bool)>,
     /// Held to copy in or out, nothing else.
     statuses: Mutex<Vec<LocalStatus>>,
 }
@@ -55,19 +58,26 @@ impl LocalServices {
         inbound: Option<SocketAddr>,
         own: Vec<(String, SocketAddr)>,
         services: &[LocalService],
-    ) -> Arc<Self> {
+    ) -> Self {
         let status = |service: &LocalService| LocalStatus {
             service: service.clone(),
             health: InstanceHealth::Critical,
             error: Some("not checked yet".to_owned()),
         };
-        Arc::new(Self {
+        Self {
             instance_id: instance_id(name, id),
             inbound,
             own,
             name: name.to_owned(),
+            identity: None,
             statuses: Mutex::new(services.iter().map(status).collect()),
-        })
+        }
+    }
+
+    /// With the identity that peers find there.
+    pub fn with_identity(self, mesh: Option<&MeshTls>) -> Arc<Self> {
+        let identity = mesh.map(|mesh| (mesh.id.to_string(), mesh.mode == MeshMode::Strict));
+        Arc::new(Self { identity, ..self })
     }
 
     /// Takes over what was found and advertised before us, until the next check.
@@ -97,6 +107,12 @@ impl LocalServices {
             let inbound = own.or(self.inbound);
             if inbound.is_some() {
                 metadata.insert(SIDECAR_LABEL.to_owned(), self.name.clone());
+            }
+            if let Some((id, _)) = self.identity.as_ref().filter(|(_, strict)| match own {
+                Some(_) => *strict,
+                None => inbound.is_some(),
+            }) {
+                metadata.insert(SPIFFE_LABEL.to_owned(), id.clone());
             }
             InstanceRecord {
                 service: status.service.name.clone(),
@@ -159,6 +175,7 @@ fn probe(service: &LocalService) -> Probe {
         by: CheckBy::path(service.health_path.clone()),
         host: service.name.clone(),
         protocol: labels::protocol([&service.labels]),
+        link: Link::default(),
         timeout: LOCAL_CHECK_TIMEOUT,
     }
 }

@@ -6,7 +6,7 @@
 //! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: which
 //!   route a request takes, [`policy`]: what happens to it beside; [`upstream`]: connections to endpoints, one pool a
 //!   worker. `tcp`: tunnels, for bytes that are no HTTP of ours.
-//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`drain`],
+//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`tls`], [`drain`],
 //!   [`handover`]: operation.
 //!
 //! The request path never waits for the control plane, except for the first request to a service that it has not
@@ -33,6 +33,7 @@ mod sockets;
 pub mod static_routes;
 mod tcp;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 mod worker;
 pub mod xds;

@@ -12,10 +12,12 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use weft_core::tls::spiffe::SpiffeId;
 use weft_xds_proto::resource::labels::Place;
 use weft_xds_proto::resource::route::RouteConfiguration;
 
 use crate::cluster::outlier::Cause;
+use crate::cluster::security::ProxyTls;
 use crate::cluster::state::{Cluster, ClusterShared};
 use crate::config_snapshot::{ConfigSnapshot, ControlPlaneState};
 use crate::route::table::RouteTable;
@@ -103,11 +105,12 @@ pub struct MeshState {
     /// Where this proxy stands.
     place: Arc<Place>,
     metrics: Metrics,
+    tls: ProxyTls,
 }
 
 impl MeshState {
     /// Without clusters.
-    pub fn new(direction: Direction, routes: StaticRoutes, metrics: Metrics) -> Self {
+    pub fn new(direction: Direction, routes: StaticRoutes, metrics: Metrics, tls: ProxyTls) -> Self {
         let view = MeshView {
             clusters: Clusters::default(),
             absent: HashMap::new(),
@@ -127,12 +130,18 @@ impl MeshState {
             own: routes.services,
             place: Arc::default(),
             metrics,
+            tls,
         }
     }
 
     /// The same for a proxy that stands there.
     pub fn at(self, place: Place) -> Self {
         Self { place: Arc::new(place), ..self }
+    }
+
+    /// Who this sidecar is.
+    pub(crate) fn identity(&self) -> Option<&SpiffeId> {
+        self.tls.mesh.as_ref().map(|mesh| &mesh.id)
     }
 
     /// The present view.
@@ -158,11 +167,15 @@ impl MeshState {
         for (name, config) in &snapshot.clusters {
             let cluster = match old.clusters.get(name) {
                 Some(known) if Arc::ptr_eq(&known.config, config) => known.clone(),
-                Some(known) => Arc::new(known.updated(config.clone())),
+                Some(known) => {
+                    let security = self.tls.security(config, Some(known.security()));
+                    Arc::new(known.updated(config.clone(), security))
+                }
                 None => {
                     let metrics = self.metrics.cluster(self.direction, name);
                     let shared = Arc::new(ClusterShared::new(fastrand::u64(..), self.place.clone(), metrics));
-                    Arc::new(Cluster::new(config.clone(), shared))
+                    let security = self.tls.security(config, None);
+                    Arc::new(Cluster::new(config.clone(), shared, security))
                 }
             };
             count_endpoints(&cluster);
@@ -342,7 +355,8 @@ mod tests {
     }
 
     fn state() -> MeshState {
-        MeshState::new(Direction::Outbound, StaticRoutes::default(), Metrics::new(Registry::new()))
+        let metrics = Metrics::new(Registry::new());
+        MeshState::new(Direction::Outbound, StaticRoutes::default(), metrics, ProxyTls::default())
     }
 
     #[test]

@@ -7,5 +7,6 @@ pub mod cors;
 pub mod deadline;
 pub mod edits;
 pub mod fault;
+pub(crate) mod forwarding;
 pub mod rate_limit;
 pub mod sticky;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crate::app::ProxyAddrs;
 use crate::config::declared::BoundListener;
@@ -12,6 +13,7 @@ use crate::handover::offer::Descriptors;
 use crate::handover::take::Inherited;
 use crate::handover::wire::What;
 use crate::listener::accept::{self, Entry};
+use crate::listener::proxy_protocol::Network;
 use crate::listener::socket;
 use crate::listener::stream::Socket;
 use crate::listener::unix::{self, SocketFile};
@@ -19,8 +21,8 @@ use crate::listener::unix::{self, SocketFile};
 /// From which side connections come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The local app, for one service or for all.
-    App { to: Option<String> },
+    /// The local app, for one service or for all; or anybody, and whom of them to trust.
+    App { to: Option<String>, trusted: Option<Arc<[Network]>> },
     /// Peers, for the local service of that name or for all of them.
     Peers { to: Option<String> },
 }
@@ -80,16 +82,18 @@ impl<'a> Sockets<'a> {
         };
         let workers = config.workers;
         if let Some(addr) = config.outbound {
-            let app = Origin::App { to: None };
+            let app = Origin::App { to: None, trusted: None };
             all.addrs.outbound = Some(all.tcp("outbound", addr, workers, Entry::http(), app)?);
         }
         if let Some(addr) = config.inbound {
             let entry = Entry { accept_proxy: config.inbound_accept_proxy.clone().into(), ..Entry::http() };
             all.addrs.inbound = Some(all.tcp("inbound", addr, workers, entry, Origin::Peers { to: None })?);
         }
-        for (name, addr, networks) in config.static_config.iter().flat_map(|s| s.listener_addresses()) {
+        for (name, addr, networks, trusted) in
+            config.static_config.iter().flat_map(|s| s.listener_addresses())
+        {
             let entry = Entry { accept_proxy: networks.into(), ..Entry::http() };
-            let app = Origin::App { to: None };
+            let app = Origin::App { to: None, trusted: Some(trusted.into()) };
             let addr = all.tcp(&format!("listener {name}"), addr, workers, entry, app)?;
             all.addrs.outbound.get_or_insert(addr);
             all.addrs.listeners.push((name, addr));
@@ -115,7 +119,7 @@ impl<'a> Sockets<'a> {
             Takes::Tls { .. } => None,
         };
         let what = format!("{what} of {}", one.service());
-        let from = Origin::App { to };
+        let from = Origin::App { to, trusted: None };
         match &one.at {
             ListenAt::Tcp(addr) => {
                 let addr = self.tcp(&what, *addr, workers, entry(one), from)?;

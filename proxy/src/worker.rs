@@ -27,7 +27,9 @@ use crate::listener::accept::{self, Door, Entry};
 use crate::listener::connection::{Connections, TICK, Timeouts};
 use crate::listener::stream::Socket;
 use crate::mesh_view::MeshState;
+use crate::policy::forwarding::Forwarding;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::door::DoorTls;
 use crate::upstream::pool::Pool;
 
 /// See the module.
@@ -57,8 +59,9 @@ pub(crate) struct DoorConfig {
     pub socket: Socket,
     pub entry: Entry,
     pub side: Side,
+    pub forwarding: Forwarding,
     pub mesh: Arc<MeshState>,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<DoorTls>,
 }
 
 /// A running worker. It ends when its phase says so, or when the sender of the phase is gone.
@@ -129,7 +132,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
             }
         };
         let door = Rc::new(Door {
-            ctx: Rc::new(Context::new(door.side, door.mesh, &parts)),
+            ctx: Rc::new(Context::new(door.side, door.forwarding, door.mesh, &parts)),
             connections: connections.clone(),
             entry: door.entry,
             tls: door.tls,

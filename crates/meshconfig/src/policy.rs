@@ -20,6 +20,9 @@ use crate::document::{ObjectRef, duration, null_is_default, spec};
 use crate::shape::{self, Names, Problem, Shape};
 
 pub mod keys;
+mod tls;
+
+pub use tls::TlsSpec;
 
 /// Below so many percent of usable endpoints a panic policy applies, if nobody says so.
 const PANIC_BELOW: u32 = 50;
@@ -45,6 +48,7 @@ spec!(
     PolicySpec {
         load_balancing: Option<String>, slow_start: Option<SlowStartSpec>, connect_timeout: Option<String>,
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
+        tls: Option<TlsSpec>,
         circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>, adaptive_concurrency: Option<AdaptiveSpec>,
         zone_aware: Option<ZoneAwareSpec>,
     }
@@ -172,6 +176,9 @@ impl PolicySpec {
                 "given beside path; allowed is one of them",
             ));
         }
+        if let Some(tls) = &self.tls {
+            tls.check(&format!("{at}tls"), problems);
+        }
         if let Some(rule) = &self.adaptive_concurrency
             && let (Some(min), Some(max)) = (rule.min_requests, rule.max_requests)
             && min > max
@@ -237,6 +244,9 @@ impl PolicySpec {
             set(&mut zone_aware.min_endpoints, rule.min_endpoints);
             set(&mut zone_aware.spill_above, rule.spill_above);
             cluster.zone_aware = Some(zone_aware);
+        }
+        if let Some(tls) = &self.tls {
+            cluster.tls = tls.meant();
         }
         if let Some(limits) = &self.circuit_breaker {
             limits.apply(&mut cluster.breaker);

@@ -467,7 +467,7 @@ const TRAFFIC_POLICY: Shape = Shape::Object(&[
     required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
     required("kind", &Shape::Choice(&["TrafficPolicy"]), "TrafficPolicy"),
     required("metadata", &METADATA, "its name"),
-    required("spec", &Shape::Object(&keys::with::<12>(TARGET)), "what it does"),
+    required("spec", &Shape::Object(&keys::with::<13>(TARGET)), "what it does"),
 ]);
 
 /// The shape of a kind's documents.

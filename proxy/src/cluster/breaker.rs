@@ -212,6 +212,7 @@ impl Drop for ConnectionPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::security::Security;
     use crate::cluster::state::ClusterShared;
     use crate::config_snapshot::ClusterConfig;
     use crate::telemetry::metrics::ClusterMetrics;
@@ -221,7 +222,7 @@ mod tests {
         cluster.breaker = breaker;
         let config = ClusterConfig { cluster, endpoints: Vec::new(), version: String::new() };
         let shared = ClusterShared::new(0, Arc::default(), ClusterMetrics::detached());
-        Arc::new(Cluster::new(Arc::new(config), Arc::new(shared)))
+        Arc::new(Cluster::new(Arc::new(config), Arc::new(shared), Security::Plain))
     }
 
     fn limits() -> CircuitBreaker {

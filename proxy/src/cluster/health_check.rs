@@ -16,7 +16,7 @@ use weft_xds_proto::resource::cluster::CheckBy;
 
 use super::endpoint_set::{EndpointView, Status};
 use super::outlier::Cause;
-use super::probe::{Probe, ProbeError};
+use super::probe::{Link, Probe, ProbeError};
 use super::state::Cluster;
 use crate::limits::{HEALTH_CHECKS_AT_ONCE, RECOVERY_PROBE_INTERVAL};
 use crate::mesh_view::{MeshState, MeshView};
@@ -76,19 +76,23 @@ fn plans(view: &MeshView) -> HashMap<Key, Plan> {
 
 fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
     let config = &cluster.config.cluster;
-    let probe = |by, timeout| Probe {
-        addr: endpoint.endpoint.address,
+    let addr = endpoint.endpoint.address;
+    let probe = |by, timeout, handshake| Probe {
+        addr,
         by,
         host: config.name.clone(),
-        protocol: config.protocol,
+        protocol: cluster.hop(false),
+        link: Link::new(cluster.security().clone(), addr, handshake),
         timeout,
     };
     match &config.health_check {
-        Some(check) => Some(Plan { probe: probe(check.by.clone(), check.timeout), interval: check.interval }),
+        Some(check) => {
+            Some(Plan { probe: probe(check.by.clone(), check.timeout, false), interval: check.interval })
+        }
         None if endpoint.status == Status::Ejected => {
             let cause = endpoint.state.health.lock().ejection.current()?.0;
             let plan = Plan {
-                probe: probe(CheckBy::Connect, config.connect_timeout),
+                probe: probe(CheckBy::Connect, config.connect_timeout, true),
                 interval: RECOVERY_PROBE_INTERVAL,
             };
             (cause == Cause::Connect).then_some(plan)

@@ -11,11 +11,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use weft_xds_proto::resource::cluster::{CheckBy, Protocol};
 
+use super::security::Security;
 use crate::limits::HEALTH_BODY_BYTES_MAX;
-use crate::upstream::connect::is_shortage;
+use crate::tls::secure::Speaks;
+use crate::upstream::connect::{self, Place};
+use crate::upstream::stream::UpstreamStream;
 
 mod grpc;
 
@@ -30,9 +32,40 @@ pub struct Probe {
     pub host: String,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// How the connection is protected.
+    pub link: Link,
     /// For all of it.
     pub timeout: Duration,
 }
+
+/// How a check's connection is protected.
+#[derive(Debug, Clone, Default)]
+pub struct Link {
+    /// As requests to the service are.
+    pub security: Security,
+    /// TLS is agreed on also where a connection alone is enough: for endpoints that failed there.
+    pub handshake: bool,
+    /// Where, again: what is equal is so for this endpoint.
+    addr: Option<SocketAddr>,
+}
+
+impl Link {
+    /// To an endpoint.
+    pub fn new(security: Security, addr: SocketAddr, handshake: bool) -> Self {
+        // Of clusters for which certificates are made there are few, and of what is wrong with these a check is to tell.
+        let handshake = handshake || matches!(security, Security::Originate(_));
+        Self { security, handshake, addr: Some(addr) }
+    }
+}
+
+impl PartialEq for Link {
+    fn eq(&self, other: &Self) -> bool {
+        (self.addr, self.handshake) == (other.addr, other.handshake)
+            && self.addr.is_none_or(|addr| self.security.is_same_for(&other.security, addr))
+    }
+}
+
+impl Eq for Link {}
 
 /// Why a check did not pass.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,9 +97,20 @@ impl Probe {
     }
 
     async fn run_to_end(&self) -> Result<(), ProbeError> {
-        let stream = TcpStream::connect(self.addr).await.map_err(|e| {
-            let why = format!("connect: {e}");
-            if is_shortage(&e) { ProbeError::Shortage(why) } else { ProbeError::Failed(why) }
+        let place = self.link.security.place(self.addr)?;
+        let place = match &self.by {
+            CheckBy::Connect if !self.link.handshake => Place { secure: None, ..place },
+            _ => place,
+        };
+        let speaks = match (&self.by, self.protocol) {
+            (CheckBy::Grpc(_), _) | (CheckBy::Get(_), Protocol::Http2) => Speaks::Http2,
+            (CheckBy::Get(_), Protocol::Http1) => Speaks::Http1,
+            (CheckBy::Connect, _) => Speaks::Raw,
+        };
+        // Its time is that of the whole check.
+        let stream = connect::open(&place, speaks, self.timeout).await.map_err(|error| {
+            let why = format!("connect: {error}");
+            if error.is_shortage() { ProbeError::Shortage(why) } else { ProbeError::Failed(why) }
         })?;
         match &self.by {
             CheckBy::Connect => Ok(()),
@@ -75,7 +119,7 @@ impl Probe {
         }
     }
 
-    async fn get(&self, stream: TcpStream, path: &str) -> Result<(), String> {
+    async fn get(&self, stream: UpstreamStream, path: &str) -> Result<(), String> {
         match self.protocol {
             Protocol::Http1 => {
                 let (mut sender, connection) =
@@ -159,6 +203,7 @@ mod tests {
             by: CheckBy::path(path.map(Into::into)),
             host: "orders".into(),
             protocol: Protocol::Http1,
+            link: Link::default(),
             timeout: Duration::from_millis(500),
         };
         let server = tokio::spawn(async move {
@@ -204,6 +249,7 @@ mod tests {
             by: CheckBy::Connect,
             host: String::new(),
             protocol: Protocol::Http1,
+            link: Link::default(),
             timeout: Duration::from_secs(1),
         };
         assert!(probe.run().await.unwrap_err().to_string().contains("refused"));

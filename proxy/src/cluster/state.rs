@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use weft_xds_proto::resource::cluster::Protocol;
 use weft_xds_proto::resource::labels::Place;
 use weft_xds_proto::resource::subset::Subset;
 
@@ -19,9 +20,11 @@ use super::gradient::Gradient;
 use super::levels::Levels;
 use super::outlier::{Cause, Outcome, may_eject};
 use super::rotation::Rotations;
+use super::security::Security;
 use crate::config_snapshot::ClusterConfig;
 use crate::policy::rate_limit::Bucket;
 use crate::telemetry::metrics::ClusterMetrics;
+use crate::upstream::connect;
 
 /// A cluster at one moment. Immutable.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Cluster {
     pub endpoints: EndpointSet,
     /// What old and new versions share.
     pub shared: Arc<ClusterShared>,
+    /// How connections to them are protected.
+    security: Security,
 }
 
 /// What survives updates of a cluster.
@@ -87,12 +92,12 @@ impl ClusterShared {
 
 impl Cluster {
     /// The first version of a cluster.
-    pub fn new(config: Arc<ClusterConfig>, shared: Arc<ClusterShared>) -> Self {
-        Self::with_states(config, shared, &HashMap::new())
+    pub fn new(config: Arc<ClusterConfig>, shared: Arc<ClusterShared>, security: Security) -> Self {
+        Self::with_states(config, shared, security, &HashMap::new())
     }
 
     /// The next version, with what the mesh says now. Endpoints that stay keep their state.
-    pub fn updated(&self, config: Arc<ClusterConfig>) -> Self {
+    pub fn updated(&self, config: Arc<ClusterConfig>, security: Security) -> Self {
         if self.config.cluster.health_check.is_some() && config.cluster.health_check.is_none() {
             // Nobody would ever take back what the last check said.
             for view in self.endpoints.endpoints() {
@@ -100,17 +105,18 @@ impl Cluster {
             }
         }
         let states = self.endpoints.endpoints().iter().map(|v| (v.state.addr(), v.state.clone())).collect();
-        Self::with_states(config, self.shared.clone(), &states)
+        Self::with_states(config, self.shared.clone(), security, &states)
     }
 
     /// The next version, after the health of an endpoint changed.
     pub fn refreshed(&self) -> Self {
-        self.updated(self.config.clone())
+        self.updated(self.config.clone(), self.security.clone())
     }
 
     fn with_states(
         config: Arc<ClusterConfig>,
         shared: Arc<ClusterShared>,
+        security: Security,
         states: &HashMap<SocketAddr, Arc<EndpointState>>,
     ) -> Self {
         let endpoints = config.endpoints.iter().map(|endpoint| {
@@ -118,7 +124,31 @@ impl Cluster {
             (endpoint.clone(), state.unwrap_or_else(|| EndpointState::new(endpoint.address)))
         });
         let endpoints = EndpointSet::new(endpoints, rules(&config, &shared), &shared.rotations);
-        Self { config, endpoints, shared }
+        Self { config, endpoints, shared, security }
+    }
+
+    /// How connections to its endpoints are protected.
+    pub fn security(&self) -> &Security {
+        &self.security
+    }
+
+    /// What is spoken to its endpoints; an `upgrade` needs HTTP/1.1, which sidecars take as well.
+    pub(crate) fn hop(&self, upgrade: bool) -> Protocol {
+        let own = self.config.cluster.protocol;
+        if self.security.is_all_peers() && !upgrade { Protocol::Http2 } else { own }
+    }
+
+    /// Whether endpoints are servers of TLS, and no sidecars.
+    pub(crate) fn originates_tls(&self) -> bool {
+        matches!(self.security, Security::Originate(_))
+    }
+
+    /// An endpoint with what a connection to it needs.
+    ///
+    /// # Errors
+    /// If certificates cannot be used, or it takes no TLS and must.
+    pub(crate) fn place(&self, addr: SocketAddr) -> Result<connect::Place, String> {
+        self.security.place(addr)
     }
 
     /// Service name.
@@ -252,10 +282,8 @@ mod tests {
     }
 
     fn cluster(ports: &[u16]) -> Cluster {
-        Cluster::new(
-            Arc::new(config(ports)),
-            Arc::new(ClusterShared::new(0, Arc::default(), ClusterMetrics::detached())),
-        )
+        let shared = Arc::new(ClusterShared::new(0, Arc::default(), ClusterMetrics::detached()));
+        Cluster::new(Arc::new(config(ports)), shared, Security::Plain)
     }
 
     fn statuses(cluster: &Cluster) -> Vec<Status> {
@@ -301,7 +329,7 @@ mod tests {
         one.eject(addr(2), Cause::Connect, now);
         let mut next = config(&[2, 3, 4]);
         next.cluster.lb_policy = LbPolicy::LeastConnections;
-        let two = one.updated(Arc::new(next));
+        let two = one.updated(Arc::new(next), Security::Plain);
         assert_eq!(statuses(&two), [Status::Ejected, Status::Ready, Status::Ready]);
         assert_eq!(two.state_of(addr(3)).unwrap().active(), 1);
         let picked = two.endpoints.picker().pick(&[], &mut fastrand::Rng::with_seed(1)).unwrap();
@@ -317,7 +345,7 @@ mod tests {
         assert_eq!(statuses(&two), [Status::Ready, Status::FailingChecks]);
         let mut next = config(&[1, 2]);
         next.cluster.health_check = None;
-        assert_eq!(statuses(&two.updated(Arc::new(next))), [Status::Ready, Status::Ready]);
+        assert_eq!(statuses(&two.updated(Arc::new(next), Security::Plain)), [Status::Ready, Status::Ready]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   - name: web
 //!     address: 127.0.0.1:8080
 //!     accept-proxy: [10.0.0.0/8]   # load balancers that speak the PROXY protocol; leave it out for none
+//!     trusted-proxies: [10.0.0.0/8]   # proxies whose x-forwarded-for is believed; leave it out for none
 //! routes:
 //!   - host: shop.example       # exact, without port; leave it out for any host
 //!     path-prefix: /orders     # whole segments; leave it out for any path
@@ -35,12 +36,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_meshconfig::policy::{Policy, PolicySpec};
 use weft_meshconfig::{Document, MeshConfig, Problem};
-use weft_xds_proto::resource::cluster::{Cluster, Protocol};
+use weft_xds_proto::resource::cluster::{Cluster, ClusterTls, Protocol};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
 use crate::listener::proxy_protocol::Network;
+use crate::tls;
 
 /// The static part of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -68,11 +70,18 @@ pub struct ListenerEntry {
     /// Networks of load balancers, which tell with a PROXY protocol header who the client is.
     #[serde(default)]
     pub accept_proxy: Vec<String>,
+    /// Networks of proxies that are believed what they say of earlier hops (`x-forwarded-for` and the like).
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
 }
 
 impl ListenerEntry {
     fn networks(&self) -> Result<Vec<Network>, String> {
         self.accept_proxy.iter().map(|text| text.parse()).collect()
+    }
+
+    fn trusted(&self) -> Result<Vec<Network>, String> {
+        self.trusted_proxies.iter().map(|text| text.parse()).collect()
     }
 }
 
@@ -146,6 +155,9 @@ impl StaticConfig {
             if let Err(why) = listener.networks() {
                 problems.push(format!("listener {:?}: accept-proxy: {why}", listener.name));
             }
+            if let Err(why) = listener.trusted() {
+                problems.push(format!("listener {:?}: trusted-proxies: {why}", listener.name));
+            }
         }
         for (i, route) in self.routes.iter().enumerate() {
             let at = format!("route {} ({})", i + 1, describe(route));
@@ -194,10 +206,11 @@ impl StaticConfig {
         config
     }
 
-    /// Listeners with their parsed addresses. Call it on a configuration without [`Self::problems`].
-    pub fn listener_addresses(&self) -> Vec<(String, SocketAddr, Vec<Network>)> {
-        let parsed =
-            |l: &ListenerEntry| Some((l.name.clone(), parse_address(&l.address).ok()?, l.networks().ok()?));
+    /// Listeners with their parsed addresses and networks: those of `accept-proxy`, and of `trusted-proxies`. Call it on a configuration without [`Self::problems`].
+    pub fn listener_addresses(&self) -> Vec<(String, SocketAddr, Vec<Network>, Vec<Network>)> {
+        let parsed = |l: &ListenerEntry| {
+            Some((l.name.clone(), parse_address(&l.address).ok()?, l.networks().ok()?, l.trusted().ok()?))
+        };
         self.listeners.iter().filter_map(parsed).collect()
     }
 
@@ -240,6 +253,12 @@ impl StaticCluster {
             problems.push(why);
         }
         problems.extend(self.policy_problems().iter().map(ToString::to_string));
+        if let Ok(ClusterConfig { cluster: Cluster { tls: Some(ClusterTls::Originate(tls)), .. }, .. }) =
+            self.to_config(None)
+            && let Err(why) = tls::client::check(&tls)
+        {
+            problems.push(format!("tls: {why}"));
+        }
         if let Some(document) = beside.filter(|_| !self.policy.is_empty()) {
             let keys: Vec<_> = self.policy.keys().map(String::as_str).collect();
             problems.push(format!(

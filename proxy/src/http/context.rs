@@ -12,6 +12,7 @@ use super::seen::Observers;
 use crate::listener::connection::{Connections, Timeouts};
 use crate::mesh_view::{MeshState, MeshView};
 use crate::policy::cache::Cache as AnswerCache;
+use crate::policy::forwarding::Forwarding;
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::upstream::pool::Pool;
 
@@ -35,6 +36,8 @@ pub(crate) enum Side {
 pub(crate) struct Context {
     pub side: Side,
     pub mesh: Arc<MeshState>,
+    /// Whom to believe what they say of earlier hops.
+    pub forwarding: Forwarding,
     cached: RefCell<Cache<MeshSwap, Arc<MeshView>>>,
     pub pool: Rc<Pool>,
     pub rng: RefCell<fastrand::Rng>,
@@ -67,9 +70,10 @@ impl std::ops::Deref for MeshSwap {
 }
 
 impl Context {
-    pub fn new(side: Side, mesh: Arc<MeshState>, worker: &WorkerParts) -> Self {
+    pub fn new(side: Side, forwarding: Forwarding, mesh: Arc<MeshState>, worker: &WorkerParts) -> Self {
         Self {
             side,
+            forwarding,
             cached: RefCell::new(Cache::new(MeshSwap(mesh.clone()))),
             mesh,
             pool: worker.pool.clone(),

@@ -21,7 +21,7 @@ use crate::cluster::picker::{Ask, Tried};
 use crate::cluster::state::Cluster;
 use crate::limits::CONNECT_RETRIES_MAX;
 use crate::telemetry::flag::Flag;
-use crate::upstream::connect::ConnectError;
+use crate::upstream::connect::{ConnectError, Key};
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
 
@@ -30,6 +30,8 @@ pub(super) struct Course<'a> {
     pub ctx: &'a Context,
     pub admitted: &'a Admitted,
     pub cluster: &'a Arc<Cluster>,
+    /// What endpoints are spoken to in.
+    pub protocol: Protocol,
     /// Of a part of the cluster, if the route leads to one.
     pub subset: Option<(Arc<Subset>, Arc<Levels>)>,
     /// By which the request sticks to an endpoint.
@@ -119,18 +121,20 @@ impl Course<'_> {
         endpoint: &EndpointState,
         fresh: bool,
     ) -> Result<(Link, bool), Arc<ConnectError>> {
-        let (addr, limit) = (endpoint.addr(), self.cluster.config.cluster.connect_timeout);
+        let limit = self.cluster.config.cluster.connect_timeout;
+        let to =
+            self.cluster.place(endpoint.addr()).map_err(|why| Arc::new(ConnectError::NoCertificates(why)))?;
         let metrics = &self.cluster.shared.metrics;
-        let linked = match self.cluster.config.cluster.protocol {
+        let linked = match self.protocol {
             Protocol::Http1 => {
-                if let Some(lease) = (!fresh).then(|| self.ctx.pool.take(addr)).flatten() {
+                if let Some(lease) = (!fresh).then(|| self.ctx.pool.take(to.key())).flatten() {
                     return Ok((Link::Http1(lease), true));
                 }
-                self.ctx.pool.connect(addr, limit).await.map(|lease| (Link::Http1(lease), false))
+                self.ctx.pool.connect(&to, limit).await.map(|lease| (Link::Http1(lease), false))
             }
             Protocol::Http2 => {
-                let linked = self.ctx.pool.multiplexed(addr, limit, fresh).await;
-                linked.map(|(sender, reused)| (Link::Http2(sender), reused))
+                let linked = self.ctx.pool.multiplexed(&to, limit, fresh).await;
+                linked.map(|(sender, reused)| (Link::Http2(sender, to.key()), reused))
             }
         };
         match &linked {
@@ -213,7 +217,8 @@ impl Course<'_> {
 /// A connection that can take this request.
 pub(super) enum Link {
     Http1(Lease),
-    Http2(hyper::client::conn::http2::SendRequest<RequestBody>),
+    /// With its place in the pool.
+    Http2(hyper::client::conn::http2::SendRequest<RequestBody>, Key),
 }
 
 /// An error with the request, if nothing of it was sent.
@@ -223,7 +228,7 @@ impl Link {
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
         let sent = match self {
             Self::Http1(lease) => lease.sender.try_send_request(request).await,
-            Self::Http2(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender, _) => sender.try_send_request(request).await,
         };
         sent.map_err(|mut error| {
             let unsent = error.take_message();
@@ -234,7 +239,7 @@ impl Link {
     pub fn into_lease(self) -> Option<Lease> {
         match self {
             Self::Http1(lease) => Some(lease),
-            Self::Http2(_) => None,
+            Self::Http2(..) => None,
         }
     }
 }

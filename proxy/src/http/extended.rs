@@ -70,7 +70,7 @@ pub(crate) fn accept(
     for name in [UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
         response.headers_mut().remove(name);
     }
-    let (ctx, peer, tls) = (ctx.clone(), connection.peer, connection.tls);
+    let (ctx, peer, tls) = (ctx.clone(), connection.peer, connection.is_tls());
     tokio::task::spawn_local(async move {
         // It fails if the client has taken its stream back.
         let Ok(stream) = stream.await else { return };

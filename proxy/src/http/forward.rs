@@ -175,12 +175,13 @@ pub(crate) async fn forward(
         let levels = cluster.subset(&subset);
         (subset, levels)
     });
-    let upgrade = outgoing.upgrade.clone().filter(|_| cluster.config.cluster.protocol == Protocol::Http1);
+    let protocol = cluster.hop(outgoing.upgrade.is_some());
+    let upgrade = outgoing.upgrade.clone().filter(|_| protocol == Protocol::Http1);
     let extended = http2 && outgoing.upgrade.is_some();
     if extended && upgrade.is_none() {
         return Err(RequestError::NoExtendedConnect { cluster: cluster.name().to_owned() });
     }
-    let mut request = request_to(cluster, outgoing)?;
+    let mut request = request_to(cluster, protocol, outgoing)?;
     if let Some(protocol) = &upgrade {
         upgrade::announce(request.headers_mut(), protocol.clone());
         if extended {
@@ -192,14 +193,15 @@ pub(crate) async fn forward(
         admitted: &admitted,
         cluster,
         subset,
+        protocol,
         key: sticky.key,
         seen: seen.as_deref(),
         tried: Tried::new(),
         replayed: false,
         permit: None,
     };
-    let http2_endpoint = cluster.config.cluster.protocol == Protocol::Http2;
-    let permit = match cluster.config.cluster.protocol {
+    let http2_endpoint = protocol == Protocol::Http2;
+    let permit = match protocol {
         Protocol::Http1 => course.connection(plan.as_deref()).await?,
         Protocol::Http2 => None,
     };
@@ -262,9 +264,9 @@ pub(crate) async fn forward(
             Err(Late::Endpoint(limit)) => {
                 course.waited_in_vain(sent_at);
                 report(ctx, cluster, &endpoint, Outcome::GatewayFailure);
-                if matches!(link, Link::Http2(_)) {
+                if let Link::Http2(_, key) = link {
                     // It may be dead without a word; others should not find out one after the other.
-                    ctx.pool.discard(endpoint.addr());
+                    ctx.pool.discard(key);
                 }
                 if let Some(spare) = spare
                     && course.again(&mut plan, &endpoint).await
@@ -373,9 +375,13 @@ pub(crate) async fn forward(
 }
 
 /// What goes to the endpoint: target and `Host` by the protocol spoken there.
-fn request_to(cluster: &Cluster, outgoing: Outgoing) -> Result<Request<RequestBody>, RequestError> {
+fn request_to(
+    cluster: &Cluster,
+    protocol: Protocol,
+    outgoing: Outgoing,
+) -> Result<Request<RequestBody>, RequestError> {
     let Outgoing { head, target, takes_trailers, body, .. } = outgoing;
-    let http1 = cluster.config.cluster.protocol == Protocol::Http1;
+    let http1 = protocol == Protocol::Http1;
     let bad_host = |_| RequestError::BadHost {
         host: target.authority.clone(),
         why: crate::route::host::HostError::Character,
@@ -394,7 +400,7 @@ fn request_to(cluster: &Cluster, outgoing: Outgoing) -> Result<Request<RequestBo
         headers.insert(HOST, host);
     } else {
         headers.remove(HOST);
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(if cluster.originates_tls() { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority = Some(Authority::try_from(target.authority.as_str()).map_err(|_| bad_host(()))?);
     }
     if takes_trailers {

@@ -80,7 +80,7 @@ pub(crate) async fn respond(
         }
         (_, Action::Redirect(redirect)) => {
             let path = path.as_deref().unwrap_or_else(|| head.uri.path());
-            let scheme = if call.connection.tls { "https" } else { "http" };
+            let scheme = if call.connection.is_tls() { "https" } else { "http" };
             let matched = route.matcher.matched_len(path);
             let location = redirect.location(scheme, &target.authority, path, matched, head.uri.query());
             let mut response = own(redirect.status, bytes::Bytes::new());

@@ -22,6 +22,7 @@ use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
 use crate::policy::deadline;
+use crate::policy::forwarding::Verified;
 use crate::telemetry::flag::Flag;
 
 /// Never fails: every error is an answer.
@@ -167,9 +168,11 @@ pub(super) fn prepare(
     if hops >= HOPS_MAX {
         return Err(RequestError::Loop(hops));
     }
-    // The local app's own address tells its peers nothing.
-    if matches!(ctx.side, Side::Inbound { .. }) || !connection.peer.ip().is_loopback() {
-        headers::append_forwarded(&mut head.headers, connection.peer.ip(), connection.tls);
+    let client = connection.peer.ip();
+    let sidecar = connection.sidecar().map(|peer| Verified { id: &peer.id, hash: &peer.hash });
+    ctx.forwarding.sanitise(&mut head.headers, client, sidecar, ctx.mesh.identity());
+    if ctx.forwarding.appends(client) {
+        headers::append_forwarded(&mut head.headers, client, connection.is_tls());
     }
     Ok(takes_trailers)
 }

@@ -12,12 +12,12 @@ use http::{Method, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
-use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
 use super::extended::Extended;
 use super::headers::{self, tokens};
 use crate::tcp::far_end::{Counted, FarEnd};
+use crate::upstream::stream::UpstreamStream;
 
 /// Never passed on: they would put HTTP where the proxy sees none of its requests, or TLS where it can see nothing.
 const REFUSED: [&[u8]; 4] = [b"h2c", b"h2", b"http", b"tls"];
@@ -69,7 +69,7 @@ pub(crate) fn announce(headers: &mut HeaderMap, protocol: HeaderValue) {
 /// An endpoint's answer 101, with its connection, which that has made free of HTTP.
 pub(crate) struct Switched {
     headers: HeaderMap,
-    stream: TcpStream,
+    stream: UpstreamStream,
     seen: Bytes,
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn far_end(mut answer: Response<Incoming>) -> Result<Switched, 
     let headers = std::mem::take(answer.headers_mut());
     let upgraded = hyper::upgrade::on(answer).await?;
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
+        .downcast::<TokioIo<UpstreamStream>>()
         .unwrap_or_else(|_| unreachable!("connections to endpoints are made of nothing else"));
     Ok(Switched { headers, stream: parts.io.into_inner(), seen: parts.read_buf })
 }

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use weft_core::metrics::Gauge;
 
 use super::connection::{Connection, Connections};
@@ -28,6 +29,7 @@ use crate::http::server;
 use crate::limits;
 use crate::tcp::relay::Broken;
 use crate::tcp::serve::{self, Passing, TcpError};
+use crate::tls::door::{DoorTls, Peer};
 use crate::upstream::connect::LocalExecutor;
 
 /// After an error that is not of one connection, such as no free file descriptor.
@@ -74,7 +76,7 @@ pub(crate) struct Door {
     pub ctx: Rc<Context>,
     pub connections: Rc<Connections>,
     pub entry: Entry,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<DoorTls>,
     /// Connections of this worker at once.
     pub connections_max: usize,
     /// No more are taken, once those that wait in the kernel are.
@@ -147,16 +149,23 @@ impl Door {
                 }
             }
         }
-        let open = self.connections.open(peer, self.tls.is_some());
+        let open = self.connections.open(peer, false);
         let passing = Passing { local, send_proxy: self.entry.send_proxy };
         let served = match (&self.entry.takes, &self.tls) {
             (Takes::Http, None) => self.serve_plain(stream, open.shared()).await,
             // On the heap, as HTTP/2 below: a connection that speaks plain HTTP/1.1 does not pay for their size.
             (Takes::Http, Some(tls)) => Box::pin(self.serve_tls(tls, stream, open.shared())).await,
-            (Takes::Tcp(service), _) => {
+            (Takes::Tcp(service), None) => {
                 Box::pin(serve::tcp(&self.ctx, stream, open.shared(), service, &passing))
                     .await
                     .map_err(Ended::Tcp)
+            }
+            (Takes::Tcp(service), Some(tls)) => {
+                let served = async {
+                    let stream = self.handshake(tls, stream, open.shared()).await?;
+                    serve::tcp(&self.ctx, stream, open.shared(), service, &passing).await.map_err(Ended::Tcp)
+                };
+                Box::pin(served).await
             }
             (Takes::Tls(domain), _) => {
                 let domain = domain.as_deref();
@@ -191,15 +200,45 @@ impl Door {
         }
     }
 
+    /// Agrees on TLS, and notes who is there.
+    async fn handshake(
+        &self,
+        tls: &DoorTls,
+        stream: Stream,
+        connection: &Connection,
+    ) -> Result<TlsStream<Stream>, Ended> {
+        let config = tls.config().ok_or(Ended::NoCertificate)?;
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.ctx.metrics.refused("tls_handshake");
+                return Err(weft_core::tls::explain(&error).map_or(Ended::Io(error), Ended::Handshake));
+            }
+            Err(_) => {
+                self.ctx.metrics.refused("tls_handshake");
+                return Err(Ended::SlowHandshake);
+            }
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        connection.secured(shown.filter(|_| tls.peers).and_then(Peer::of));
+        Ok(stream)
+    }
+
     async fn serve_tls(
         &self,
-        config: &Arc<rustls::ServerConfig>,
+        tls: &DoorTls,
         stream: Stream,
         connection: &Rc<Connection>,
     ) -> Result<(), Ended> {
-        let handshake = TlsAcceptor::from(config.clone()).accept(stream);
-        let stream =
-            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| Ended::SlowHandshake)??;
+        if tls.plaintext {
+            match begins_with_tls(&stream, connection).await? {
+                None => return Ok(()),
+                Some(false) => return self.serve_plain(stream, connection).await,
+                Some(true) => {}
+            }
+        }
+        let stream = self.handshake(tls, stream, connection).await?;
         match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => {
                 Box::pin(self.http2(Guard::http2(stream, Vec::new(), connection.clone()), connection)).await
@@ -251,6 +290,23 @@ impl Door {
             .serve_connection(TokioIo::new(io), service);
         drive(connection, pin!(serving), |serving| serving.graceful_shutdown()).await
     }
+}
+
+/// Whether the first byte is that of a TLS record with a handshake, which no HTTP begins with. None if the client closed
+/// first, or the connection is to be closed.
+async fn begins_with_tls(stream: &Stream, connection: &Connection) -> io::Result<Option<bool>> {
+    poll_fn(|cx| {
+        let mut byte = [0];
+        if let Poll::Ready(seen) = stream.poll_peek(cx, &mut byte) {
+            return Poll::Ready(seen.map(|count| (count > 0).then_some(byte[0] == 0x16)));
+        }
+        if connection.is_closing() {
+            return Poll::Ready(Ok(None));
+        }
+        connection.remember(cx.waker());
+        Poll::Pending
+    })
+    .await
 }
 
 /// Serves until the end, which the connection may ask for: gracefully when it closes, at once when it is cut.
@@ -312,4 +368,8 @@ enum Ended {
     Cut,
     #[error("no TLS handshake within {HANDSHAKE_TIMEOUT:?}")]
     SlowHandshake,
+    #[error("TLS handshake: {0}")]
+    Handshake(String),
+    #[error("there is no certificate that can be used")]
+    NoCertificate,
 }

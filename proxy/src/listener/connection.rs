@@ -3,7 +3,7 @@
 //! Timeouts cost no timer per connection or request: reads and writes note the worker's tick, and a sweep every
 //! [`TICK`] looks for connections that stood still too long.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::scanner::Position;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN};
 use crate::tcp::far_end::FarEnd;
+use crate::tls::door::Peer;
 
 /// Between two sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
@@ -44,7 +45,9 @@ impl Default for Timeouts {
 pub(crate) struct Connection {
     pub peer: SocketAddr,
     /// It arrived by TLS.
-    pub tls: bool,
+    tls: Cell<bool>,
+    /// The sidecar at its other end, if it has shown that it is one.
+    sidecar: OnceCell<Box<Peer>>,
     clock: Rc<Cell<u64>>,
     refusal: Cell<Option<Refusal>>,
     position: Cell<Position>,
@@ -82,6 +85,25 @@ impl Connection {
 
     pub fn refuse(&self, refusal: Refusal) {
         self.refusal.set(Some(refusal));
+    }
+
+    /// TLS was agreed on, with this sidecar if it is one.
+    pub fn secured(&self, sidecar: Option<Peer>) {
+        self.tls.set(true);
+        if let Some(sidecar) = sidecar {
+            // Once a connection.
+            let _ = self.sidecar.set(Box::new(sidecar));
+        }
+    }
+
+    /// Whether it arrived by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.get()
+    }
+
+    /// The sidecar at its other end, if it has shown that it is one.
+    pub fn sidecar(&self) -> Option<&Peer> {
+        self.sidecar.get().map(|peer| &**peer)
     }
 
     /// Bytes moved in either direction.
@@ -285,7 +307,8 @@ impl Connections {
         let now = self.clock.get();
         let connection = Rc::new(Connection {
             peer,
-            tls,
+            tls: Cell::new(tls),
+            sidecar: OnceCell::new(),
             clock: self.clock.clone(),
             refusal: Cell::new(None),
             position: Cell::new(Position::Idle),

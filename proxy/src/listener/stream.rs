@@ -91,6 +91,14 @@ impl Stream {
         }
     }
 
+    /// What has arrived, without taking it.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_peek(cx, &mut ReadBuf::new(room)),
+            Self::Unix(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
     /// What the client had connected to.
     pub fn local_addr(&self) -> SocketAddr {
         match self {

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::cluster::breaker::{Admitted, ConnectionPermit};
 use crate::cluster::endpoint::ActiveRequest;
 use crate::cluster::state::Cluster;
 use crate::listener::connection::{Connection, InFlight};
 use crate::tcp::relay::{Broken, relay};
+use crate::upstream::stream::UpstreamStream;
 
 /// The far end of a tunnel: a connection of its own, which is never used again.
 pub(crate) struct FarEnd {
-    pub stream: TcpStream,
+    pub stream: UpstreamStream,
     /// Read from it already, for the near end.
     pub seen: Bytes,
     pub counted: Counted,

@@ -21,7 +21,8 @@ use crate::http::context::{Context, Side};
 use crate::http::error::RequestError;
 use crate::limits::CONNECT_RETRIES_MAX;
 use crate::policy::sticky::Sticky;
-use crate::upstream::connect;
+use crate::tls::secure::Speaks;
+use crate::upstream::connect::{self, ConnectError};
 
 /// Picks an endpoint and connects to it, or to another if it takes no connection.
 ///
@@ -51,7 +52,11 @@ pub(crate) async fn open(
         let endpoint = pick(ctx, cluster, key, &tried)?;
         let active = endpoint.start();
         let started = ctx.epoch.elapsed();
-        let why = match connect::tcp(endpoint.addr(), limit).await {
+        let opened = match cluster.place(endpoint.addr()) {
+            Ok(to) => connect::open(&to, Speaks::Raw, limit).await,
+            Err(why) => Err(ConnectError::NoCertificates(why)),
+        };
+        let why = match opened {
             Ok(stream) => {
                 cluster.shared.metrics.connects.inc();
                 let took = ctx.epoch.elapsed().saturating_sub(started);

@@ -10,7 +10,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::request_body::RequestBody;
+use super::stream::UpstreamStream;
 use crate::limits;
+use crate::tls::secure::{Secure, Speaks};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,8 @@ pub(crate) enum ConnectError {
     Timeout(Duration),
     #[error("{}", reason(.0))]
     Io(#[from] io::Error),
+    #[error("TLS: {0}")]
+    NoCertificates(String),
     #[error("handshake: {0}")]
     Handshake(#[from] hyper::Error),
 }
@@ -58,10 +62,10 @@ where
 
 /// A connection that speaks HTTP/1.1. Its task ends with the connection, which ends with its sender.
 pub(crate) async fn http1(
-    addr: SocketAddr,
+    to: &Place,
     limit: Duration,
 ) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-    let stream = tcp(addr, limit).await?;
+    let stream = open(to, Speaks::Http1, limit).await?;
     let (sender, connection) = http1::Builder::new()
         .max_headers(limits::HEADERS_MAX)
         .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
@@ -74,12 +78,12 @@ pub(crate) async fn http1(
     Ok(sender)
 }
 
-/// A connection that speaks HTTP/2 by prior knowledge.
+/// A connection that speaks HTTP/2 by prior knowledge, which ALPN says as well where there is TLS.
 pub(crate) async fn http2(
-    addr: SocketAddr,
+    to: &Place,
     limit: Duration,
 ) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let stream = tcp(addr, limit).await?;
+    let stream = open(to, Speaks::Http2, limit).await?;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
@@ -94,10 +98,35 @@ pub(crate) async fn http2(
 }
 
 /// A connection for whatever is to be spoken on it.
-pub(crate) async fn tcp(addr: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
-    let stream = tokio::time::timeout(limit, TcpStream::connect(addr))
-        .await
-        .map_err(|_| ConnectError::Timeout(limit))??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+pub(crate) async fn open(
+    to: &Place,
+    speaks: Speaks,
+    limit: Duration,
+) -> Result<UpstreamStream, ConnectError> {
+    let connecting = async {
+        let stream = TcpStream::connect(to.addr).await?;
+        stream.set_nodelay(true)?;
+        let Some(secure) = &to.secure else { return Ok(UpstreamStream::Tcp(stream)) };
+        // On the heap, so that connections without TLS have no room for it.
+        let stream = Box::pin(secure.over(stream, speaks)).await?;
+        io::Result::Ok(UpstreamStream::Tls(Box::new(stream)))
+    };
+    Ok(tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))??)
 }
+
+/// An endpoint, and how a connection to it is protected.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub addr: SocketAddr,
+    pub secure: Option<Secure>,
+}
+
+impl Place {
+    /// What connections have in common that may take the place of each other.
+    pub fn key(&self) -> Key {
+        (self.addr, self.secure.as_ref().map_or(0, Secure::sort))
+    }
+}
+
+/// See [`Place::key`].
+pub(crate) type Key = (SocketAddr, u64);

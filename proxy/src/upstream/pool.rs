@@ -2,25 +2,25 @@
 //!
 //! HTTP/1: a stack per endpoint; the one used last is used next, so that the others grow old and are closed before
 //! their server closes them (P42). HTTP/2: one connection per endpoint carries all requests.
+//! With TLS, those of other certificates are other connections ([`Place::key`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
 
-use super::connect::{self, ConnectError};
+use super::connect::{self, ConnectError, Key, Place};
 use super::request_body::RequestBody;
 use crate::limits::{UPSTREAM_IDLE_MAX, UPSTREAM_IDLE_TIMEOUT};
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>, foldhash::fast::RandomState>>,
-    multiplexed: RefCell<HashMap<SocketAddr, Rc<Multiplexed>, foldhash::fast::RandomState>>,
+    idle: RefCell<HashMap<Key, Vec<Idle>, foldhash::fast::RandomState>>,
+    multiplexed: RefCell<HashMap<Key, Rc<Multiplexed>, foldhash::fast::RandomState>>,
 }
 
 struct Idle {
@@ -42,31 +42,27 @@ struct Multiplexed {
 /// A connection to send one request on.
 pub(crate) struct Lease {
     pub sender: http1::SendRequest<RequestBody>,
-    pub addr: SocketAddr,
+    key: Key,
     pool: Rc<Pool>,
 }
 
 impl Pool {
     /// An idle connection that still looks alive.
-    pub fn take(self: &Rc<Self>, addr: SocketAddr) -> Option<Lease> {
+    pub fn take(self: &Rc<Self>, key: Key) -> Option<Lease> {
         let mut all = self.idle.borrow_mut();
-        let stack = all.get_mut(&addr)?;
+        let stack = all.get_mut(&key)?;
         while let Some(idle) = stack.pop() {
             if idle.sender.is_ready() {
-                return Some(Lease { sender: idle.sender, addr, pool: self.clone() });
+                return Some(Lease { sender: idle.sender, key, pool: self.clone() });
             }
         }
         None
     }
 
     /// A new connection.
-    pub async fn connect(
-        self: &Rc<Self>,
-        addr: SocketAddr,
-        limit: Duration,
-    ) -> Result<Lease, Arc<ConnectError>> {
-        let sender = connect::http1(addr, limit).await.map_err(Arc::new)?;
-        Ok(Lease { sender, addr, pool: self.clone() })
+    pub async fn connect(self: &Rc<Self>, to: &Place, limit: Duration) -> Result<Lease, Arc<ConnectError>> {
+        let sender = connect::http1(to, limit).await.map_err(Arc::new)?;
+        Ok(Lease { sender, key: to.key(), pool: self.clone() })
     }
 
     /// The HTTP/2 connection to an endpoint, and whether it was there already. `fresh` asks for another one than that
@@ -74,11 +70,11 @@ impl Pool {
     /// would wait many times `limit`.
     pub async fn multiplexed(
         &self,
-        addr: SocketAddr,
+        to: &Place,
         limit: Duration,
         fresh: bool,
     ) -> Result<(http2::SendRequest<RequestBody>, bool), Arc<ConnectError>> {
-        let slot = self.multiplexed.borrow_mut().entry(addr).or_default().clone();
+        let slot = self.multiplexed.borrow_mut().entry(to.key()).or_default().clone();
         if fresh {
             slot.sender.take();
         } else if let Some(sender) = slot.open() {
@@ -94,7 +90,7 @@ impl Pool {
         {
             return Err(error.clone());
         }
-        let sender = match connect::http2(addr, limit).await {
+        let sender = match connect::http2(to, limit).await {
             Ok(sender) => sender,
             Err(error) => {
                 let error = Arc::new(error);
@@ -108,8 +104,8 @@ impl Pool {
     }
 
     /// The next request to an endpoint gets a new HTTP/2 connection; those on the old one go on.
-    pub fn discard(&self, addr: SocketAddr) {
-        if let Some(slot) = self.multiplexed.borrow().get(&addr) {
+    pub fn discard(&self, key: Key) {
+        if let Some(slot) = self.multiplexed.borrow().get(&key) {
             slot.sender.take();
         }
     }
@@ -129,9 +125,9 @@ impl Pool {
         });
     }
 
-    fn give_back(&self, addr: SocketAddr, sender: http1::SendRequest<RequestBody>) {
+    fn give_back(&self, key: Key, sender: http1::SendRequest<RequestBody>) {
         let mut all = self.idle.borrow_mut();
-        let stack = all.entry(addr).or_default();
+        let stack = all.entry(key).or_default();
         if stack.len() < UPSTREAM_IDLE_MAX {
             stack.push(Idle { sender, since: Instant::now() });
         }
@@ -150,12 +146,12 @@ impl Lease {
     /// The exchange is complete on both sides: others may use the connection.
     pub fn give_back(mut self) {
         if self.sender.is_ready() {
-            self.pool.give_back(self.addr, self.sender);
+            self.pool.give_back(self.key, self.sender);
         } else if !self.sender.is_closed() {
             // Its task has not come round yet; it will in a moment, or close.
             tokio::task::spawn_local(async move {
                 if self.sender.ready().await.is_ok() {
-                    self.pool.give_back(self.addr, self.sender);
+                    self.pool.give_back(self.key, self.sender);
                 }
             });
         }
@@ -164,6 +160,8 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     /// A port that neither takes nor refuses connections: its queue is full.
@@ -183,8 +181,9 @@ mod tests {
     async fn requests_that_wait_for_one_connection_fail_together() {
         let (addr, _queued, _socket) = black_hole();
         let (pool, limit) = (Pool::default(), Duration::from_millis(200));
+        let to = Place { addr, secure: None };
         let started = Instant::now();
-        let waiting = (0..20).map(|_| pool.multiplexed(addr, limit, false));
+        let waiting = (0..20).map(|_| pool.multiplexed(&to, limit, false));
         let all = futures::future::join_all(waiting).await;
         assert!(all.iter().all(|r| matches!(r.as_ref().map_err(|e| &**e), Err(ConnectError::Timeout(_)))));
         assert!(started.elapsed() < limit * 3, "{:?}", started.elapsed());

@@ -7,9 +7,11 @@ use weft_core::metrics::Registry;
 use weft_xds_proto::resource::cluster::{Cluster, LbPolicy};
 
 use super::*;
+use crate::cluster::security::ProxyTls;
 use crate::config::static_config::static_endpoint;
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::listener::socket;
+use crate::policy::forwarding::Forwarding;
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::metrics::Direction;
 
@@ -54,7 +56,12 @@ struct Served {
 
 fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
     let metrics = Metrics::new(Registry::new());
-    let mesh = Arc::new(MeshState::new(Direction::Outbound, StaticRoutes::default(), metrics.clone()));
+    let mesh = Arc::new(MeshState::new(
+        Direction::Outbound,
+        StaticRoutes::default(),
+        metrics.clone(),
+        ProxyTls::default(),
+    ));
     mesh.apply(&snapshot(1, LbPolicy::RoundRobin, endpoints));
     let (addr, mut listeners) = socket::bind("test", "127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let (phase, phases) = watch::channel(Phase::Serving);
@@ -64,6 +71,7 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
             socket: Socket::Tcp(listeners.pop().unwrap()),
             entry: Entry::http(),
             side: Side::Outbound { want: None, to: None },
+            forwarding: Forwarding::App,
             mesh: mesh.clone(),
             tls: None,
         }],

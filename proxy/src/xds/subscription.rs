@@ -21,12 +21,13 @@ use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
 };
 use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::nack;
-use weft_xds_proto::resource::cluster::Cluster;
+use weft_xds_proto::resource::cluster::{Cluster, ClusterTls};
 use weft_xds_proto::resource::endpoint::ClusterLoadAssignment;
 use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
 use weft_xds_proto::type_url::ResourceType;
 
 use crate::route::table::RouteTable;
+use crate::tls::client;
 
 /// A resource in use: decoded, and as it came, for the cache.
 #[derive(Debug, Clone)]
@@ -103,7 +104,13 @@ impl Decode for Cluster {
     const TYPE: ResourceType = ResourceType::Cluster;
     fn decode(body: &[u8]) -> Result<Self, String> {
         let proto = ClusterProto::decode(body).map_err(|e| e.to_string())?;
-        Self::try_from(proto).map_err(|e| e.to_string())
+        let cluster = Self::try_from(proto).map_err(|e| e.to_string())?;
+        // What is accepted is used, so certificates that come with it are tried here.
+        if let Some(ClusterTls::Originate(tls)) = &cluster.tls {
+            client::check(tls)
+                .map_err(|why| format!("Cluster {:?}: transport_socket: {why}", cluster.name))?;
+        }
+        Ok(cluster)
     }
     fn name(&self) -> &str {
         &self.name

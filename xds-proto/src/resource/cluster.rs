@@ -20,6 +20,7 @@ mod outlier;
 mod panic;
 mod rate_limit;
 mod slow_start;
+pub mod tls;
 mod zone_aware;
 
 pub use adaptive::AdaptiveConcurrency;
@@ -29,6 +30,7 @@ pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessR
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;
+pub use tls::{ClusterTls, UpstreamTls};
 pub use zone_aware::ZoneAware;
 
 /// A service as proxies see it. Its endpoints come by EDS under the same name.
@@ -48,6 +50,8 @@ pub struct Cluster {
     pub outlier_detection: OutlierDetection,
     /// What endpoints speak.
     pub protocol: Protocol,
+    /// How connections to them are protected; none: as each endpoint says.
+    pub tls: Option<ClusterTls>,
     /// What may be under way at once.
     pub breaker: CircuitBreaker,
     /// What to do when few endpoints are usable.
@@ -71,6 +75,7 @@ impl Cluster {
             health_check: Some(HealthCheck::default()),
             outlier_detection: OutlierDetection::default(),
             protocol: Protocol::default(),
+            tls: None,
             breaker: CircuitBreaker::default(),
             panic: PanicPolicy::default(),
             rate_limit: None,
@@ -86,7 +91,7 @@ pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2, without TLS by prior knowledge.
+    /// HTTP/2, by prior knowledge; over TLS agreed on by ALPN.
     Http2,
 }
 
@@ -156,10 +161,6 @@ impl TryFrom<pb::Cluster> for Cluster {
         let v = Validator { kind: "Cluster", name: &p.name };
         let name = v.name("name")?;
         check_endpoints_come_by_eds(&v, &p)?;
-        // What we cannot honour is refused rather than ignored: dropping TLS silently would send plain text.
-        if p.transport_socket.is_some() || !p.transport_socket_matches.is_empty() {
-            return Err(v.error("transport_socket", "set", "unset"));
-        }
         let lb_policy = balancing::decode(&v, &p)?;
         Ok(Self {
             lb_policy: lb_policy.clone(),
@@ -173,6 +174,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             health_check: health_check(&v, &p.health_checks)?,
             outlier_detection: outlier::decode(&v, &p)?,
             protocol: protocol(&v, &p)?,
+            tls: tls::decode(&v, &p)?,
             breaker: breaker::decode(&v, p.circuit_breakers.as_ref())?,
             panic: panic::decode(&v, p.common_lb_config.as_ref())?,
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
@@ -329,6 +331,7 @@ impl From<&Cluster> for pb::Cluster {
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: to_metadata(c),
+            transport_socket: c.tls.as_ref().and_then(|tls| tls::encode(tls, c.protocol)),
             common_lb_config: Some(panic::encode(c.panic, c.zone_aware)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
@@ -345,6 +348,7 @@ fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let outlier = outlier::encode_metadata(&c.outlier_detection);
     let all = outlier.into_iter().chain(c.rate_limit.map(rate_limit::encode));
     let all = all.chain(c.adaptive.map(adaptive::encode)).chain(c.zone_aware.map(zone_aware::encode));
+    let all = all.chain(c.tls.as_ref().and_then(tls::encode_metadata));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }

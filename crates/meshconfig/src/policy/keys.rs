@@ -155,7 +155,7 @@ const ZONE_AWARE: Shape = Shape::Object(&[
 ]);
 
 /// What may be said of a service.
-pub const POLICY: [Field; 11] = [
+pub const POLICY: [Field; 12] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -165,6 +165,7 @@ pub const POLICY: [Field; 11] = [
     optional("circuitBreaker", &BREAKER, "what may be under way at once"),
     optional("retryBudget", &RETRY_BUDGET, "how many repetitions may be under way"),
     optional("rateLimit", &RATE_LIMIT, "how many requests each sidecar sends; more are answered 429"),
+    optional("tls", &super::tls::TLS, "TLS to the instances"),
     optional("adaptiveConcurrency", &ADAPTIVE, "a limit on what is under way that each sidecar finds out"),
     optional("zoneAware", &ZONE_AWARE, "endpoints in the sidecar's own zone come first, then its region"),
 ];

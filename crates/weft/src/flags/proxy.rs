@@ -16,6 +16,7 @@ use weft_proxy::config::{
 };
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
 use weft_proxy::telemetry::trace::TraceConfig;
+use weft_proxy::tls::mesh::{MeshFiles, MeshMode};
 use weft_xds_proto::resource::labels::{self, Place};
 
 use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
@@ -102,6 +103,10 @@ pub(crate) struct ProxyFlags {
     /// client is; repeat it or separate by commas; default: none
     #[arg(long, env = "WEFT_INBOUND_ACCEPT_PROXY", value_name = "NETWORK", value_delimiter = ',')]
     pub(crate) inbound_accept_proxy: Option<Vec<String>>,
+    /// Networks of proxies in front of --inbound that are believed what they say of earlier hops (x-forwarded-for and the
+    /// like, x-forwarded-client-cert), beside sidecars with certificates; repeat it or separate by commas; default: none
+    #[arg(long, env = "WEFT_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    pub(crate) trusted_proxies: Option<Vec<String>>,
     /// Where others connect to a local service that speaks no HTTP (--service …,protocol=tcp), as IP:PORT=SERVICE, then
     /// accept-proxy and send-proxy as for --upstream; bytes pass as they are; repeat it (in the variable, separate by
     /// spaces); default: none
@@ -114,6 +119,24 @@ pub(crate) struct ProxyFlags {
     /// PEM file with the private key of --inbound-cert; default: none
     #[arg(long, env = "WEFT_INBOUND_KEY", value_name = "FILE")]
     pub(crate) inbound_key: Option<PathBuf>,
+    /// PEM file with this sidecar's certificate chain, the leaf first: its only URI is a SPIFFE ID, such as
+    /// spiffe://example.org/ns/shop/sa/orders. With it --inbound takes TLS from other sidecars, and instances that are
+    /// advertised with such an ID are called over TLS; default: none, plaintext
+    #[arg(long, env = "WEFT_MESH_CERT", value_name = "FILE")]
+    pub(crate) mesh_cert: Option<PathBuf>,
+    /// PEM file with the private key of --mesh-cert
+    #[arg(long, env = "WEFT_MESH_KEY", value_name = "FILE")]
+    pub(crate) mesh_key: Option<PathBuf>,
+    /// PEM file with the CAs that sign sidecars' certificates
+    #[arg(long, env = "WEFT_MESH_CA", value_name = "FILE")]
+    pub(crate) mesh_ca: Option<PathBuf>,
+    /// PEM file with revocation lists of these CAs; default: none
+    #[arg(long, env = "WEFT_MESH_CRL", value_name = "FILE")]
+    pub(crate) mesh_crl: Option<PathBuf>,
+    /// permissive: plaintext is taken as well, and sent to instances without a SPIFFE ID; strict: it is not; default:
+    /// permissive
+    #[arg(long, env = "WEFT_MESH_MODE", value_name = "MODE")]
+    pub(crate) mesh_mode: Option<String>,
     /// Where /ready, /clusters, /config_dump and /metrics are; default: 127.0.0.1:15000
     #[arg(long, env = "WEFT_ADMIN", value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
@@ -188,7 +211,8 @@ impl ProxyFlags {
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
             name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, upstream, inbound,
-            inbound_accept_proxy, inbound_tcp, inbound_cert, inbound_key, admin, gossip_port,
+            inbound_accept_proxy, trusted_proxies, inbound_tcp, inbound_cert, inbound_key, mesh_cert, mesh_key,
+            mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, listeners, routes, clusters,
             documents,
@@ -219,6 +243,8 @@ impl ProxyFlags {
             (Some(_), None) => return Err(Failure::new("inbound-cert needs inbound-key")),
             (None, Some(_)) => return Err(Failure::new("inbound-key needs inbound-cert")),
         };
+        let mesh =
+            mesh(self.mesh_cert, self.mesh_key, self.mesh_ca, self.mesh_crl, self.mesh_mode.as_deref())?;
         let server_trust = match (self.server_ca, self.server_cert, self.server_key) {
             (None, None, None) => None,
             (Some(ca), None, None) => Some(Trust { ca: Some(ca), identity: None }),
@@ -237,9 +263,13 @@ impl ProxyFlags {
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
         let in_mesh = gossips || !servers.is_empty();
-        let networks = self.inbound_accept_proxy.unwrap_or_default();
-        let networks = networks.iter().map(|text| text.parse()).collect::<Result<Vec<_>, String>>();
-        let networks = networks.map_err(|why| Failure::new(format!("inbound-accept-proxy: {why}")))?;
+        let networks = |what: &str, texts: Option<Vec<String>>| {
+            let all = texts.unwrap_or_default();
+            let all = all.iter().map(|text| text.parse()).collect::<Result<Vec<_>, String>>();
+            all.map_err(|why| Failure::new(format!("{what}: {why}")))
+        };
+        let trusted_proxies = networks("trusted-proxies", self.trusted_proxies)?;
+        let inbound_accept_proxy = networks("inbound-accept-proxy", self.inbound_accept_proxy)?;
         let place = Place { region: self.region.unwrap_or_default(), zone: self.zone.unwrap_or_default() };
         let services = self.service.unwrap_or_default().into_iter().map(|mut service| {
             for (key, value) in [(labels::REGION, &place.region), (labels::ZONE, &place.zone)] {
@@ -265,9 +295,11 @@ impl ProxyFlags {
             outbound: outbound.address(),
             upstreams: self.upstream.unwrap_or_default(),
             inbound,
-            inbound_accept_proxy: networks,
+            inbound_accept_proxy,
+            trusted_proxies,
             inbound_tcp: self.inbound_tcp.unwrap_or_default().into_iter().map(|one| one.0).collect(),
             inbound_tls,
+            mesh,
             admin: self.admin.unwrap_or(ADMIN),
             gossip,
             advertise: self.advertise,
@@ -307,6 +339,26 @@ fn read(path: &Path) -> Result<ProxyFlags, Failure> {
     let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
     flags.documents = (!documents.is_empty()).then_some(documents);
     Ok(flags)
+}
+
+/// Files of the identity among sidecars.
+fn mesh(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    crl: Option<PathBuf>,
+    mode: Option<&str>,
+) -> Result<Option<MeshFiles>, Failure> {
+    let given = crl.is_some() || mode.is_some();
+    let mode = mode.map(str::parse::<MeshMode>).transpose();
+    let mode = mode.map_err(|why| Failure::new(format!("mesh-mode: {why}")))?.unwrap_or_default();
+    match (cert, key, ca) {
+        (Some(cert), Some(key), Some(ca)) => Ok(Some(MeshFiles { cert, key, ca, crl, mode })),
+        (None, None, None) if !given => Ok(None),
+        _ => Err(Failure::new(
+            "mesh-cert, mesh-key and mesh-ca: all three are needed, or none of the mesh-… flags",
+        )),
+    }
 }
 
 /// Where requests are logged and how.
@@ -504,6 +556,29 @@ mod tests {
     fn a_certificate_needs_its_key() {
         let flags = ProxyFlags { inbound_cert: Some("a.pem".into()), ..ProxyFlags::default() };
         assert!(flags.into_config(Vec::new()).unwrap_err().to_string().contains("inbound-key"));
+    }
+
+    #[test]
+    fn an_identity_is_a_certificate_a_key_and_a_ca() {
+        let flags = |cert: Option<&str>, mode: Option<&str>| ProxyFlags {
+            mesh_cert: cert.map(PathBuf::from),
+            mesh_key: Some("key.pem".into()),
+            mesh_ca: Some("ca.pem".into()),
+            mesh_mode: mode.map(str::to_owned),
+            ..ProxyFlags::default()
+        };
+        let config = |cert, mode| flags(cert, mode).into_config(Vec::new());
+        let mesh = config(Some("cert.pem"), Some("strict")).unwrap().mesh.unwrap();
+        assert_eq!((mesh.mode, mesh.crl), (MeshMode::Strict, None));
+        assert_eq!(config(Some("cert.pem"), None).unwrap().mesh.unwrap().mode, MeshMode::Permissive);
+        for (cert, mode, why) in
+            [(None, None, "all three"), (Some("cert.pem"), Some("lax"), "permissive and strict")]
+        {
+            let refused = config(cert, mode).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+        let alone = ProxyFlags { mesh_mode: Some("strict".to_owned()), ..ProxyFlags::default() };
+        assert!(alone.into_config(Vec::new()).unwrap_err().to_string().contains("all three"));
     }
 
     #[test]

@@ -8,9 +8,8 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::net::TcpStream;
 
-use super::{HEALTH_BODY_BYTES_MAX, Task};
+use super::{HEALTH_BODY_BYTES_MAX, Task, UpstreamStream};
 
 #[derive(Clone, PartialEq, Message)]
 struct CheckRequest {
@@ -27,7 +26,7 @@ struct CheckResponse {
 const SERVING: i32 = 1;
 
 /// Asks for a service, or for the server as a whole if the name is empty.
-pub(super) async fn check(stream: TcpStream, host: &str, service: &str) -> Result<(), String> {
+pub(super) async fn check(stream: UpstreamStream, host: &str, service: &str) -> Result<(), String> {
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let _connection = Task(tokio::spawn(async move {
@@ -108,7 +107,7 @@ mod tests {
     /// Answers one call with a serving status and a gRPC status.
     async fn ask(serving: Option<i32>, grpc_status: &'static str) -> Result<(), String> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
         let service = service_fn(move |request: Request<Incoming>| async move {
             assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
@@ -127,7 +126,7 @@ mod tests {
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(served), service),
         );
-        let result = check(stream, "orders", "shop.Orders").await;
+        let result = check(UpstreamStream::Tcp(stream), "orders", "shop.Orders").await;
         server.abort();
         result
     }

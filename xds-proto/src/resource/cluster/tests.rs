@@ -122,7 +122,7 @@ prop_compose! {
         let rate_limit = limit.map(|(requests, per, burst)| RateLimit { requests, per: Duration::from_millis(per), burst });
         let adaptive = adaptive.map(|(min, max, tolerance_percent)| AdaptiveConcurrency { min, max, tolerance_percent });
         let zone_aware = zone.map(|(min_endpoints, spill_above)| ZoneAware { min_endpoints, spill_above });
-        Cluster { zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, breaker, panic }
+        Cluster { zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, breaker, panic }
     }
 }
 
@@ -208,8 +208,11 @@ fn a_relative_health_path_and_a_second_check_are_refused() {
 
 /// Sending plain text where the control plane asked for TLS would be worse than refusing.
 #[test]
-fn a_transport_socket_is_refused_not_ignored() {
-    assert_eq!(refused(|p| p.transport_socket = Some(Default::default())).field, "transport_socket");
+fn a_transport_socket_that_is_no_tls_is_refused_not_ignored() {
+    let empty = refused(|p| p.transport_socket = Some(Default::default()));
+    assert_eq!(empty.field, "transport_socket.typed_config");
+    let matches = refused(|p| p.transport_socket_matches.push(Default::default()));
+    assert_eq!(matches.field, "transport_socket_matches");
 }
 
 #[test]

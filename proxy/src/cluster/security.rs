@@ -1,0 +1,168 @@
+//! How connections to the endpoints of a cluster are protected.
+//!
+//! | the cluster says | an endpoint | is spoken to |
+//! |---|---|---|
+//! | TLS as a client | any | over that |
+//! | TLS with sidecars' identities | any | over that; with the ID that it is advertised with, if it is |
+//! | nothing, and this sidecar has an identity | is advertised with an ID | over TLS with sidecars' identities, if the ID is of our trust domain |
+//! | the same | from a file, or beside this sidecar | in plaintext |
+//! | the same | another | in plaintext, or not at all in strict mode |
+//!
+//! Where all endpoints are sidecars, they are spoken to in HTTP/2, whatever the app behind them speaks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weft_core::tls::spiffe::SpiffeId;
+use weft_xds_proto::resource::cluster::ClusterTls;
+use weft_xds_proto::resource::cluster::tls::PeerName;
+use weft_xds_proto::resource::endpoint::{Endpoint, EndpointSource};
+
+use crate::config_snapshot::ClusterConfig;
+use crate::tls::client::ClientTls;
+use crate::tls::live::Certificates;
+use crate::tls::mesh::{Expected, MeshMode, MeshTls, SPIFFE_LABEL};
+use crate::tls::secure::Secure;
+use crate::upstream::connect::Place;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub enum Security {
+    /// All in plaintext.
+    #[default]
+    Plain,
+    /// TLS as a client.
+    Originate(Arc<ClientTls>),
+    /// By what each endpoint is.
+    Peers(Arc<Peers>),
+}
+
+/// Endpoints of which some are sidecars.
+#[derive(Debug)]
+pub struct Peers {
+    mesh: Option<Arc<MeshTls>>,
+    /// In order of addresses.
+    endpoints: Box<[(SocketAddr, Hop)]>,
+    all_peers: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Hop {
+    Plain,
+    Peer(Expected),
+    Refused(String),
+}
+
+/// What this sidecar has to protect connections with.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyTls {
+    /// All certificates in use.
+    pub certificates: Arc<Certificates>,
+    /// Its own identity, if it has one.
+    pub mesh: Option<Arc<MeshTls>>,
+}
+
+impl ProxyTls {
+    /// Of a cluster; `last` is that of its last version.
+    pub fn security(&self, config: &ClusterConfig, last: Option<&Security>) -> Security {
+        let names = match &config.cluster.tls {
+            Some(ClusterTls::Originate(spec)) => {
+                if let Some(Security::Originate(same)) = last
+                    && same.spec == **spec
+                {
+                    return Security::Originate(same.clone());
+                }
+                let tls = ClientTls::new(&config.cluster.name, spec, &self.certificates);
+                return Security::Originate(Arc::new(tls));
+            }
+            Some(ClusterTls::Mesh(names)) => Some(names.as_slice()),
+            None if self.mesh.is_none() => return Security::Plain,
+            None => None,
+        };
+        let wanted: Arc<[PeerName]> = names.unwrap_or_default().into();
+        let hop = |endpoint: &Endpoint| (endpoint.address, self.hop(endpoint, names.is_some(), &wanted));
+        let endpoints: Box<[_]> = config.endpoints.iter().map(hop).collect();
+        let all_peers = !endpoints.is_empty() && endpoints.iter().all(|(_, hop)| matches!(hop, Hop::Peer(_)));
+        if endpoints.iter().all(|(_, hop)| matches!(hop, Hop::Plain)) {
+            return Security::Plain;
+        }
+        Security::Peers(Arc::new(Peers { mesh: self.mesh.clone(), endpoints, all_peers }))
+    }
+
+    fn hop(&self, endpoint: &Endpoint, required: bool, names: &Arc<[PeerName]>) -> Hop {
+        let Some(mesh) = &self.mesh else {
+            return Hop::Refused(
+                "the service wants TLS between sidecars, and this one has no certificate".to_owned(),
+            );
+        };
+        match endpoint.metadata.get(SPIFFE_LABEL).map(|text| SpiffeId::parse(text)) {
+            Some(Ok(id)) if id.trust_domain() == mesh.id.trust_domain() => {
+                Hop::Peer(Expected::new(Some(id), names.clone()))
+            }
+            Some(Ok(id)) if required || mesh.mode == MeshMode::Strict => {
+                let own = mesh.id.trust_domain();
+                Hop::Refused(format!("it is advertised as {id}, which is not of the trust domain {own}"))
+            }
+            Some(Err(why)) => {
+                Hop::Refused(format!("it is advertised with a label {SPIFFE_LABEL} that is none: {why}"))
+            }
+            _ if required => Hop::Peer(Expected::new(None, names.clone())),
+            None if mesh.mode == MeshMode::Strict && endpoint.source != EndpointSource::Static => {
+                Hop::Refused("it takes plaintext alone, and this sidecar is strict".to_owned())
+            }
+            _ => Hop::Plain,
+        }
+    }
+}
+
+impl Security {
+    /// Whether all endpoints are sidecars that take TLS.
+    pub fn is_all_peers(&self) -> bool {
+        matches!(self, Self::Peers(peers) if peers.all_peers)
+    }
+
+    /// An endpoint with what a connection to it needs.
+    ///
+    /// # Errors
+    /// If certificates cannot be used, or it takes no TLS and must.
+    pub(crate) fn place(&self, addr: SocketAddr) -> Result<Place, String> {
+        let secure = match self {
+            Self::Plain => None,
+            Self::Originate(tls) => Some(Secure::originate(tls, addr)?),
+            Self::Peers(peers) => peers.secure(addr)?,
+        };
+        Ok(Place { addr, secure })
+    }
+
+    /// Whether both protect a connection to an endpoint alike.
+    pub(crate) fn is_same_for(&self, other: &Self, addr: SocketAddr) -> bool {
+        match (self, other) {
+            (Self::Plain, Self::Plain) => true,
+            (Self::Originate(one), Self::Originate(other)) => Arc::ptr_eq(one, other),
+            (Self::Peers(one), Self::Peers(other)) => one.hop(addr) == other.hop(addr),
+            _ => false,
+        }
+    }
+}
+
+impl Peers {
+    /// # Errors
+    /// If this sidecar's certificates cannot be used, or the endpoint cannot be spoken to.
+    fn secure(&self, addr: SocketAddr) -> Result<Option<Secure>, String> {
+        match (self.hop(addr), &self.mesh) {
+            (Some(Hop::Peer(expected)), Some(mesh)) => {
+                Secure::to_peer(mesh, addr, expected.clone()).map(Some)
+            }
+            (Some(Hop::Refused(why)), _) => Err(why.clone()),
+            _ => Ok(None),
+        }
+    }
+
+    fn hop(&self, addr: SocketAddr) -> Option<&Hop> {
+        let found = self.endpoints.binary_search_by_key(&addr, |(addr, _)| *addr);
+        found.ok().map(|i| &self.endpoints[i].1)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! TLS to endpoints that are no sidecars, as a cluster's configuration says.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use weft_core::tls::{self, About, Accept};
+use weft_xds_proto::resource::cluster::tls::{
+    DataSource, Identity, PeerName, SecretMaterial, TlsVersion, Trust, UpstreamTls,
+};
+
+use super::live::{Certificates, Live, Made, Secrets, Shown};
+
+/// One for each protocol that is asked for in the handshake.
+#[derive(Debug, Clone)]
+pub struct Configs {
+    /// HTTP/1.1.
+    pub http1: Arc<ClientConfig>,
+    /// HTTP/2.
+    pub http2: Arc<ClientConfig>,
+    /// Bytes that are none of ours.
+    pub raw: Arc<ClientConfig>,
+}
+
+impl Configs {
+    /// The same for all of them.
+    pub fn new(config: ClientConfig) -> Self {
+        let with = |alpn: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+            Arc::new(config)
+        };
+        Self { http1: with(&[b"http/1.1"]), http2: with(&[b"h2"]), raw: with(&[]) }
+    }
+}
+
+/// TLS of one cluster.
+#[derive(Debug)]
+pub struct ClientTls {
+    /// What it was made from.
+    pub spec: UpstreamTls,
+    /// Sent as SNI; none: the address.
+    pub server_name: Option<ServerName<'static>>,
+    /// What is in use.
+    pub live: Arc<Live<Configs>>,
+}
+
+impl ClientTls {
+    /// What cannot be used now may be later: its files may come, its secrets too.
+    pub fn new(cluster: &str, spec: &UpstreamTls, certificates: &Certificates) -> Self {
+        let made = spec.clone();
+        let live = certificates
+            .live(format!("TLS to {cluster}"), files(spec), secrets(spec), move |all| configs(&made, all));
+        let server_name = spec.server_name.clone().and_then(|name| ServerName::try_from(name).ok());
+        Self { spec: spec.clone(), server_name, live }
+    }
+}
+
+/// Whether what a resource brings with it can be used, as far as that can be known now.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check(spec: &UpstreamTls) -> Result<(), String> {
+    let inline = |source: &DataSource| matches!(source, DataSource::Inline(_));
+    if let Trust::Ca(ca) = &spec.trust
+        && inline(ca)
+    {
+        tls::roots_in(&label(ca), &read(ca)?).map_err(|error| error.to_string())?;
+    }
+    if let Some(crl) = spec.crl.as_ref().filter(|crl| inline(crl)) {
+        tls::crls_in(&label(crl), &read(crl)?).map_err(|error| error.to_string())?;
+    }
+    if let Some(Identity::Pair { certificate, key }) = &spec.identity
+        && inline(certificate)
+        && inline(key)
+    {
+        let (chain, key) = pair(certificate, key)?;
+        rustls::sign::CertifiedKey::from_der(chain, key, provider()).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn provider() -> &'static rustls::crypto::CryptoProvider {
+    tls::install_provider();
+    rustls::crypto::CryptoProvider::get_default().expect("it was installed just now")
+}
+
+fn files(spec: &UpstreamTls) -> Vec<PathBuf> {
+    let trust = match &spec.trust {
+        Trust::Ca(source) => Some(source),
+        Trust::System | Trust::Secret(_) => None,
+    };
+    let identity = match &spec.identity {
+        Some(Identity::Pair { certificate, key }) => vec![certificate, key],
+        _ => Vec::new(),
+    };
+    let sources = trust.into_iter().chain(&spec.crl).chain(identity);
+    sources.filter_map(file).map(Path::to_path_buf).collect()
+}
+
+/// Names of the secrets that it takes.
+pub fn secrets(spec: &UpstreamTls) -> Vec<String> {
+    let trust = match &spec.trust {
+        Trust::Secret(name) => Some(name),
+        _ => None,
+    };
+    let identity = match &spec.identity {
+        Some(Identity::Secret(name)) => Some(name),
+        _ => None,
+    };
+    trust.into_iter().chain(identity).cloned().collect()
+}
+
+fn file(source: &DataSource) -> Option<&Path> {
+    match source {
+        DataSource::File(path) => Some(path),
+        DataSource::Inline(_) => None,
+    }
+}
+
+/// What errors call it.
+fn label(source: &DataSource) -> PathBuf {
+    file(source).map_or_else(|| "inline PEM".into(), Path::to_path_buf)
+}
+
+fn read(source: &DataSource) -> Result<Vec<u8>, String> {
+    match source {
+        DataSource::Inline(text) => Ok(text.clone()),
+        DataSource::File(path) => {
+            std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        }
+    }
+}
+
+type Pair = (Vec<CertificateDer<'static>>, rustls::pki_types::PrivateKeyDer<'static>);
+
+fn pair(certificate: &DataSource, key: &DataSource) -> Result<Pair, String> {
+    let chain = tls::certificates_in(&label(certificate), &read(certificate)?);
+    let key = tls::private_key_in(&label(key), &read(key)?);
+    Ok((chain.map_err(|e| e.to_string())?, key.map_err(|e| e.to_string())?))
+}
+
+/// A source of certificates, with the certificates for people.
+fn shown(role: &'static str, source: &str, chain: &[CertificateDer<'_>], all: &mut Vec<Shown>) {
+    let about = chain.iter().filter_map(About::of);
+    all.extend(about.map(|about| Shown { role, source: source.to_owned(), about }));
+}
+
+fn configs(spec: &UpstreamTls, secrets: &Secrets) -> Made<Configs> {
+    let mut all = Vec::new();
+    let (roots, crl) = trusted(&spec.trust, secrets, &mut all)?;
+    let crls = match crl.or_else(|| spec.crl.clone()) {
+        None => Vec::new(),
+        Some(crl) => tls::crls_in(&label(&crl), &read(&crl)?).map_err(|e| e.to_string())?,
+    };
+    let accept = (!spec.names.is_empty()).then(|| accept(spec.names.clone()));
+    let verifier = tls::server_verifier(roots, crls, accept)?;
+    let config = client_config(verifier, spec.min_version);
+    let config = match &spec.identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => {
+            let (certificate, key) = match identity {
+                Identity::Pair { certificate, key } => (certificate, key),
+                Identity::Secret(name) => match secrets.get(name).map(|secret| &secret.material) {
+                    Some(SecretMaterial::Identity(Identity::Pair { certificate, key })) => (certificate, key),
+                    Some(_) => return Err(format!("secret {name:?} holds no certificate with its key")),
+                    None => return Err(format!("the control plane has not sent secret {name:?}")),
+                },
+            };
+            let (chain, private) = pair(certificate, key)?;
+            shown("certificate", &label(certificate).display().to_string(), &chain, &mut all);
+            config
+                .with_client_auth_cert(chain, private)
+                .map_err(|reason| tls::pair_error(&label(certificate), &label(key), reason).to_string())?
+        }
+    };
+    Ok((Configs::new(config), all))
+}
+
+/// Up to what a client shows.
+pub(super) fn client_config(
+    verifier: Arc<dyn ServerCertVerifier>,
+    min: TlsVersion,
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    tls::install_provider();
+    let versions: &[&rustls::SupportedProtocolVersion] = match min {
+        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    ClientConfig::builder_with_protocol_versions(versions)
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+}
+
+type Trusted = (RootCertStore, Option<DataSource>);
+
+fn trusted(trust: &Trust, secrets: &Secrets, all: &mut Vec<Shown>) -> Result<Trusted, String> {
+    match trust {
+        Trust::System => Ok((tls::system_roots().map_err(|e| e.to_string())?, None)),
+        Trust::Ca(source) => {
+            let pem = read(source)?;
+            let roots = tls::roots_in(&label(source), &pem).map_err(|e| e.to_string())?;
+            let chain = tls::certificates_in(&label(source), &pem).unwrap_or_default();
+            shown("ca", &label(source).display().to_string(), &chain, all);
+            Ok((roots, None))
+        }
+        Trust::Secret(name) => match secrets.get(name).map(|secret| &secret.material) {
+            Some(SecretMaterial::Trust(Trust::Secret(_), _) | SecretMaterial::Identity(_)) => {
+                Err(format!("secret {name:?} holds no CA"))
+            }
+            Some(SecretMaterial::Trust(trust, crl)) => {
+                let (roots, _) = trusted(trust, secrets, all)?;
+                Ok((roots, crl.clone()))
+            }
+            None => Err(format!("the control plane has not sent secret {name:?}")),
+        },
+    }
+}
+
+/// The certificate is for one of these.
+fn accept(names: Vec<PeerName>) -> Accept {
+    Arc::new(move |certificate| {
+        let uris = tls::uris(certificate).map_err(|error| error.to_string())?;
+        let is_for = |name: &PeerName| match name {
+            PeerName::Dns(name) => {
+                ServerName::try_from(name.as_str()).is_ok_and(|name| tls::is_for_name(certificate, &name))
+            }
+            uri => uris.iter().any(|seen| uri.takes_uri(seen)),
+        };
+        if names.iter().any(is_for) {
+            return Ok(());
+        }
+        let wanted: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let seen = About::of(certificate).map(|about| about.names.join(", ")).unwrap_or_default();
+        Err(format!("it is for {seen}; wanted is {}", wanted.join(" or ")))
+    })
+}

@@ -1,0 +1,81 @@
+//! TLS on a port of this proxy.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use weft_core::tls::spiffe::SpiffeId;
+use weft_core::tls::{self, About};
+
+use super::live::{Certificates, Live, Shown};
+use super::mesh::{MeshMode, MeshTls};
+use crate::config::TlsFiles;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct DoorTls {
+    live: Arc<Live<Arc<ServerConfig>>>,
+    /// Who begins without TLS is served as well.
+    pub plaintext: bool,
+    /// Clients are sidecars, with names.
+    pub peers: bool,
+}
+
+impl DoorTls {
+    /// With a certificate, for any client.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn terminate(what: &str, files: &TlsFiles, certificates: &Certificates) -> Result<Self, String> {
+        let (cert, key): (PathBuf, PathBuf) = (files.cert.clone(), files.key.clone());
+        let all = vec![cert.clone(), key.clone()];
+        let live = certificates.live(what.to_owned(), all, Vec::new(), move |_| {
+            let config = server_config(&cert, &key).map_err(|error| error.to_string())?;
+            let about = tls::certificates(&cert).unwrap_or_default();
+            let source = cert.display().to_string();
+            let shown = about.iter().filter_map(About::of);
+            let shown = shown.map(|about| Shown { role: "certificate", source: source.clone(), about });
+            Ok((config, shown.collect()))
+        });
+        let error = live.current().value.as_ref().err().cloned();
+        error.map_or(Ok(Self { live, plaintext: false, peers: false }), Err)
+    }
+
+    /// For other sidecars.
+    pub fn peers(mesh: &MeshTls) -> Self {
+        Self { live: mesh.inbound.clone(), plaintext: mesh.mode == MeshMode::Permissive, peers: true }
+    }
+
+    /// What the next connection is to use.
+    pub fn config(&self) -> Option<Arc<ServerConfig>> {
+        self.live.current().value.as_ref().ok().cloned()
+    }
+}
+
+fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, tls::TlsError> {
+    let config = tls::server_config(cert, key, &[b"h2", b"http/1.1"])?;
+    let mut config = Arc::unwrap_or_clone(config);
+    // All workers can open the tickets of each other, and nothing is kept for clients that do not come back.
+    if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
+        config.ticketer = ticketer;
+    }
+    Ok(Arc::new(config))
+}
+
+/// The sidecar at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub id: SpiffeId,
+    /// SHA-256 of its certificate, in hex.
+    pub hash: String,
+}
+
+impl Peer {
+    /// Of the certificate that it has shown, which was verified.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let id = SpiffeId::of(certificate).ok()?;
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+        Some(Self { id, hash: hash.as_ref().iter().map(|b| format!("{b:02x}")).collect() })
+    }
+}

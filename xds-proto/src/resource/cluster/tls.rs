@@ -1,0 +1,523 @@
+//! TLS to endpoints: Envoy's `UpstreamTlsContext`, and TLS with the sidecars' own identities, which Envoy has no field for.
+//!
+//! An endpoint's certificate is always verified: with a chain to a trusted CA and with its name. Envoy takes any certificate
+//! where nothing is said; here that is refused, because TLS to whoever answers protects nobody.
+
+use envoy_types::pb::envoy::config::cluster::v3 as pb;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
+use envoy_types::util::pack_any;
+use prost::Message;
+use serde::Serialize;
+
+use super::{Protocol, Validator};
+use crate::resource::{InvalidResource, over_ads};
+
+mod source;
+
+pub use source::{DataSource, PEM_BYTES_MAX, Secret, SecretMaterial};
+
+/// Most names that a certificate may be for.
+pub const NAMES_MAX: usize = 64;
+/// Longest of them, in bytes: that of a SPIFFE ID.
+pub const NAME_BYTES_MAX: usize = 2048;
+
+/// How connections to endpoints are protected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum ClusterTls {
+    /// TLS as a client of whoever is there.
+    Originate(Box<UpstreamTls>),
+    /// TLS with the sidecars' own identities at both ends; an endpoint must be one of these, or any of the mesh.
+    Mesh(Vec<PeerName>),
+}
+
+/// TLS as a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UpstreamTls {
+    /// Sent as SNI; what the certificate must be for, unless `names` says it.
+    pub server_name: Option<String>,
+    /// Who may have signed the certificate.
+    pub trust: Trust,
+    /// Certificates that were taken back.
+    pub crl: Option<DataSource>,
+    /// The certificate must be for one of these.
+    pub names: Vec<PeerName>,
+    /// What endpoints that ask for a certificate are shown.
+    pub identity: Option<Identity>,
+    /// No older version is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// Who may have signed a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Trust {
+    /// The CAs that the system trusts.
+    System,
+    /// These.
+    Ca(DataSource),
+    /// Those of a secret of this name, sent by the control plane.
+    Secret(String),
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Identity {
+    /// PEM.
+    Pair {
+        /// The chain, leaf first.
+        certificate: DataSource,
+        /// Its key.
+        key: DataSource,
+    },
+    /// A secret of this name, sent by the control plane.
+    Secret(String),
+}
+
+/// What a certificate may be for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum PeerName {
+    /// This DNS name or address.
+    Dns(String),
+    /// This URI, such as a SPIFFE ID.
+    Uri(String),
+    /// A URI that begins so.
+    UriPrefix(String),
+}
+
+/// Versions of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+pub enum TlsVersion {
+    /// 1.2 or later.
+    #[default]
+    Tls12,
+    /// 1.3.
+    Tls13,
+}
+
+impl PeerName {
+    /// From what a person writes: a URI, which may end with `*`, or a DNS name or address.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const ALLOWED: &str = "a DNS name such as api.example.com, or a URI such as spiffe://example.org/ns/shop/*, \
+                               with * at its end alone";
+        let visible =
+            !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        let (body, prefix) = match text.strip_suffix('*') {
+            Some(body) => (body, true),
+            None => (text, false),
+        };
+        let is_uri =
+            body.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+        match (visible && !body.contains('*'), is_uri, prefix) {
+            (false, _, _) | (_, false, true) => Err(ALLOWED),
+            (true, true, true) => Ok(Self::UriPrefix(body.to_owned())),
+            (true, true, false) => Ok(Self::Uri(text.to_owned())),
+            (true, false, false) if is_dns_name(text) => Ok(Self::Dns(text.to_owned())),
+            (true, false, false) => Err(ALLOWED),
+        }
+    }
+
+    /// Whether a URI of a certificate is it.
+    pub fn takes_uri(&self, uri: &str) -> bool {
+        match self {
+            Self::Dns(_) => false,
+            Self::Uri(this) => this == uri,
+            Self::UriPrefix(prefix) => uri.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Display for PeerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dns(name) | Self::Uri(name) => f.write_str(name),
+            Self::UriPrefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+/// A DNS name without wildcards, or an address.
+pub fn is_dns_name(text: &str) -> bool {
+    text.parse::<std::net::IpAddr>().is_ok()
+        || (text.len() <= 253
+            && text.trim_end_matches('.').split('.').all(|label| {
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            }))
+}
+
+const SOCKET: &str = "envoy.transport_sockets.tls";
+const RAW_BUFFER_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+const CONTEXT_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+/// Namespace in a cluster's metadata.
+const NAMESPACE: &str = "weft.tls";
+
+/// What a cluster says of TLS.
+pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<Option<ClusterTls>, InvalidResource> {
+    // What we cannot honour is refused rather than ignored: dropping TLS silently would send plain text.
+    if !p.transport_socket_matches.is_empty() {
+        return Err(v.error("transport_socket_matches", "set", "unset"));
+    }
+    if let Some(ours) = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(NAMESPACE)) {
+        return mesh(v, ours).map(|names| Some(ClusterTls::Mesh(names)));
+    }
+    let Some(socket) = &p.transport_socket else { return Ok(None) };
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
+        return Err(v.error("transport_socket.typed_config", "nothing", "an UpstreamTlsContext"));
+    };
+    match any.type_url.as_str() {
+        RAW_BUFFER_URL => return Ok(None),
+        CONTEXT_URL => {}
+        other => {
+            return Err(v.error(
+                "transport_socket.typed_config",
+                other,
+                "an UpstreamTlsContext or RawBuffer",
+            ));
+        }
+    }
+    let at = "transport_socket.typed_config";
+    let context = tls::UpstreamTlsContext::decode(any.value.as_slice())
+        .map_err(|e| v.error(at, format!("undecodable: {e}"), "an UpstreamTlsContext"))?;
+    upstream(v, at, context).map(|tls| Some(ClusterTls::Originate(Box::new(tls))))
+}
+
+fn upstream(v: &Validator<'_>, at: &str, p: tls::UpstreamTlsContext) -> Result<UpstreamTls, InvalidResource> {
+    let at = |field: &str| format!("{at}.{field}");
+    if p.allow_renegotiation {
+        return Err(v.error(at("allow_renegotiation"), "true", "false"));
+    }
+    let server_name = (!p.sni.is_empty()).then_some(p.sni);
+    if let Some(name) = server_name.as_ref().filter(|name| !is_dns_name(name)) {
+        return Err(v.error(at("sni"), format!("{:?}", shortened(name)), "a DNS name"));
+    }
+    let common = p.common_tls_context.unwrap_or_default();
+    let unsupported = [
+        ("custom_handshaker", common.custom_handshaker.is_some()),
+        ("custom_tls_certificate_selector", common.custom_tls_certificate_selector.is_some()),
+        ("tls_certificate_provider_instance", common.tls_certificate_provider_instance.is_some()),
+    ];
+    if let Some((field, _)) = unsupported.into_iter().find(|(_, set)| *set) {
+        return Err(v.error(at(&format!("common_tls_context.{field}")), "set", "unset"));
+    }
+    let identity = identity(v, &at("common_tls_context"), &common)?;
+    let min_version = min_version(v, &at("common_tls_context.tls_params"), common.tls_params.as_ref())?;
+    let (trust, crl, names) = validation(v, &at("common_tls_context"), common.validation_context_type)?;
+    if names.is_empty() && server_name.is_none() {
+        let allowed = "an sni, or match_typed_subject_alt_names: the certificate has to be for some name";
+        return Err(v.error(at("sni"), "nothing", allowed));
+    }
+    Ok(UpstreamTls { server_name, trust, crl, names, identity, min_version })
+}
+
+fn identity(
+    v: &Validator<'_>,
+    at: &str,
+    p: &tls::CommonTlsContext,
+) -> Result<Option<Identity>, InvalidResource> {
+    match (p.tls_certificates.as_slice(), p.tls_certificate_sds_secret_configs.as_slice()) {
+        ([], []) => Ok(None),
+        ([one], []) => pair(v, &format!("{at}.tls_certificates[0]"), one).map(Some),
+        ([], [one]) => secret_name(v, &format!("{at}.tls_certificate_sds_secret_configs[0]"), one)
+            .map(Identity::Secret)
+            .map(Some),
+        (all, secrets) => {
+            let seen = format!("{} of them", all.len() + secrets.len());
+            Err(v.error(format!("{at}.tls_certificates"), seen, "at most one certificate"))
+        }
+    }
+}
+
+/// A certificate with its key.
+pub(super) fn pair(
+    v: &Validator<'_>,
+    at: &str,
+    p: &tls::TlsCertificate,
+) -> Result<Identity, InvalidResource> {
+    if p.private_key_provider.is_some() || p.pkcs12.is_some() {
+        return Err(v.error(at, "private_key_provider or pkcs12", "certificate_chain and private_key"));
+    }
+    Ok(Identity::Pair {
+        certificate: source::decode(v, &format!("{at}.certificate_chain"), p.certificate_chain.as_ref())?,
+        key: source::decode(v, &format!("{at}.private_key"), p.private_key.as_ref())?,
+    })
+}
+
+fn secret_name(v: &Validator<'_>, at: &str, p: &tls::SdsSecretConfig) -> Result<String, InvalidResource> {
+    use core::config_source::ConfigSourceSpecifier as Source;
+    match p.sds_config.as_ref().and_then(|c| c.config_source_specifier.as_ref()) {
+        Some(Source::Ads(_) | Source::Self_(_)) => {}
+        _ => return Err(v.error(format!("{at}.sds_config"), "another source", "ads or self")),
+    }
+    Validator { kind: v.kind, name: &p.name }
+        .name(&format!("{at}.name"))
+        .map_err(|error| InvalidResource { name: v.name.to_owned(), ..error })
+}
+
+fn min_version(
+    v: &Validator<'_>,
+    at: &str,
+    p: Option<&tls::TlsParameters>,
+) -> Result<TlsVersion, InvalidResource> {
+    use tls::tls_parameters::TlsProtocol as P;
+    let Some(p) = p else { return Ok(TlsVersion::default()) };
+    if !matches!(P::try_from(p.tls_maximum_protocol_version), Ok(P::TlsAuto | P::TlSv13)) {
+        let seen = p.tls_maximum_protocol_version.to_string();
+        return Err(v.error(format!("{at}.tls_maximum_protocol_version"), seen, "TLSv1_3 or TLS_AUTO"));
+    }
+    match P::try_from(p.tls_minimum_protocol_version) {
+        Ok(P::TlSv13) => Ok(TlsVersion::Tls13),
+        // Older ones are not spoken, so that a lower minimum is kept as well.
+        Ok(_) => Ok(TlsVersion::Tls12),
+        Err(_) => {
+            let seen = p.tls_minimum_protocol_version.to_string();
+            Err(v.error(format!("{at}.tls_minimum_protocol_version"), seen, "a TlsProtocol, 0 to 4"))
+        }
+    }
+}
+
+type Validation = (Trust, Option<DataSource>, Vec<PeerName>);
+
+fn validation(
+    v: &Validator<'_>,
+    at: &str,
+    p: Option<tls::common_tls_context::ValidationContextType>,
+) -> Result<Validation, InvalidResource> {
+    use tls::common_tls_context::ValidationContextType as T;
+    let allowed = "validation_context, combined_validation_context or validation_context_sds_secret_config";
+    match p {
+        Some(T::ValidationContext(context)) => {
+            let at = format!("{at}.validation_context");
+            let names = names(v, &at, &context)?;
+            let (trust, crl) = trust(v, &at, &context)?;
+            Ok((trust, crl, names))
+        }
+        Some(T::ValidationContextSdsSecretConfig(secret)) => {
+            let name = secret_name(v, &format!("{at}.validation_context_sds_secret_config"), &secret)?;
+            Ok((Trust::Secret(name), None, Vec::new()))
+        }
+        Some(T::CombinedValidationContext(both)) => {
+            let at = format!("{at}.combined_validation_context");
+            let own = both.default_validation_context.unwrap_or_default();
+            let names = names(v, &format!("{at}.default_validation_context"), &own)?;
+            let at = format!("{at}.validation_context_sds_secret_config");
+            let secret = both.validation_context_sds_secret_config.unwrap_or_default();
+            Ok((Trust::Secret(secret_name(v, &at, &secret)?), None, names))
+        }
+        Some(_) => Err(v.error(format!("{at}.validation_context_type"), "a certificate provider", allowed)),
+        None => Err(v.error(format!("{at}.validation_context_type"), "nothing", allowed)),
+    }
+}
+
+/// Who is trusted, and what was taken back.
+pub(super) fn trust(
+    v: &Validator<'_>,
+    at: &str,
+    p: &tls::CertificateValidationContext,
+) -> Result<(Trust, Option<DataSource>), InvalidResource> {
+    let unsupported = [
+        ("verify_certificate_spki", !p.verify_certificate_spki.is_empty()),
+        ("verify_certificate_hash", !p.verify_certificate_hash.is_empty()),
+        ("custom_validator_config", p.custom_validator_config.is_some()),
+        ("ca_certificate_provider_instance", p.ca_certificate_provider_instance.is_some()),
+        ("allow_expired_certificate", p.allow_expired_certificate),
+        ("trust_chain_verification", p.trust_chain_verification != 0),
+        ("max_verify_depth", p.max_verify_depth.is_some()),
+    ];
+    if let Some((field, _)) = unsupported.into_iter().find(|(_, set)| *set) {
+        return Err(v.error(format!("{at}.{field}"), "set", "unset"));
+    }
+    let trust = match (&p.trusted_ca, &p.system_root_certs) {
+        (Some(ca), _) => Trust::Ca(source::decode(v, &format!("{at}.trusted_ca"), Some(ca))?),
+        (None, Some(_)) => Trust::System,
+        (None, None) => {
+            return Err(v.error(format!("{at}.trusted_ca"), "nothing", "trusted_ca or system_root_certs"));
+        }
+    };
+    let crl = p.crl.as_ref().map(|crl| source::decode(v, &format!("{at}.crl"), Some(crl))).transpose()?;
+    Ok((trust, crl))
+}
+
+fn names(
+    v: &Validator<'_>,
+    at: &str,
+    p: &tls::CertificateValidationContext,
+) -> Result<Vec<PeerName>, InvalidResource> {
+    use tls::subject_alt_name_matcher::SanType;
+    #[allow(deprecated)]
+    let old = p.match_subject_alt_names.iter().map(|m| (None, Some(m)));
+    let typed = p.match_typed_subject_alt_names.iter().map(|m| (Some(m.san_type), m.matcher.as_ref()));
+    let mut names = Vec::new();
+    for (i, (kind, matcher)) in typed.chain(old).enumerate() {
+        let at = format!("{at}.match_typed_subject_alt_names[{i}]");
+        let allowed = "exact, or for a URI prefix, without ignore_case";
+        let (text, prefix) = match matcher {
+            Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(text)), ignore_case: false }) => {
+                (text, false)
+            }
+            Some(StringMatcher { match_pattern: Some(MatchPattern::Prefix(text)), ignore_case: false }) => {
+                (text, true)
+            }
+            _ => return Err(v.error(format!("{at}.matcher"), "another one", allowed)),
+        };
+        let is_uri = match kind.map(SanType::try_from) {
+            Some(Ok(SanType::Uri)) => true,
+            Some(Ok(SanType::Dns | SanType::IpAddress)) => false,
+            None => text.contains("://"),
+            Some(_) => {
+                return Err(v.error(format!("{at}.san_type"), "another one", "DNS, URI or IP_ADDRESS"));
+            }
+        };
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            let seen = format!("{} bytes", text.len());
+            return Err(v.error(format!("{at}.matcher"), seen, format!("1 to {NAME_BYTES_MAX} bytes")));
+        }
+        names.push(match (is_uri, prefix) {
+            (true, true) => PeerName::UriPrefix(text.clone()),
+            (true, false) => PeerName::Uri(text.clone()),
+            (false, false) if is_dns_name(text) => PeerName::Dns(text.clone()),
+            (false, _) => {
+                let seen = format!("{:?}", shortened(text));
+                return Err(v.error(format!("{at}.matcher"), seen, "an exact DNS name or address"));
+            }
+        });
+    }
+    if names.len() > NAMES_MAX {
+        let at = format!("{at}.match_typed_subject_alt_names");
+        return Err(v.error(at, names.len().to_string(), format!("at most {NAMES_MAX}")));
+    }
+    Ok(names)
+}
+
+fn mesh(v: &Validator<'_>, ours: &Struct) -> Result<Vec<PeerName>, InvalidResource> {
+    let at = format!("metadata[{NAMESPACE}].subject_alt_names");
+    let Some(Kind::ListValue(list)) = ours.fields.get("subject_alt_names").and_then(|f| f.kind.as_ref())
+    else {
+        return Err(v.error(at, "no list", "a list of texts"));
+    };
+    if list.values.len() > NAMES_MAX {
+        return Err(v.error(at, list.values.len().to_string(), format!("at most {NAMES_MAX}")));
+    }
+    let name = |value: &Value| match &value.kind {
+        Some(Kind::StringValue(text)) => {
+            PeerName::parse(text).map_err(|allowed| v.error(&at, format!("{:?}", shortened(text)), allowed))
+        }
+        _ => Err(v.error(&at, "no text", "texts")),
+    };
+    list.values.iter().map(name).collect()
+}
+
+/// What goes into the metadata.
+pub(super) fn encode_metadata(tls: &ClusterTls) -> Option<(String, Struct)> {
+    let ClusterTls::Mesh(names) = tls else { return None };
+    let text = |name: &PeerName| Value { kind: Some(Kind::StringValue(name.to_string())) };
+    let list = Value { kind: Some(Kind::ListValue(ListValue { values: names.iter().map(text).collect() })) };
+    Some((NAMESPACE.to_owned(), Struct { fields: [("subject_alt_names".to_owned(), list)].into() }))
+}
+
+/// What goes into `transport_socket`.
+pub(super) fn encode(tls: &ClusterTls, protocol: Protocol) -> Option<core::TransportSocket> {
+    let ClusterTls::Originate(tls) = tls else { return None };
+    let context = tls::UpstreamTlsContext {
+        sni: tls.server_name.clone().unwrap_or_default(),
+        common_tls_context: Some(common(tls, protocol)),
+        ..tls::UpstreamTlsContext::default()
+    };
+    Some(core::TransportSocket {
+        name: SOCKET.to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack_any(context))),
+    })
+}
+
+fn common(t: &UpstreamTls, protocol: Protocol) -> tls::CommonTlsContext {
+    use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+    use tls::tls_parameters::TlsProtocol;
+    let context = tls::CertificateValidationContext {
+        trusted_ca: match &t.trust {
+            Trust::Ca(ca) => Some(source::encode(ca)),
+            Trust::System | Trust::Secret(_) => None,
+        },
+        system_root_certs: (t.trust == Trust::System)
+            .then(tls::certificate_validation_context::SystemRootCerts::default),
+        crl: t.crl.as_ref().map(source::encode),
+        match_typed_subject_alt_names: wanted(t).iter().map(matcher).collect(),
+        ..tls::CertificateValidationContext::default()
+    };
+    let secret = |name: &String| tls::SdsSecretConfig { name: name.clone(), sds_config: Some(over_ads()) };
+    tls::CommonTlsContext {
+        tls_params: Some(tls::TlsParameters {
+            tls_minimum_protocol_version: match t.min_version {
+                TlsVersion::Tls12 => TlsProtocol::TlSv12,
+                TlsVersion::Tls13 => TlsProtocol::TlSv13,
+            } as i32,
+            tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+            ..tls::TlsParameters::default()
+        }),
+        alpn_protocols: vec![
+            match protocol {
+                Protocol::Http1 => "http/1.1",
+                Protocol::Http2 => "h2",
+            }
+            .to_owned(),
+        ],
+        tls_certificates: match &t.identity {
+            Some(Identity::Pair { certificate, key }) => vec![tls::TlsCertificate {
+                certificate_chain: Some(source::encode(certificate)),
+                private_key: Some(source::encode(key)),
+                ..tls::TlsCertificate::default()
+            }],
+            _ => Vec::new(),
+        },
+        tls_certificate_sds_secret_configs: match &t.identity {
+            Some(Identity::Secret(name)) => vec![secret(name)],
+            _ => Vec::new(),
+        },
+        validation_context_type: Some(match &t.trust {
+            Trust::Secret(name) => {
+                ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+                    default_validation_context: Some(context),
+                    validation_context_sds_secret_config: Some(secret(name)),
+                    ..CombinedCertificateValidationContext::default()
+                })
+            }
+            _ => ValidationContextType::ValidationContext(context),
+        }),
+        ..tls::CommonTlsContext::default()
+    }
+}
+
+/// Envoy looks at no name by itself, so it is told the one that we would.
+fn wanted(t: &UpstreamTls) -> Vec<PeerName> {
+    match (&t.server_name, t.names.as_slice()) {
+        (Some(name), []) => vec![PeerName::Dns(name.clone())],
+        (_, names) => names.to_vec(),
+    }
+}
+
+fn matcher(name: &PeerName) -> tls::SubjectAltNameMatcher {
+    use tls::subject_alt_name_matcher::SanType;
+    let (kind, pattern) = match name {
+        PeerName::Dns(name) if name.parse::<std::net::IpAddr>().is_ok() => {
+            (SanType::IpAddress, MatchPattern::Exact(name.clone()))
+        }
+        PeerName::Dns(name) => (SanType::Dns, MatchPattern::Exact(name.clone())),
+        PeerName::Uri(uri) => (SanType::Uri, MatchPattern::Exact(uri.clone())),
+        PeerName::UriPrefix(prefix) => (SanType::Uri, MatchPattern::Prefix(prefix.clone())),
+    };
+    tls::SubjectAltNameMatcher {
+        san_type: kind as i32,
+        matcher: Some(StringMatcher { match_pattern: Some(pattern), ignore_case: false }),
+        ..tls::SubjectAltNameMatcher::default()
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests;

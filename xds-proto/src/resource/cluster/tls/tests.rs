@@ -1,0 +1,174 @@
+use super::*;
+use crate::resource::cluster::Cluster;
+
+fn full() -> UpstreamTls {
+    UpstreamTls {
+        server_name: Some("api.example.com".into()),
+        trust: Trust::Ca(DataSource::File("/etc/ca.pem".into())),
+        crl: Some(DataSource::Inline(b"crl".to_vec())),
+        names: vec![
+            PeerName::Dns("10.0.0.1".into()),
+            PeerName::Uri("spiffe://example.org/a".into()),
+            PeerName::UriPrefix("spiffe://example.org/ns/".into()),
+        ],
+        identity: Some(Identity::Pair {
+            certificate: DataSource::File("/etc/cert.pem".into()),
+            key: DataSource::Inline(b"secret".to_vec()),
+        }),
+        min_version: TlsVersion::Tls13,
+    }
+}
+
+fn with(tls: ClusterTls) -> pb::Cluster {
+    pb::Cluster::from(&Cluster { tls: Some(tls), ..Cluster::with_defaults("orders") })
+}
+
+fn there_and_back(tls: ClusterTls) -> Option<ClusterTls> {
+    Cluster::try_from(with(tls)).unwrap().tls
+}
+
+#[test]
+fn tls_comes_back_as_it_was_sent() {
+    let secrets = UpstreamTls {
+        trust: Trust::Secret("ROOTCA".into()),
+        identity: Some(Identity::Secret("default".into())),
+        crl: None,
+        ..full()
+    };
+    let system = UpstreamTls { trust: Trust::System, identity: None, ..full() };
+    for tls in [full(), secrets, system] {
+        let tls = ClusterTls::Originate(Box::new(tls));
+        assert_eq!(there_and_back(tls.clone()), Some(tls));
+    }
+    let mesh = ClusterTls::Mesh(vec![PeerName::UriPrefix("spiffe://example.org/".into())]);
+    assert_eq!(there_and_back(mesh.clone()), Some(mesh));
+}
+
+/// Envoy looks at no name that it is not told.
+#[test]
+fn without_other_names_envoy_is_told_the_server_name() {
+    let tls = UpstreamTls { names: Vec::new(), ..full() };
+    let Some(ClusterTls::Originate(back)) = there_and_back(ClusterTls::Originate(Box::new(tls))) else {
+        panic!("no TLS");
+    };
+    assert_eq!(back.names, [PeerName::Dns("api.example.com".into())]);
+}
+
+fn refused(change: impl FnOnce(&mut tls::UpstreamTlsContext)) -> InvalidResource {
+    let mut context = tls::UpstreamTlsContext {
+        sni: "a".into(),
+        common_tls_context: Some(common(&full(), Protocol::Http1)),
+        ..Default::default()
+    };
+    change(&mut context);
+    let mut cluster = with(ClusterTls::Originate(Box::new(full())));
+    cluster.transport_socket = Some(core::TransportSocket {
+        name: SOCKET.into(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack_any(context))),
+    });
+    Cluster::try_from(cluster).unwrap_err()
+}
+
+/// A certificate that anybody may have, or that is for anything, protects nobody.
+#[test]
+fn tls_that_verifies_nothing_is_refused() {
+    let without = refused(|c| c.common_tls_context = None);
+    assert!(without.field.ends_with("validation_context_type"), "{without}");
+    let nameless = refused(|c| {
+        c.sni.clear();
+        let context = c.common_tls_context.as_mut().unwrap();
+        let tls = UpstreamTls { names: vec![], server_name: None, ..full() };
+        *context = common(&tls, Protocol::Http1);
+    });
+    assert!(nameless.field.ends_with(".sni"), "{nameless}");
+    let no_ca = refused(|c| {
+        let context = c.common_tls_context.as_mut().unwrap();
+        context.validation_context_type =
+            Some(tls::common_tls_context::ValidationContextType::ValidationContext(Default::default()));
+    });
+    assert!(no_ca.field.ends_with("trusted_ca"), "{no_ca}");
+    let expired = refused(|c| {
+        let Some(tls::common_tls_context::ValidationContextType::ValidationContext(context)) =
+            &mut c.common_tls_context.as_mut().unwrap().validation_context_type
+        else {
+            panic!("another context");
+        };
+        context.allow_expired_certificate = true;
+    });
+    assert!(expired.field.ends_with("allow_expired_certificate"), "{expired}");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_its_field() {
+    let relative = refused(|c| {
+        let pair = &mut c.common_tls_context.as_mut().unwrap().tls_certificates[0];
+        pair.certificate_chain = Some(core::DataSource {
+            specifier: Some(core::data_source::Specifier::Filename("cert.pem".into())),
+            ..Default::default()
+        });
+    });
+    assert_eq!((relative.seen.as_str(), relative.allowed.as_str()), ("\"cert.pem\"", "an absolute path"));
+    let two = refused(|c| {
+        let all = &mut c.common_tls_context.as_mut().unwrap().tls_certificates;
+        all.push(all[0].clone());
+    });
+    assert_eq!(two.seen, "2 of them");
+    let old = refused(|c| {
+        let params = c.common_tls_context.as_mut().unwrap().tls_params.as_mut().unwrap();
+        params.tls_maximum_protocol_version = tls::tls_parameters::TlsProtocol::TlSv12 as i32;
+    });
+    assert!(old.field.ends_with("tls_maximum_protocol_version"), "{old}");
+    assert!(refused(|c| c.allow_renegotiation = true).field.ends_with("allow_renegotiation"));
+    assert!(refused(|c| c.sni = "*.a".into()).field.ends_with(".sni"));
+}
+
+#[test]
+fn names_are_dns_names_addresses_and_uris_with_a_star_at_the_end() {
+    for (text, expected) in [
+        ("api.example.com", PeerName::Dns("api.example.com".into())),
+        ("10.0.0.1", PeerName::Dns("10.0.0.1".into())),
+        ("::1", PeerName::Dns("::1".into())),
+        ("spiffe://a/b", PeerName::Uri("spiffe://a/b".into())),
+        ("spiffe://a/ns/*", PeerName::UriPrefix("spiffe://a/ns/".into())),
+    ] {
+        assert_eq!(PeerName::parse(text), Ok(expected.clone()), "{text}");
+        assert_eq!(expected.to_string(), text);
+    }
+    for text in
+        ["", "*", "*.example.com", "a b", "spiffe://*/a", "spiffe://", "://a", "a..b", "spiffe://a/*/b"]
+    {
+        assert!(PeerName::parse(text).is_err(), "{text}");
+    }
+}
+
+/// What is dumped on the admin port and logged.
+#[test]
+fn keys_are_never_shown() {
+    let tls = ClusterTls::Originate(Box::new(full()));
+    let (debug, json) = (format!("{tls:?}"), serde_json::to_string(&tls).unwrap());
+    for shown in [&debug, &json] {
+        assert!(!shown.contains("secret") && !shown.contains("115, 101"), "{shown}");
+        assert!(shown.contains("6 bytes inline"), "{shown}");
+    }
+}
+
+#[test]
+fn a_secret_is_a_certificate_or_a_trust() {
+    let context = common(&full(), Protocol::Http1);
+    let pair = tls::Secret {
+        name: "default".into(),
+        r#type: Some(tls::secret::Type::TlsCertificate(context.tls_certificates[0].clone())),
+    };
+    let secret = Secret::try_from(pair).unwrap();
+    assert_eq!(secret.material, SecretMaterial::Identity(full().identity.unwrap()));
+    let Some(tls::common_tls_context::ValidationContextType::ValidationContext(validation)) =
+        context.validation_context_type
+    else {
+        panic!("another context");
+    };
+    let trust =
+        tls::Secret { name: "ROOTCA".into(), r#type: Some(tls::secret::Type::ValidationContext(validation)) };
+    assert_eq!(Secret::try_from(trust).unwrap().material, SecretMaterial::Trust(full().trust, full().crl));
+    let empty = tls::Secret { name: "x".into(), r#type: None };
+    assert_eq!(Secret::try_from(empty).unwrap_err().field, "type");
+}
