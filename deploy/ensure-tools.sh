@@ -55,6 +55,8 @@ ensure_test_tools() {
     ensure_build_tools
     command -v curl >/dev/null || install_packages "an HTTP client that the tests use" curl
     command -v ip >/dev/null || install_packages "network namespaces, for the tests of faults" iproute2
+    command -v iptables >/dev/null || install_packages "rules for captured connections, which the tests set in namespaces" iptables
+    command -v nft >/dev/null || install_packages "the same with nftables" nftables
     command -v etcdctl >/dev/null || install_packages "etcdctl, the stock client that the tests use" etcd-client
     cargo fmt --version >/dev/null 2>&1 || { say "adding rustfmt"; rustup component add rustfmt; }
     cargo clippy --version >/dev/null 2>&1 || { say "adding clippy"; rustup component add clippy; }

@@ -63,6 +63,8 @@ pub struct ProxyAddrs {
     pub gossip: Option<SocketAddr>,
     /// Static listeners by name.
     pub listeners: Vec<(String, SocketAddr)>,
+    /// For connections that the kernel redirects.
+    pub captures: Vec<SocketAddr>,
     /// Ports and sockets of single services.
     pub upstreams: Vec<BoundListener>,
     /// Inbound ports of services that speak no HTTP.
@@ -78,6 +80,7 @@ impl ProxyAddrs {
             admin,
             gossip: None,
             listeners: Vec::new(),
+            captures: Vec::new(),
             upstreams: Vec::new(),
             inbound_tcp: Vec::new(),
         }

@@ -41,6 +41,8 @@ pub struct ProxyConfig {
     pub server_trust: Option<Trust>,
     /// Where the local app sends its calls; `None` for a proxy that only receives.
     pub outbound: Option<SocketAddr>,
+    /// Where connections arrive that the kernel redirects (`weft proxy install-redirect`).
+    pub captures: Vec<SocketAddr>,
     /// Ports and sockets of their own for single services.
     pub upstreams: Vec<Declared>,
     /// Where peers send calls for the local services.
@@ -121,6 +123,7 @@ impl ProxyConfig {
             servers: Vec::new(),
             server_trust: None,
             outbound: Some(any),
+            captures: Vec::new(),
             upstreams: Vec::new(),
             inbound: None,
             inbound_accept_proxy: Vec::new(),
@@ -202,6 +205,7 @@ impl ProxyConfig {
         self.check_declared(&mut problems);
         let has_listener = self.outbound.is_some()
             || self.inbound.is_some()
+            || !self.captures.is_empty()
             || !self.upstreams.is_empty()
             || !self.inbound_tcp.is_empty()
             || self.static_config.as_ref().is_some_and(|s| !s.listeners.is_empty());

@@ -45,6 +45,16 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 /// Largest beginning of a TLS connection that is looked at for the name of a service, in bytes.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a captured connection waits for its client to speak before the place that it was on its way to is connected:
+/// in many protocols the server speaks first (P43).
+pub const CAPTURED_CLIENT_FIRST: Duration = Duration::from_millis(20);
+
+/// How long a captured connection waits for an answer whether the name in it is that of a service. Most names are not.
+pub const CAPTURED_RESOLVE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Time to connect to the place that a captured connection was on its way to.
+pub const CAPTURED_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What one turn of a tunnel reads at once, in bytes. The room for it is a worker's, not a tunnel's.
 pub const TUNNEL_READ_BYTES: usize = 64 * 1024;
 

@@ -10,6 +10,7 @@ pub(crate) mod guard;
 pub mod proxy_protocol;
 pub mod refusal;
 pub mod scanner;
+pub(crate) mod sniff;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod unix;

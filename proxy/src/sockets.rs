@@ -12,6 +12,7 @@ use crate::error::StartError;
 use crate::handover::offer::Descriptors;
 use crate::handover::take::Inherited;
 use crate::handover::wire::What;
+use crate::listener::accept::captured::Outgoing;
 use crate::listener::accept::{self, Entry};
 use crate::listener::proxy_protocol::Network;
 use crate::listener::socket;
@@ -81,6 +82,7 @@ impl<'a> Sockets<'a> {
             files: Vec::new(),
         };
         let workers = config.workers;
+        let outgoing: Arc<Outgoing> = Arc::default();
         if let Some(addr) = config.outbound {
             let app = Origin::App { to: None, trusted: None };
             all.addrs.outbound = Some(all.tcp("outbound", addr, workers, Entry::http(), app)?);
@@ -97,6 +99,12 @@ impl<'a> Sockets<'a> {
             let addr = all.tcp(&format!("listener {name}"), addr, workers, entry, app)?;
             all.addrs.outbound.get_or_insert(addr);
             all.addrs.listeners.push((name, addr));
+        }
+        for addr in &config.captures {
+            let takes = accept::Takes::Captured(outgoing.clone());
+            let entry = Entry { takes, ..Entry::http() };
+            let addr = all.tcp("capture", *addr, workers, entry, Origin::App { to: None, trusted: None })?;
+            all.addrs.captures.push(addr);
         }
         for one in &config.upstreams {
             let bound = all.declared("upstream", one, workers)?;

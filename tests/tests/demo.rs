@@ -20,6 +20,9 @@ fn the_demo_keeps_its_bounds() {
     let phases: Vec<&str> = said.lines().filter(|line| line.contains(" failures ")).collect();
     assert_eq!(phases.len(), 6, "{said}");
     for calm in ["calm", "are replaced", "are upgraded in place"] {
-        assert!(phases.iter().any(|phase| phase.contains(calm) && phase.contains("failures 0 ")), "{calm}: {said}");
+        assert!(
+            phases.iter().any(|phase| phase.contains(calm) && phase.contains("failures 0 ")),
+            "{calm}: {said}"
+        );
     }
 }

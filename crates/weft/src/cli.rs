@@ -13,6 +13,7 @@ mod lock;
 mod members;
 mod proxy;
 mod quota;
+mod redirect;
 mod run;
 mod semaphore;
 pub(crate) mod server;
@@ -103,7 +104,7 @@ pub(crate) struct Cli {
 enum Command {
     Dev(crate::flags::DevFlags),
     Server(Box<crate::flags::ServerFlags>),
-    Proxy(Box<crate::flags::ProxyFlags>),
+    Proxy(redirect::Proxy),
     Run(Box<run::Run>),
     Services(services::Services),
     Endpoints(endpoints::Endpoints),
@@ -139,7 +140,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
             let flags = flags.layered()?;
             control(Some(flags.workers()?), server::run(flags))
         }
-        Command::Proxy(flags) => control(None, proxy::run(*flags)),
+        Command::Proxy(redirect::Proxy { command: Some(redirect), .. }) => redirect.run(),
+        Command::Proxy(redirect::Proxy { flags, .. }) => control(None, proxy::run(*flags)),
         // The app is tied to the life of this very thread, which runs what `control` is given.
         Command::Run(command) => control(None, command.run()),
         Command::Services(command) => client(command.run()),

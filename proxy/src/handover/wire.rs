@@ -157,7 +157,10 @@ pub(crate) fn receive_descriptors(stream: &UnixStream, count: usize) -> io::Resu
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
+        #[cfg(target_os = "linux")]
         let flags = RecvFlags::CMSG_CLOEXEC;
+        #[cfg(not(target_os = "linux"))]
+        let flags = RecvFlags::empty();
         let received = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
         let before = all.len();
         for message in control.drain() {

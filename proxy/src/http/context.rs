@@ -90,6 +90,31 @@ impl Context {
         }
     }
 
+    /// The same, for one service whatever host requests name.
+    pub fn toward(&self, service: &str) -> Self {
+        let want = match &self.side {
+            Side::Outbound { want, .. } => want.clone(),
+            Side::Inbound { .. } => None,
+        };
+        Self {
+            side: Side::Outbound { want, to: Some(service.to_owned()) },
+            forwarding: self.forwarding.clone(),
+            cached: RefCell::new(Cache::new(MeshSwap(self.mesh.clone()))),
+            mesh: self.mesh.clone(),
+            pool: self.pool.clone(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            metrics: self.metrics.clone(),
+            observers: self.observers.clone(),
+            epoch: self.epoch,
+            closing: self.closing.clone(),
+            timeouts: self.timeouts,
+            connections: self.connections.clone(),
+            mirrors: Cell::new(0),
+            cache: self.cache.clone(),
+            storing: Cell::new(0),
+        }
+    }
+
     pub fn direction(&self) -> Direction {
         match self.side {
             Side::Outbound { .. } => Direction::Outbound,

@@ -58,6 +58,8 @@ pub(crate) enum Takes {
     Tcp(String),
     /// TLS for the service that its client names, under this domain if there is one.
     Tls(Option<String>),
+    /// Whatever was on its way elsewhere.
+    Captured(Arc<captured::Outgoing>),
 }
 
 impl Entry {
@@ -72,6 +74,7 @@ impl Entry {
 }
 
 /// One socket with what its connections need.
+#[derive(Clone)]
 pub(crate) struct Door {
     pub ctx: Rc<Context>,
     pub connections: Rc<Connections>,
@@ -82,6 +85,8 @@ pub(crate) struct Door {
     /// No more are taken, once those that wait in the kernel are.
     pub stop: Rc<Cell<bool>>,
 }
+
+pub(crate) mod captured;
 
 /// Accepts until [`Door::stop`]; wake it by `stopped` then. What waits in the kernel's queue at that moment is still
 /// served: closing the socket resets it.
@@ -167,6 +172,7 @@ impl Door {
                 };
                 Box::pin(served).await
             }
+            (Takes::Captured(outgoing), _) => Box::pin(self.captured(stream, open.shared(), outgoing)).await,
             (Takes::Tls(domain), _) => {
                 let domain = domain.as_deref();
                 Box::pin(serve::tls(&self.ctx, stream, open.shared(), domain, &passing))
@@ -360,6 +366,8 @@ enum Ended {
     Tunnel(#[from] Broken),
     #[error(transparent)]
     Tcp(TcpError),
+    #[error(transparent)]
+    Captured(captured::CaptureError),
     #[error(transparent)]
     ProxyHeader(#[from] ProxyHeaderError),
     #[error("no PROXY protocol header within {0:?}")]

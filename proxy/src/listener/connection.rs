@@ -168,6 +168,12 @@ impl Connection {
         self.moved();
     }
 
+    /// What it carries is HTTP after all.
+    pub fn is_no_tunnel(&self) {
+        self.tunnel.set(None);
+        self.moved();
+    }
+
     /// Whether it is to end now, whatever it does.
     pub fn is_cut(&self) -> bool {
         self.cut.get()

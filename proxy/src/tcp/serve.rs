@@ -58,6 +58,25 @@ where
     pass(ctx, far_end, stream, Vec::new(), connection, passing).await
 }
 
+/// The same, when its beginning was seen already.
+///
+/// # Errors
+/// As [`tcp`].
+pub(crate) async fn tcp_from<S>(
+    ctx: &Rc<Context>,
+    stream: S,
+    seen: Vec<u8>,
+    connection: &Connection,
+    service: &str,
+    passing: &Passing,
+) -> Result<(), TcpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let far_end = open(ctx, connection.peer.ip(), Target::service(service)).await?;
+    pass(ctx, far_end, stream, seen, connection, passing).await
+}
+
 /// TLS for the service that its client names.
 ///
 /// # Errors

@@ -56,7 +56,7 @@ impl SniError {
     }
 }
 
-/// Reads a ClientHello into `seen` and answers the name in it, in lower case.
+/// Reads a ClientHello into `seen`, which may have its beginning, and answers the name in it, in lower case.
 ///
 /// # Errors
 /// If there is none, or no name in it.
@@ -68,6 +68,9 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     let reading = async {
         let mut acceptor = Acceptor::default();
         let mut piece = [0; 4096];
+        if let Some(name) = parse(&mut acceptor, seen)? {
+            return name.ok_or(SniError::Nameless);
+        }
         loop {
             let read = stream.read(&mut piece).await.map_err(SniError::Ended)?;
             if read == 0 {

@@ -171,6 +171,11 @@ impl Metrics {
         }
     }
 
+    /// Connections that were on their way to no service.
+    pub(crate) fn passed_through(&self) -> TunnelMetrics {
+        self.tunnels.cluster(Direction::Outbound.as_str(), "")
+    }
+
     /// Forgets a cluster that is gone.
     pub fn forget(&self, direction: Direction, service: &str) {
         let labels = [direction.as_str(), service];

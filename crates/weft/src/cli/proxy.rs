@@ -31,6 +31,9 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     };
     let mut lines =
         vec![("  outbound", listener(addrs.outbound, "calls of the local app, by Host or as HTTP_PROXY"))];
+    let captured =
+        |addr: &SocketAddr| ("  capture", format!("{addr:21}  connections that the kernel redirects"));
+    lines.extend(addrs.captures.iter().map(captured));
     lines.extend(declared(&addrs.upstreams, "  upstream"));
     lines.push(("  inbound", listener(addrs.inbound, "calls to the local services")));
     lines.extend(declared(&addrs.inbound_tcp, "  inbound-tcp"));
@@ -40,7 +43,7 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     let ready = serde_json::json!({
         "role": "proxy", "name": name, "outbound": addrs.outbound, "inbound": addrs.inbound,
         "admin": addrs.admin, "gossip": addrs.gossip,
-        "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
+        "captures": addrs.captures, "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
     tokio::select! {

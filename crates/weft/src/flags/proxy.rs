@@ -88,6 +88,11 @@ pub(crate) struct ProxyFlags {
     /// listeners
     #[arg(long, env = "WEFT_OUTBOUND", value_name = "IP:PORT")]
     pub(crate) outbound: Option<Listen>,
+    /// Where connections arrive that the kernel redirects by the rules of `weft proxy install-redirect`, usually
+    /// 127.0.0.1:15002 and [::1]:15002: those to known services are balanced, others go on to where they were on their way;
+    /// repeat it or separate by commas; Linux only; default: none
+    #[arg(long, env = "WEFT_CAPTURE", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) capture: Option<Vec<SocketAddr>>,
     /// A port or Unix socket of its own for one service, as ADDRESS=SERVICE, then ,OPTION=VALUE as wanted; repeat it (in
     /// the variable, separate by spaces). ADDRESS is IP:PORT or unix:/PATH. Options: protocol=http (requests, whatever
     /// their host), tcp (bytes as they are) or tls (SERVICE is *: by the name that TLS clients ask for, SERVICE or
@@ -210,7 +215,8 @@ impl ProxyFlags {
 
     fn over(mut self, mut file: Self) -> Self {
         layer!(self, file;
-            name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, upstream, inbound,
+            name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, capture, upstream,
+            inbound,
             inbound_accept_proxy, trusted_proxies, inbound_tcp, inbound_cert, inbound_key, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
@@ -293,6 +299,7 @@ impl ProxyFlags {
             servers,
             server_trust,
             outbound: outbound.address(),
+            captures: self.capture.unwrap_or_default(),
             upstreams: self.upstream.unwrap_or_default(),
             inbound,
             inbound_accept_proxy,

@@ -1,0 +1,238 @@
+//! `weft proxy install-redirect` and `weft proxy remove-redirect`.
+
+mod rules;
+
+use std::io::Write;
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::failure::Failure;
+use crate::flags::ProxyFlags;
+use crate::output;
+use rules::{CHAIN, Family, Network, Rules, remove_nft};
+
+/// Where captured connections go, unless told otherwise.
+const TO_PORT: u16 = 15002;
+
+// `weft proxy`, or what belongs to it. Its description is that of the flags.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Proxy {
+    #[command(subcommand)]
+    pub(crate) command: Option<Redirect>,
+    #[command(flatten)]
+    pub(crate) flags: Box<ProxyFlags>,
+}
+
+/// Rules of the kernel for transparent capture.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Redirect {
+    /// Have the kernel redirect this machine's outgoing TCP connections to a sidecar
+    ///
+    /// Connections go to --to-port on loopback, where the sidecar listens with --capture. What stays on loopback is left alone,
+    /// and so is what is excluded: above all the user that the sidecar runs as, whose connections would come back to it
+    /// for ever. Rules are in a table or chain of their own; a second call replaces them whole. Needs root or CAP_NET_ADMIN.
+    ///
+    /// Example: weft proxy install-redirect --exclude-uid weft --exclude-port 22 --exclude-network 10.96.0.0/16
+    InstallRedirect(Install),
+    /// Remove what install-redirect has installed; nothing is there to remove is no error
+    RemoveRedirect(Remove),
+}
+
+/// See [`Redirect::InstallRedirect`].
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    /// Where the sidecar listens, on 127.0.0.1 and ::1
+    #[arg(long, value_name = "PORT", default_value_t = TO_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    to_port: u16,
+    /// Leave alone the connections of this user, by number or name: that of the sidecar; repeat it or separate by commas
+    #[arg(long, value_name = "USER", value_delimiter = ',', required = true, value_parser = uid)]
+    exclude_uid: Vec<u32>,
+    /// Leave alone connections to this port; repeat it or separate by commas
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    exclude_port: Vec<u16>,
+    /// Leave alone connections to these addresses, such as 10.96.0.0/16 or fd00::/8; repeat it or separate by commas
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    exclude_network: Vec<Network>,
+    /// Redirect connections to these ports only; repeat it or separate by commas
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    only_port: Vec<u16>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// See [`Redirect::RemoveRedirect`].
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Which tool sets the rules; auto: nft if it is there, else iptables
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    Auto,
+    Nft,
+    Iptables,
+}
+
+/// A command with its standard input.
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    command: Vec<String>,
+    input: String,
+    /// Failing says that there is nothing to do.
+    may_fail: bool,
+    /// Only if this one fails.
+    unless: Option<Vec<String>>,
+}
+
+impl Redirect {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let (how, rules) = match self {
+            Self::InstallRedirect(install) => {
+                let rules = Rules {
+                    to_port: install.to_port,
+                    exclude_uids: install.exclude_uid,
+                    exclude_ports: install.exclude_port,
+                    exclude_networks: install.exclude_network,
+                    only_ports: install.only_port,
+                };
+                (install.how, Some(rules))
+            }
+            Self::RemoveRedirect(remove) => (remove.how, None),
+        };
+        let steps = match (how.backend()?, &rules) {
+            (Backend::Iptables, Some(rules)) => install_iptables(rules),
+            (Backend::Iptables, None) => remove_iptables(),
+            (_, Some(rules)) => vec![step(&["nft", "-f", "-"], rules.nft())],
+            (_, None) => vec![step(&["nft", "-f", "-"], remove_nft())],
+        };
+        for step in &steps {
+            if how.dry_run {
+                output::print(step.shown());
+            } else {
+                step.run()?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl How {
+    fn backend(&self) -> Result<Backend, Failure> {
+        match self.backend {
+            Backend::Auto if is_there("nft") => Ok(Backend::Nft),
+            Backend::Auto if is_there("iptables") => Ok(Backend::Iptables),
+            Backend::Auto => Err(Failure::new("neither nft nor iptables is there: install one of them")),
+            chosen => Ok(chosen),
+        }
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    version.is_ok_and(|output| output.status.success())
+}
+
+fn words(command: &[&str]) -> Vec<String> {
+    command.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn step(command: &[&str], input: String) -> Step {
+    Step { command: words(command), input, may_fail: false, unless: None }
+}
+
+fn install_iptables(rules: &Rules) -> Vec<Step> {
+    let of = |family, tool: &str| {
+        let restore = format!("{tool}-restore");
+        let jump = |action| words(&[tool, "-w", "-t", "nat", action, "OUTPUT", "-p", "tcp", "-j", CHAIN]);
+        let mut jumps = step(&[], String::new());
+        (jumps.command, jumps.unless) = (jump("-A"), Some(jump("-C")));
+        [step(&[&restore, "-w", "--noflush"], rules.iptables(family)), jumps]
+    };
+    [of(Family::V4, "iptables"), of(Family::V6, "ip6tables")].into_iter().flatten().collect()
+}
+
+fn remove_iptables() -> Vec<Step> {
+    let of = |tool: &str| {
+        let gone = |words_of: &[&str]| Step {
+            command: words(&[&[tool, "-w", "-t", "nat"], words_of].concat()),
+            input: String::new(),
+            may_fail: true,
+            unless: None,
+        };
+        [gone(&["-D", "OUTPUT", "-p", "tcp", "-j", CHAIN]), gone(&["-F", CHAIN]), gone(&["-X", CHAIN])]
+    };
+    ["iptables", "ip6tables"].into_iter().flat_map(of).collect()
+}
+
+impl Step {
+    fn shown(&self) -> String {
+        let command = self.command.join(" ");
+        let command = match &self.unless {
+            Some(unless) => format!("{} || {command}", unless.join(" ")),
+            None => command,
+        };
+        match self.input.as_str() {
+            "" => format!("{command}\n"),
+            input => format!("{command} <<'END'\n{input}END\n"),
+        }
+    }
+
+    fn run(&self) -> Result<(), Failure> {
+        if let Some(unless) = &self.unless
+            && run(unless, "").is_ok()
+        {
+            return Ok(());
+        }
+        match run(&self.command, &self.input) {
+            Err(_) if self.may_fail => Ok(()),
+            ended => ended.map_err(|why| Failure::new(format!("{}: {why}", self.command.join(" ")))),
+        }
+    }
+}
+
+/// What it says if it fails.
+fn run(command: &[String], input: &str) -> Result<(), String> {
+    let (program, arguments) = command.split_first().ok_or("no command")?;
+    let mut tool = Command::new(program);
+    tool.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = tool.spawn().map_err(|error| error.to_string())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends without reading says why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let ended = child.wait_with_output().map_err(|error| error.to_string())?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    Err(format!(
+        "{}; rules need root or CAP_NET_ADMIN",
+        said.lines().next().unwrap_or("failed without a word")
+    ))
+}
+
+/// A user's number, or the number of a named one.
+fn uid(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    let found = Command::new("id").args(["-u", "--", text]).stdin(Stdio::null()).output();
+    let found = found.ok().filter(|output| output.status.success());
+    let number = found.and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok());
+    number.ok_or_else(|| {
+        format!("there is no user {text:?}; give the number or name of the one that runs the sidecar")
+    })
+}

@@ -1,0 +1,213 @@
+//! Connections that the kernel redirects to a sidecar, in namespaces of the test's own.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use weft_tests::fake_upstream::FakeUpstream;
+use weft_tests::http_client;
+use weft_tests::mesh::strings;
+use weft_tests::netns::inside;
+use weft_tests::process::{WeftProcess, run};
+
+/// The sidecar's user: its own connections are left alone.
+const SIDECAR_UID: u32 = 1337;
+/// Addresses of this machine that are not its loopback, so that connections to them are redirected.
+const ELSEWHERE: [&str; 2] = ["10.99.0.1", "fd99::1"];
+
+fn set_up() {
+    for command in [
+        "ip link set lo up".to_owned(),
+        format!("ip addr add {}/32 dev lo", ELSEWHERE[0]),
+        format!("ip -6 addr add {}/128 dev lo", ELSEWHERE[1]),
+    ] {
+        let mut words = command.split(' ');
+        let ended = Command::new(words.next().expect("a command")).args(words).status().expect("starts");
+        assert!(ended.success(), "{command}");
+    }
+}
+
+fn at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().expect("an address"), port)
+}
+
+/// A sidecar that knows `orders` alone, and runs as a user of its own.
+async fn sidecar(orders: SocketAddr, more: &[&str]) -> WeftProcess {
+    let file = std::env::temp_dir().join(format!("weft-capture-{}.yaml", std::process::id()));
+    let text = format!("clusters:\n  - name: orders\n    endpoints: [\"{orders}\"]\n");
+    std::fs::write(&file, text).expect("writes");
+    let uid = SIDECAR_UID.to_string();
+    let prefix = strings(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+    let mut args = strings(&["proxy", "--config", &file.display().to_string(), "--admin", "127.0.0.1:0"]);
+    args.extend(strings(&["--outbound", "127.0.0.1:0", "--capture", "127.0.0.1:15002,[::1]:15002"]));
+    args.extend(strings(more));
+    let proxy = WeftProcess::start_under("sidecar", &prefix, &args).await;
+    let _ = std::fs::remove_file(file);
+    proxy
+}
+
+async fn install(backend: &str, more: &[&str]) {
+    let uid = SIDECAR_UID.to_string();
+    let args = [&["proxy", "install-redirect", "--backend", backend, "--exclude-uid", &uid], more].concat();
+    let ended = run(&args).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+async fn remove(backend: &str) {
+    let ended = run(&["proxy", "remove-redirect", "--backend", backend]).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+/// A server that speaks first, and then says everything again.
+async fn greeter(addr: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(addr).await.expect("binds");
+    let addr = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(b"220 ready\r\n").await;
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    addr
+}
+
+async fn metric(proxy: &WeftProcess, line: &str) -> bool {
+    let metrics = http_client::get(proxy.addr("admin"), "admin", "/metrics").await.expect("metrics").body;
+    metrics.lines().any(|l| l == line)
+}
+
+async fn greeting_of(addr: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    let mut seen = vec![0; 11];
+    stream.read_exact(&mut seen).await.expect("a greeting");
+    stream.write_all(b"EHLO me\r\n").await.expect("writes");
+    let mut echo = [0; 9];
+    stream.read_exact(&mut echo).await.expect("an answer");
+    seen.extend(echo);
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// Everything that a sidecar may meet there, with rules of one tool.
+async fn captured_with(backend: &str) {
+    set_up();
+    let orders = FakeUpstream::start("orders").await;
+    let proxy = sidecar(orders.addr(), &[]).await;
+    install(backend, &["--exclude-port", "9", "--exclude-network", "10.99.9.0/24"]).await;
+    // A second time is the same.
+    install(backend, &["--exclude-port", "9", "--exclude-network", "10.99.9.0/24"]).await;
+    for ip in ELSEWHERE {
+        // A service by its host, although nobody listens where the app connects to.
+        let nowhere = at(ip, 81);
+        for _ in 0..3 {
+            let answer = http_client::get(nowhere, "orders", "/x").await.expect("an answer");
+            assert_eq!((answer.status.as_u16(), answer.body.trim()), (200, "orders"), "{ip}");
+        }
+        // A host that is no service goes on to where it was on its way.
+        let listener = TcpListener::bind(at(ip, 0)).await.expect("binds");
+        let elsewhere = listener.local_addr().expect("bound");
+        let plain = tokio::spawn(async move {
+            let (mut stream, from) = listener.accept().await.expect("accepts");
+            let mut seen = vec![0; 4096];
+            let read = stream.read(&mut seen).await.expect("reads");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("writes");
+            (String::from_utf8_lossy(&seen[..read]).into_owned(), from)
+        });
+        let answer = http_client::get(elsewhere, "example.com", "/y").await.expect("an answer");
+        assert_eq!(answer.body, "ok");
+        let (seen, _) = plain.await.expect("no panic");
+        assert!(
+            seen.starts_with("GET /y HTTP/1.1\r\nhost: example.com\r\n") && !seen.contains("via"),
+            "{seen}"
+        );
+        // A server that speaks first is not waited for by the sidecar.
+        let mail = greeter(at(ip, 0)).await;
+        assert_eq!(greeting_of(mail).await, "220 ready\r\nEHLO me\r\n");
+    }
+    // Nobody there: the app learns it.
+    let refused = http_client::get(at(ELSEWHERE[0], 82), "example.com", "/").await;
+    assert!(refused.is_err(), "{refused:?}");
+    // An excluded port, and the loopback, are not captured.
+    assert!(TcpStream::connect(at(ELSEWHERE[0], 9)).await.is_err(), "nobody listens there");
+    assert_eq!(greeting_of(greeter("127.0.0.1:0".parse().expect("an address")).await).await.len(), 20);
+    // Whoever connects to the listener itself was not redirected.
+    let raw = http_client::raw(
+        at("127.0.0.1", 15002),
+        b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
+        Duration::from_secs(5),
+    )
+    .await;
+    assert_eq!(raw, "");
+    assert!(metric(&proxy, r#"weft_proxy_refused_total{kind="not_captured"} 1"#).await);
+
+    remove(backend).await;
+    remove(backend).await;
+    assert!(TcpStream::connect(at(ELSEWHERE[0], 81)).await.is_err(), "nothing is redirected any more");
+    assert_eq!(proxy.stop().await, 0);
+}
+
+#[test]
+fn connections_to_services_are_balanced_and_others_go_on_with_nftables() {
+    inside("connections_to_services_are_balanced_and_others_go_on_with_nftables", || captured_with("nft"));
+}
+
+#[test]
+fn connections_to_services_are_balanced_and_others_go_on_with_iptables() {
+    inside("connections_to_services_are_balanced_and_others_go_on_with_iptables", || {
+        captured_with("iptables")
+    });
+}
+
+/// With rules that forget to exclude the sidecar its connections come back to it: that ends at once, and is counted.
+#[test]
+fn a_connection_of_the_sidecar_that_is_captured_in_turn_is_refused() {
+    inside("a_connection_of_the_sidecar_that_is_captured_in_turn_is_refused", || async {
+        set_up();
+        let orders = FakeUpstream::start("orders").await;
+        let proxy = sidecar(orders.addr(), &[]).await;
+        let ended = run(&["proxy", "install-redirect", "--exclude-uid", "4242"]).await;
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let _listener = TcpListener::bind(at(ELSEWHERE[0], 83)).await.expect("binds");
+        let answer = http_client::raw(at(ELSEWHERE[0], 83), b"hello\r\n", Duration::from_secs(5)).await;
+        assert_eq!(answer, "");
+        assert!(metric(&proxy, r#"weft_proxy_refused_total{kind="capture_loop"} 1"#).await);
+        assert_eq!(proxy.stop().await, 0);
+    });
+}
+
+#[tokio::test]
+async fn a_dry_run_prints_the_rules_and_bad_flags_are_refused() {
+    let install = ["proxy", "install-redirect", "--exclude-uid", "0", "--dry-run", "--backend"];
+    for (backend, part) in [("nft", "redirect to :15002"), ("iptables", "ip6tables-restore -w --noflush")] {
+        let printed = run(&[&install[..], &[backend]].concat()).await;
+        assert_eq!(printed.code, 0, "{printed:?}");
+        assert!(printed.stdout.contains(part), "{printed:?}");
+    }
+    for (bad, part) in [
+        (&["proxy", "install-redirect"][..], "--exclude-uid"),
+        (&["proxy", "install-redirect", "--exclude-uid", "no-such-user-here"], "there is no user"),
+        (&["proxy", "install-redirect", "--exclude-uid", "0", "--exclude-network", "ten"], "IP/BITS"),
+        (&["proxy", "install-redirect", "--exclude-uid", "0", "--to-port", "0"], "not in 1..=65535"),
+        (&["proxy", "remove-redirect", "--backend", "pf"], "possible values"),
+    ] {
+        let refused = run(bad).await;
+        assert_ne!(refused.code, 0, "{refused:?}");
+        assert!(refused.stderr.contains(part), "{refused:?}");
+    }
+    // Without the right to set rules it says so, and nothing was done.
+    let mut unprivileged = Command::new(weft_tests::process::weft_bin());
+    unprivileged
+        .args(["proxy", "install-redirect", "--exclude-uid", "0", "--backend", "nft"])
+        .uid(65534)
+        .gid(65534);
+    let refused = unprivileged.stdin(Stdio::null()).output();
+    if let Ok(refused) = refused {
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("CAP_NET_ADMIN"), "{said}");
+    }
+}
