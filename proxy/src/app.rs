@@ -3,13 +3,15 @@
 //! Tasks on the control runtime: discovery's own, `feed` (config snapshots into the mesh view), active health checks,
 //! expiry of ejections, checks of local services, the export of spans, the admin port, gossip's own. Traffic runs on worker threads.
 
+mod running;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use weft_core::fsio::DataDir;
 use weft_core::metrics::Registry;
@@ -27,14 +29,14 @@ use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
 use crate::handover::HandoverError;
-use crate::handover::offer::{self, Descriptors, Offer};
+use crate::handover::offer::{self, Carried, Descriptors, Offer};
 use crate::handover::take::{self, Inherited, Taken};
-use crate::handover::wire::What;
+use crate::handover::wire::{Order, What};
 use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::http::seen::Observers;
 use crate::identity::Identity;
-use crate::limits::{CONNECTIONS_MAX, DRAIN_ACKNOWLEDGED_MAX, DRAIN_PROPAGATION};
+use crate::limits::CONNECTIONS_MAX;
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
 use crate::mesh_view::MeshState;
@@ -44,11 +46,13 @@ use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::telemetry::trace::Tracer;
-use crate::telemetry::trace::export::{END_TIMEOUT, Exporter};
+use crate::telemetry::trace::export::Exporter;
 use crate::tls::door::DoorTls;
 use crate::tls::live::{self, Certificates};
 use crate::tls::mesh::{MeshMode, MeshTls};
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
+
+pub use running::{Event, WhenDone};
 
 /// Where a running proxy listens; ports are the real ones.
 #[derive(Debug, Clone)]
@@ -108,6 +112,8 @@ pub struct RunningProxy {
     log_writer: Option<Writer>,
     /// What another process may take over.
     offer: Option<Arc<Offer>>,
+    /// What a supervisor in another process wants.
+    orders: Option<mpsc::Receiver<(Order, Carried)>>,
     /// Removed with it.
     socket_files: Vec<SocketFile>,
     /// Ends after the workers.
@@ -240,15 +246,16 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     }
     let draining = Arc::new(AtomicBool::new(false));
     let mut control = JoinSet::new();
-    let (offer, handover_file) = match handover {
-        None => (None, None),
+    let (offer, orders, handover_file) = match handover {
+        None => (None, None, None),
         Some((listener, file)) => {
             if let Ok(again) = listener.as_fd().try_clone_to_owned() {
                 descriptors.push((What::Handover, again));
             }
-            let offer = Offer::new(descriptors, discovery.clone(), gossip.clone(), draining.clone());
+            let (offer, orders) =
+                Offer::new(descriptors, discovery.clone(), gossip.clone(), draining.clone());
             control.spawn(offer.clone().run(listener));
-            (Some(offer), Some(file))
+            (Some(offer), Some(orders), Some(file))
         }
     };
     let mut socket_files: Vec<_> = socket_files.into_iter().chain(handover_file).collect();
@@ -291,100 +298,11 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         withdrawn: false,
         log_writer,
         offer,
+        orders,
         socket_files,
         exports,
         _data_dir: identity.data_dir,
     })
-}
-
-impl RunningProxy {
-    /// Where it listens.
-    pub fn addrs(&self) -> &ProxyAddrs {
-        &self.addrs
-    }
-
-    /// Why it should not get traffic yet, or any more: what `/ready` says. `None` if it should.
-    pub fn why_not_ready(&self) -> Option<String> {
-        self.state.why_not_ready()
-    }
-
-    /// Step 1 of [`crate::drain`]: not ready, and its services are taken out of the mesh. When it returns, peers have
-    /// had the time to hear of it; everything is still served. Done once; a call that was given up is made good by the next.
-    pub async fn withdraw(&mut self) {
-        self.draining.store(true, Ordering::Release);
-        if self.withdrawn {
-            return;
-        }
-        self.local_checks.shutdown().await;
-        if let Some(gossip) = &self.gossip
-            && !self.config.services.is_empty()
-        {
-            let limit = DRAIN_ACKNOWLEDGED_MAX.min(self.config.drain_timeout);
-            if let Err(members) = gossip.withdraw(limit).await {
-                tracing::warn!(
-                    members,
-                    ?limit,
-                    "members have not said that they use this proxy's services no more"
-                );
-            }
-            tokio::time::sleep(DRAIN_PROPAGATION.min(self.config.drain_timeout)).await;
-        }
-        self.withdrawn = true;
-    }
-
-    /// Completes when another process has taken over (see [`crate::handover`]). Then it is time for [`Self::drain_and_shutdown`].
-    pub async fn taken_over(&self) {
-        match &self.offer {
-            Some(offer) => offer.taken().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// No process may take over.
-    pub fn refuse_handover(&self) {
-        if let Some(offer) = &self.offer {
-            offer.withdraw();
-        }
-    }
-
-    /// Nothing is advertised, left or removed any more: that is for the other process.
-    async fn leave_to_successor(&mut self) {
-        self.draining.store(true, Ordering::Release);
-        self.local_checks.shutdown().await;
-        self.admin.shutdown().await;
-        if let Some(gossip) = &self.gossip {
-            gossip.let_go().await;
-        }
-        self.socket_files.iter_mut().for_each(SocketFile::leave);
-    }
-
-    /// Stops in the order that [`crate::drain`] tells. Takes the drain timeout and about two seconds at most.
-    pub async fn drain_and_shutdown(mut self) {
-        let is_taken = |offer: &Option<Arc<Offer>>| offer.as_ref().is_some_and(|offer| offer.is_taken());
-        if !is_taken(&self.offer) {
-            self.withdraw().await;
-        }
-        // A process that takes over in this very moment has it, and one that comes later is refused.
-        self.refuse_handover();
-        let taken = is_taken(&self.offer);
-        if taken {
-            self.leave_to_successor().await;
-        }
-        crate::drain::drain(&self.phase, self.workers, self.config.drain_timeout, taken).await;
-        if let Some(gossip) = self.gossip.as_ref().filter(|_| !taken) {
-            gossip.leave().await;
-        }
-        self.control.shutdown().await;
-        self.discovery.shutdown().await;
-        self.admin.shutdown().await;
-        // Spans that are not sent by then are lost; the task is aborted with its set.
-        let sent = async { while self.exports.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(END_TIMEOUT, sent).await;
-        if let Some(writer) = self.log_writer.take() {
-            // It writes what the workers have left behind; a panic there is told by the thread.
-            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-        }
-    }
 }
 
 /// Takes each config snapshot over into the view, until discovery ends.

@@ -23,6 +23,9 @@ pub(crate) mod offer;
 pub(crate) mod take;
 pub(crate) mod wire;
 
+pub use take::order;
+pub use wire::Order;
+
 /// Version of the exchange. Processes of different versions refuse each other, before anything was handed over.
 pub(crate) const PROTOCOL: u32 = 1;
 

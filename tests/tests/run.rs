@@ -6,6 +6,7 @@ use http::StatusCode;
 use rustix::process::Signal;
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
+use weft_tests::load::{Connections, Load};
 use weft_tests::mesh::{Mesh, strings};
 use weft_tests::process::{WeftProcess, run};
 use weft_tests::wait::until;
@@ -123,4 +124,112 @@ async fn callers_have_gone_elsewhere_before_the_app_is_told_to_end() {
     for _ in 0..20 {
         assert_eq!(call().await.expect("answers").body, "orders-2\n");
     }
+}
+
+/// P47: the sidecar is replaced twice by a process of its own while both ways are called without a pause; the app runs on,
+/// and when it is asked to end, all is as with the first sidecar.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apps_sidecar_is_upgraded_without_a_failed_request_and_the_app_runs_on() {
+    let mesh = Mesh::with_servers(1).await;
+    let join = mesh.servers[0].gossip().to_string();
+    let upstreams = [FakeUpstream::start("orders-1").await, FakeUpstream::start("orders-2").await];
+    let told = mesh.folder("told").display().to_string();
+    let app = format!(
+        "trap 'touch {told}; sleep 0.3; curl -sS -f -H \"Host: orders\" http://$WEFT_SIDECAR/ && exit 3' TERM
+        echo \"ready {{\\\"outbound\\\":\\\"$WEFT_SIDECAR\\\"}}\"
+        while :; do sleep 0.02; done"
+    );
+    let service = format!("orders={}", upstreams[0].addr());
+    let args = run_args(&mesh, "one", &["--join", &join, "--service", &service], &app);
+    let mut whole = WeftProcess::start("one", &args).await;
+    let service = format!("orders={}", upstreams[1].addr());
+    let _two = mesh.proxy("two", &[mesh.servers[0].gossip()], &["--service", &service]).await;
+    let caller = mesh.proxy("caller", &[mesh.servers[0].gossip()], &[]).await;
+    let call = async || http_client::get(caller.addr("outbound"), "orders", "/").await;
+    until("both are called", SOON, || async {
+        let answer = call().await?;
+        if upstreams.iter().all(|u| u.served() > 0) { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+
+    let pid_file = mesh.folder("one").join("pid");
+    let sidecar = || std::fs::read_to_string(&pid_file).expect("a pid").trim().to_owned();
+    assert_eq!(sidecar(), whole.pid().to_string());
+    let kinds = [Connections::New, Connections::Kept, Connections::Http2];
+    let (to_app, of_app) = (caller.addr("outbound"), whole.addr("outbound"));
+    let load = [Load::with(to_app, "orders", &kinds), Load::with(of_app, "orders", &kinds)];
+    for _ in 0..2 {
+        let before = sidecar();
+        whole.signal(Signal::USR2);
+        until("another process has taken over", SOON, || async {
+            let now = sidecar();
+            if now != before { Ok(()) } else { Err(format!("{now}\n{}", whole.log())) }
+        })
+        .await;
+        let before = upstreams[0].served();
+        until("it serves", SOON, || async {
+            if upstreams[0].served() > before + 20 { Ok(()) } else { Err(whole.log()) }
+        })
+        .await;
+    }
+    for load in load {
+        load.finish().await;
+    }
+    assert!(!std::path::Path::new(&told).exists(), "the app heard of none of it");
+
+    whole.signal(Signal::TERM);
+    let mut ended = Box::pin(whole.wait(SOON));
+    let mut when_told = None;
+    let code = loop {
+        if when_told.is_none() && std::path::Path::new(&told).exists() {
+            when_told = Some(upstreams[0].served());
+        }
+        tokio::select! {
+            code = &mut ended => break code,
+            answer = call() => {
+                let answer = answer.expect("answers");
+                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            }
+        }
+    };
+    assert_eq!(code, 3, "the app's own code, and its last call succeeded");
+    assert!(
+        when_told.is_some_and(|n| upstreams[0].served() <= n + 1),
+        "but for the app itself nobody called it"
+    );
+    assert!(!mesh.folder("one").join("handover.sock").exists(), "the last sidecar has ended");
+}
+
+/// An app is not left without a sidecar because the new one crashed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_crashes_after_an_upgrade_is_started_again() {
+    let mesh = Mesh::with_servers(1).await;
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound");
+    let outbound = free().to_string();
+    let join = mesh.servers[0].gossip().to_string();
+    let folder = mesh.folder("one").display().to_string();
+    let mut args = strings(&["run", "--name", "one", "--data-dir", &folder, "--join", &join]);
+    args.extend(strings(&["--outbound", &outbound, "--admin", "127.0.0.1:0", "--", "sh", "-c"]));
+    args.push("trap 'exit 4' TERM; echo 'ready {}'; while :; do sleep 0.02; done".to_owned());
+    let mut whole = WeftProcess::start("one", &args).await;
+    let pid_file = mesh.folder("one").join("pid");
+    let sidecar = || std::fs::read_to_string(&pid_file).expect("a pid").trim().to_owned();
+    let replaced = async |before: &str| {
+        until("another process serves", SOON, async || {
+            let now = sidecar();
+            tokio::net::TcpStream::connect(&outbound).await.map_err(|e| e.to_string())?;
+            if now != before { Ok(()) } else { Err(format!("{now}\n{}", whole.log())) }
+        })
+        .await;
+    };
+    let first = sidecar();
+    whole.signal(Signal::USR2);
+    replaced(&first).await;
+    let second = sidecar();
+    let pid = second.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    rustix::process::kill_process(pid, Signal::KILL).expect("it is ours");
+    replaced(&second).await;
+    whole.signal(Signal::TERM);
+    assert_eq!(whole.wait(SOON).await, 4);
+    assert!(tokio::net::TcpStream::connect(&outbound).await.is_err(), "no sidecar is left behind");
 }

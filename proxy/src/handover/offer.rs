@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use weft_gossip::GossipHandle;
 
 use super::take::Inherited;
-use super::wire::{self, FromNew, FromOld, What};
+use super::wire::{self, FromNew, FromOld, Order, What};
 use super::{PROTOCOL, SOCKET, STEP_TIMEOUT};
 use crate::discovery::Discovery;
 use crate::listener::unix::{self, SocketFile};
@@ -47,7 +47,11 @@ pub(crate) struct Offer {
     gossip: Option<GossipHandle>,
     draining: Arc<AtomicBool>,
     taken: watch::Sender<bool>,
+    orders: mpsc::Sender<(Order, Carried)>,
 }
+
+/// Dropped when an order is carried out.
+pub(crate) type Carried = oneshot::Sender<()>;
 
 /// Why a talk ended without a change.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +72,11 @@ impl Offer {
         discovery: Discovery,
         gossip: Option<GossipHandle>,
         draining: Arc<AtomicBool>,
-    ) -> Arc<Self> {
+    ) -> (Arc<Self>, mpsc::Receiver<(Order, Carried)>) {
         let descriptors = Mutex::new(Some(Arc::new(descriptors)));
-        Arc::new(Self { descriptors, discovery, gossip, draining, taken: watch::Sender::new(false) })
+        let (orders, given) = mpsc::channel(1);
+        let taken = watch::Sender::new(false);
+        (Arc::new(Self { descriptors, discovery, gossip, draining, taken, orders }), given)
     }
 
     /// Ends it: as long as there is an offer, closed listeners would go on listening.
@@ -107,7 +113,10 @@ impl Offer {
             let (offer, runtime) = (self.clone(), Handle::current());
             let talk = tokio::task::spawn_blocking(move || offer.talk(stream, &runtime)).await;
             match talk {
-                Ok(Ok(())) => tracing::info!("another process has taken over; finishing what is in flight"),
+                Ok(Ok(())) if self.is_taken() => {
+                    tracing::info!("another process has taken over; finishing what is in flight");
+                }
+                Ok(Ok(())) => {}
                 Ok(Err(why)) => tracing::warn!(%why, "a process that wanted to take over did not; going on"),
                 Err(error) => tracing::error!(%error, "handover"),
             }
@@ -142,11 +151,12 @@ impl Offer {
                     ),
                 );
             }
+            Some((FromNew::Order(order), _)) => return self.pass_on(&mut stream, order),
             Some(_) => return Err(GivenUp::Unexpected("something before hello")),
             None => return Err(GivenUp::Ended),
         }
         let Some(descriptors) = self.descriptors.lock().clone() else {
-            return refuse(&mut stream, "it is stopping, or is part of weft run".to_owned());
+            return refuse(&mut stream, "it is stopping".to_owned());
         };
         let labels = descriptors.iter().map(|(what, _)| what.clone()).collect();
         let offer = FromOld::Offer {
@@ -185,6 +195,18 @@ impl Offer {
         silent.over();
         self.taken.send_replace(true);
         Ok(())
+    }
+
+    /// To whoever runs the proxy.
+    fn pass_on(&self, stream: &mut UnixStream, order: Order) -> Result<(), GivenUp> {
+        tracing::info!(?order, "the supervisor");
+        let (carried, out) = oneshot::channel();
+        if self.orders.blocking_send((order, carried)).is_err() {
+            return refuse(stream, "it is stopping".to_owned());
+        }
+        // An error says that it was dropped, which is what is waited for.
+        let _ = out.blocking_recv();
+        Ok(wire::send(stream, &FromOld::Done, &[])?)
     }
 
     fn is_stopping(&self) -> bool {

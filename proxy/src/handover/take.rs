@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use weft_gossip::Continuation;
 
-use super::wire::{self, FromNew, FromOld, What};
+use super::wire::{self, FromNew, FromOld, Order, What};
 use super::{HandoverError, PROTOCOL, SOCKET, STEP_TIMEOUT};
 use crate::discovery::Discovery;
 
@@ -70,6 +70,25 @@ pub(crate) async fn begin(data_dir: &Path) -> Result<Option<(Taken, Inherited)>,
                 let inherited = Inherited::new(descriptors.into_iter().zip(all));
                 Ok(Some((Taken { stream }, inherited)))
             }
+            _ => Err(out_of_order()),
+        }
+    })
+    .await
+}
+
+/// Tells the proxy that has this data folder what to do, and waits until that is done, for `limit` at most.
+///
+/// # Errors
+/// If there is none, or it does not answer.
+pub async fn order(data_dir: &Path, order: Order, limit: Duration) -> Result<(), HandoverError> {
+    let path = data_dir.join(SOCKET);
+    blocking(move || {
+        let mut stream = UnixStream::connect(&path)?;
+        stream.set_write_timeout(Some(STEP_TIMEOUT))?;
+        stream.set_read_timeout(Some(limit))?;
+        wire::send(&mut stream, &FromNew::Order(order), &[])?;
+        match ask(&mut stream)? {
+            (FromOld::Done, _) => Ok(()),
             _ => Err(out_of_order()),
         }
     })

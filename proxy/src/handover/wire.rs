@@ -34,6 +34,18 @@ pub(crate) enum FromNew {
     },
     Prepared,
     Serving,
+    /// From whoever supervises the process, in place of `Hello`: answered by `Done`.
+    Order(Order),
+}
+
+/// What a supervisor wants of a sidecar that is no part of its own process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Take the services out of the mesh, and go on. Done when nobody uses them any more.
+    Withdraw,
+    /// Drain, and end. Done when that begins.
+    Stop,
 }
 
 /// From the old one.
@@ -56,6 +68,7 @@ pub(crate) enum FromOld {
         held: Vec<String>,
     },
     Over,
+    Done,
 }
 
 /// What a descriptor is.

@@ -113,7 +113,7 @@ impl Running {
         if own_group {
             builder.process_group(0);
         }
-        die_with_parent(&mut builder);
+        die_with_parent(&mut builder, Signal::KILL);
         let process = builder.spawn().map_err(|error| {
             let code = match error.kind() {
                 std::io::ErrorKind::NotFound => NOT_FOUND,
@@ -150,14 +150,14 @@ impl Running {
     }
 }
 
-/// Has the kernel kill the child when this process dies without a word (SIGKILL, out of memory): nobody
+/// Has the kernel end the child by a signal when this process dies without a word (SIGKILL, out of memory): nobody
 /// would renew the session, and a child that went on would soon share the lock with its next owner.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn die_with_parent(builder: &mut Command) {
+pub(crate) fn die_with_parent(builder: &mut Command, signal: Signal) {
     let parent = rustix::process::getpid();
     let tie = move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        rustix::process::set_parent_process_death_signal(Some(signal))?;
         if rustix::process::getppid() == Some(parent) {
             Ok(())
         } else {
@@ -173,7 +173,7 @@ fn die_with_parent(builder: &mut Command) {
 
 /// Only Linux has it. Elsewhere a command outlives a `weft` that was killed without a word.
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_builder: &mut Command) {}
+pub(crate) fn die_with_parent(_builder: &mut Command, _signal: Signal) {}
 
 #[cfg(test)]
 mod tests {

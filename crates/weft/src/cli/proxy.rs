@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use weft_proxy::app::{self, RunningProxy};
+use weft_proxy::app::{self, Event, RunningProxy};
 use weft_proxy::config::BoundListener;
 
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use crate::signals::Signals;
 /// Runs a sidecar until it is asked to end, then drains it.
 pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
-    let (name, proxy) = match start(flags, "info", &mut signals).await? {
+    let (name, mut proxy) = match start(flags, "info", &mut signals).await? {
         Started::Runs(name, proxy) => (name, proxy),
         Started::Asked(signal) => return Ok(crate::signals::signal_exit(signal)),
     };
@@ -46,9 +46,17 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         "captures": addrs.captures, "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
-    tokio::select! {
-        signal = signals.next() => tracing::info!(signal, "draining"),
-        () = proxy.taken_over() => {}
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "draining");
+                break;
+            }
+            event = proxy.event() => match event {
+                Event::TakenOver | Event::Stop => break,
+                Event::Withdraw(_done) => proxy.withdraw().await,
+            },
+        }
     }
     Ok(signals.end_gracefully(None, proxy.drain_and_shutdown()).await)
 }

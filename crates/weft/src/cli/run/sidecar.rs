@@ -1,0 +1,198 @@
+//! The sidecar of an app: part of this process, until another one takes over. From then on it is told by its socket what
+//! to do, whoever has started it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use weft_proxy::app::{Event, RunningProxy};
+use weft_proxy::handover::{Order, order};
+
+use crate::cli::child::die_with_parent;
+
+/// For a sidecar of its own to take its services out of the mesh.
+const WITHDRAW_MAX: Duration = Duration::from_secs(8);
+/// For one to say that it begins to stop.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// For one to end after that, if it was started here: its drain takes as long as its flags say.
+const END_MAX: Duration = Duration::from_secs(60);
+/// Before one that has ended by itself is started again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Sidecar {
+    own: Option<Box<RunningProxy>>,
+    /// What was ours finishes what it has.
+    finishing: Option<JoinHandle<()>>,
+    data_dir: Option<PathBuf>,
+    /// How another one is started: program and arguments.
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    /// That one, if it was started here.
+    other: Option<Child>,
+    /// When to see whether there is one at all.
+    again_at: Option<Instant>,
+}
+
+impl Sidecar {
+    pub(super) fn new(own: Box<RunningProxy>, program: PathBuf, arguments: Vec<OsString>) -> Self {
+        let data_dir = own.data_dir().map(PathBuf::from);
+        Self { own: Some(own), finishing: None, data_dir, program, arguments, other: None, again_at: None }
+    }
+
+    /// Starts the program that is now where ours was, to take over.
+    pub(super) fn upgrade(&mut self) {
+        if self.data_dir.is_none() {
+            eprintln!("the sidecar cannot be upgraded while it runs: it has no --data-dir");
+            return;
+        }
+        let mut command = Command::new(&self.program);
+        command.arg("proxy").args(&self.arguments).arg("--take-over").stdin(Stdio::null());
+        // What it prints at its start is none of the app's output; its access log may be.
+        let to_stdout = self.arguments.iter().any(|argument| argument.to_string_lossy().contains("stdout"));
+        command.stdout(if to_stdout { Stdio::inherit() } else { Stdio::null() }).stderr(Stdio::inherit());
+        let says =
+            |name: &str| self.arguments.iter().any(|argument| argument.to_string_lossy().starts_with(name));
+        if std::env::var_os("WEFT_LOG_LEVEL").is_none() && !says("--log-level") && !says("--config") {
+            command.env("WEFT_LOG_LEVEL", "warn");
+        }
+        die_with_parent(&mut command, rustix::process::Signal::TERM);
+        match command.spawn() {
+            // One that it takes over from ends by itself, and is then nobody's to wait for.
+            Ok(child) => self.other = Some(child),
+            Err(error) => eprintln!("cannot run {}: {error}", self.program.display()),
+        }
+    }
+
+    /// Takes care of it; never ends. May be cancelled and called again.
+    pub(super) async fn tend(&mut self) {
+        loop {
+            let own = async {
+                match &mut self.own {
+                    Some(own) => own.event().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let other = async {
+                match &mut self.other {
+                    Some(other) => other.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = own => match event {
+                    Event::TakenOver => {
+                        if let Some(own) = self.own.take() {
+                            self.finishing = Some(tokio::spawn((*own).drain_and_shutdown()));
+                        }
+                    }
+                    Event::Withdraw(_done) => self.withdraw().await,
+                    // It lives as long as the app.
+                    Event::Stop => {}
+                },
+                ended = other => {
+                    self.other = None;
+                    let ended = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    if self.own.is_some() {
+                        eprintln!("the new sidecar did not take over ({ended}); the present one goes on");
+                    } else {
+                        tracing::debug!(ended, "sidecar");
+                        self.again_at = Some(Instant::now() + AGAIN_AFTER);
+                    }
+                }
+                () = at(self.again_at) => {
+                    if !self.is_tended_by_others().await {
+                        eprintln!("the sidecar has ended; starting it again");
+                        self.upgrade();
+                    }
+                    self.again_at = None;
+                }
+            }
+        }
+    }
+
+    /// Somebody else may have started the one that runs now.
+    async fn is_tended_by_others(&self) -> bool {
+        let Some(folder) = self.data_dir.clone() else { return false };
+        let in_use = tokio::task::spawn_blocking(move || weft_core::fsio::is_in_use(&folder)).await;
+        matches!(in_use, Ok(Ok(true)))
+    }
+
+    /// Takes the services out of the mesh, and serves on.
+    pub(super) async fn withdraw(&mut self) {
+        match (&mut self.own, &self.data_dir) {
+            (Some(own), _) => own.withdraw().await,
+            (None, Some(folder)) => {
+                if let Err(error) = order(folder, Order::Withdraw, WITHDRAW_MAX).await {
+                    eprintln!("the services may still be in the mesh: {error}");
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Drains it to its end.
+    pub(super) async fn end(mut self) {
+        if let Some(own) = self.own.take() {
+            (*own).drain_and_shutdown().await;
+        } else if let Some(folder) = &self.data_dir {
+            if let Err(error) = order(folder, Order::Stop, STOP_MAX).await {
+                eprintln!("the sidecar may still run: {error}");
+            } else if let Some(other) = &mut self.other {
+                // It says itself why it is late.
+                let _ = tokio::time::timeout(END_MAX, other.wait()).await;
+            }
+        }
+        if let Some(finishing) = self.finishing.take() {
+            // It was taken over from, and has its own limits.
+            let _ = finishing.await;
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Of the arguments of `weft run`, those that are for the sidecar.
+pub(super) fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut mine = Vec::new();
+    let mut all = all.into_iter().skip_while(|argument| argument != "run").skip(1);
+    while let Some(argument) = all.next() {
+        match argument.to_str() {
+            Some("--") => break,
+            Some("--http-proxy") => {}
+            Some("--start-timeout") => {
+                all.next();
+            }
+            Some(text) if text.starts_with("--start-timeout=") => {}
+            _ => mine.push(argument),
+        }
+    }
+    mine
+}
+
+/// Where a program is started from again: the file of this one, which may be another by then.
+pub(super) fn program() -> PathBuf {
+    let own = std::env::current_exe();
+    own.unwrap_or_else(|_| std::env::args_os().next().as_deref().unwrap_or(OsStr::new("weft")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sidecar_gets_its_own_arguments_and_the_app_none_of_them() {
+        let all = "weft run --name a --start-timeout 3s --http-proxy --join h:1 --start-timeout=4s -- app run --name b";
+        let mine = arguments(all.split(' ').map(OsString::from));
+        assert_eq!(mine, ["--name", "a", "--join", "h:1"]);
+    }
+}
