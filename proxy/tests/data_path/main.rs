@@ -21,6 +21,7 @@ mod pki;
 mod proxy_protocol;
 mod resilience;
 mod routes;
+mod semantics;
 mod shortage;
 mod sni;
 mod support;
