@@ -352,3 +352,148 @@ async fn requests_that_are_reset_as_soon_as_they_are_made_end_the_connection() {
     })
     .await;
 }
+
+const PRIORITY: u8 = 2;
+const PUSH_PROMISE: u8 = 5;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const PADDED: u8 = 8;
+
+/// Sends frames on a connection of their own, and then a request. Answers what the connection came to before that.
+async fn refused(proxy: &Proxy, what: &str, frames: &[u8]) {
+    let mut wire = Wire::open(proxy.outbound).await;
+    wire.send(frames).await;
+    let end = wire.end().await;
+    assert!(end.is_refused(), "{what}: {end:?}");
+}
+
+fn setting(name: u16, value: u32) -> Vec<u8> {
+    let payload = [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
+    frame(SETTINGS, 0, 0, &payload)
+}
+
+/// RFC 9113 §6.5.2, §6.9: a window has a size, and no client may make it more, or have it opened by nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn games_with_windows_and_settings_end_the_connection() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let open = |by: u32| frame(WINDOW_UPDATE, 0, 0, &by.to_be_bytes());
+    for (what, frames) in [
+        ("opened by nothing", open(0)),
+        ("opened beyond its largest size", [open(0x7fff_ffff), open(0x7fff_ffff)].concat()),
+        ("an update of five bytes", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1, 0])),
+        ("an update of a stream that is not there", frame(WINDOW_UPDATE, 0, 7, &[0, 0, 0, 1])),
+        ("a first window beyond the largest", setting(4, 0x8000_0000)),
+        ("frames smaller than the smallest", setting(5, 1)),
+        ("frames larger than the largest", setting(5, 0x0100_0000)),
+        ("push that is neither on nor off", setting(2, 2)),
+        ("settings in part", frame(SETTINGS, 0, 0, &[0; 5])),
+        ("settings of a stream", frame(SETTINGS, 0, 1, &[])),
+        ("an acknowledgement that says something", frame(SETTINGS, ACK, 0, &[0; 6])),
+    ] {
+        refused(&proxy, what, &frames).await;
+    }
+    assert_eq!(upstream.served(), 0);
+    assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200), "others are served");
+}
+
+/// RFC 9113 §5.1, §6: frames that have no place where they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_out_of_place_end_the_connection() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let head = get_orders();
+    let whole = END_STREAM | END_HEADERS;
+    for (what, frames) in [
+        ("data of the connection", frame(DATA, 0, 0, b"x")),
+        ("data of a stream that is not there", frame(DATA, 0, 1, b"x")),
+        ("a request on the server's stream", frame(HEADERS, whole, 2, &head)),
+        ("a request on the connection", frame(HEADERS, whole, 0, &head)),
+        ("the end of a stream that is not there", frame(RST_STREAM, 0, 1, &[0; 4])),
+        (
+            "an end of three bytes",
+            [frame(HEADERS, END_HEADERS, 1, &head), frame(RST_STREAM, 0, 1, &[0; 3])].concat(),
+        ),
+        ("a continuation of nothing", frame(CONTINUATION, END_HEADERS, 1, &head)),
+        (
+            "something else within a head",
+            [frame(HEADERS, END_STREAM, 1, &head), frame(PING, 0, 0, &[0; 8])].concat(),
+        ),
+        (
+            "a head that goes on in another stream",
+            [frame(HEADERS, END_STREAM, 1, &head), frame(CONTINUATION, END_HEADERS, 3, &[])].concat(),
+        ),
+        ("a promise of a client", frame(PUSH_PROMISE, END_HEADERS, 1, &[&[0, 0, 0, 2], &head[..]].concat())),
+        ("a ping of seven bytes", frame(PING, 0, 0, &[0; 7])),
+        ("a ping of a stream", frame(PING, 0, 1, &[0; 8])),
+        ("a priority of four bytes", frame(PRIORITY, 0, 1, &[0; 4])),
+        ("more padding than frame", frame(HEADERS, whole | PADDED, 1, &[&[255], &head[..]].concat())),
+        ("a frame beyond the limit", frame(HEADERS, whole, 1, &vec![0; 20_000])),
+    ] {
+        refused(&proxy, what, &frames).await;
+    }
+    assert_eq!(upstream.served(), 0, "nothing of it reached the upstream");
+    assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200), "others are served");
+}
+
+/// RFC 7541: what cannot be decoded ends the connection, and what decodes to far more than was sent is counted as what it
+/// decodes to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn header_compression_is_no_lever() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let head = get_orders();
+    let with = |more: &[u8]| frame(HEADERS, END_STREAM | END_HEADERS, 1, &[&head[..], more].concat());
+    // Into the table once, and out of it many times: 4 KiB and a byte each.
+    let mut bomb = field(b"x", &[b'a'; 3900]);
+    bomb[0] = 0x40;
+    bomb.extend([0xbe; 4000]);
+    for (what, frames) in [
+        ("a field of no number", with(&[0x80])),
+        ("a field beyond the table", with(&[0xff, 0xff, 0x7f])),
+        (
+            "a number without an end",
+            with(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+        ),
+        ("a table beyond the limit", with(&[0x3f, 0xff, 0xff, 0x7f])),
+        ("a text longer than its frame", with(&[0, 1, b'x', 100, b'y'])),
+        ("a Huffman code that is none", with(&[0, 1, b'x', 0x84, 0xff, 0xff, 0xff, 0xff])),
+        ("a field without a name", with(&field(b"", b"x"))),
+        ("a bomb", with(&bomb)),
+    ] {
+        refused(&proxy, what, &frames).await;
+    }
+    assert_eq!(upstream.served(), 0);
+    assert_eq!(one(proxy.outbound, &head).await, End::Status(200), "others are served");
+}
+
+/// A client that opens its window by a byte at a time gets a byte at a time, and costs nobody else anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_next_to_nothing_is_held_with_little() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let large = fields(&[
+        (":method", b"GET"),
+        (":scheme", b"http"),
+        (":path", b"/bytes/104857600"),
+        (":authority", b"orders"),
+    ]);
+    let mut wire = Wire::open(proxy.outbound).await;
+    wire.send(&setting(4, 0)).await;
+    for i in 0..50 {
+        wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * i + 1, &large)).await;
+    }
+    let mut got = 0;
+    for i in 0..50u32 {
+        wire.send(&frame(WINDOW_UPDATE, 0, 2 * i + 1, &[0, 0, 0, 1])).await;
+    }
+    while got < 50 {
+        let frame = tokio::time::timeout(Duration::from_secs(10), wire.frame()).await.expect("an answer");
+        let (kind, _, payload) = frame.expect("it goes on");
+        if kind == DATA {
+            assert!(payload.len() <= 1, "{} bytes", payload.len());
+            got += payload.len();
+        }
+    }
+    assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200), "others are served");
+}
