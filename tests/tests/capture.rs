@@ -180,6 +180,73 @@ fn a_connection_of_the_sidecar_that_is_captured_in_turn_is_refused() {
     });
 }
 
+/// An endpoint that answers each connection with what came first: HTTP by 200, anything else by its first byte.
+async fn teller(addr: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(addr).await.expect("binds");
+    let addr = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = vec![0; 4096];
+                let Ok(read) = stream.read(&mut seen).await else { return };
+                let answer = match seen[..read].starts_with(b"GET ") {
+                    true => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+                    false => format!("began with {}", seen[0]),
+                };
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    addr
+}
+
+/// The first message of a TLS client that wants this server.
+fn client_hello(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(config.into(), name).expect("a client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("into memory");
+    bytes
+}
+
+async fn said(addr: SocketAddr, bytes: &[u8]) -> Result<String, std::io::Error> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.write_all(bytes).await?;
+    let mut seen = String::new();
+    stream.read_to_string(&mut seen).await?;
+    Ok(seen)
+}
+
+/// What does not say its service in clear text at its beginning.
+#[test]
+fn tls_goes_by_its_name_and_http2_by_where_it_was_on_its_way() {
+    inside("tls_goes_by_its_name_and_http2_by_where_it_was_on_its_way", || async {
+        set_up();
+        let orders = teller(at(ELSEWHERE[0], 0)).await;
+        let proxy = sidecar(orders, &[]).await;
+        install("nft", &[]).await;
+        // Nobody listens there; the name decides.
+        let tls = said(at(ELSEWHERE[1], 443), &client_hello("orders.weft")).await.expect("an answer");
+        assert_eq!(tls, "began with 22");
+        let gone = said(at(ELSEWHERE[1], 443), &client_hello("example.com")).await;
+        assert!(gone.is_err() || gone.is_ok_and(|said| said.is_empty()), "nobody listens there");
+
+        let stream = TcpStream::connect(orders).await.expect("connects");
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let handshake = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io);
+        let (mut sender, connection) = handshake.await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let request = http::Request::get("http://whatever.example/x");
+        let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).expect("a request");
+        let answer = sender.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), 200, "the endpoint speaks HTTP/1.1 only, so it went by the service");
+        assert_eq!(proxy.stop().await, 0);
+    });
+}
+
 #[tokio::test]
 async fn a_dry_run_prints_the_rules_and_bad_flags_are_refused() {
     let install = ["proxy", "install-redirect", "--exclude-uid", "0", "--dry-run", "--backend"];
