@@ -215,6 +215,42 @@ async fn requests_in_flight_are_finished_by_the_process_that_has_them() {
     serving.abort();
 }
 
+/// As by `systemctl reload`: the signal starts the successor, and the supervisor is told which process counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_starts_the_successor_and_the_supervisor_hears_its_pid() {
+    let mesh = Mesh::with_servers(1).await;
+    let join = mesh.servers[0].gossip().to_string();
+    let upstream = FakeUpstream::start("one").await;
+    let service = format!("orders={}", upstream.addr());
+    let socket = mesh.folder("notify.sock");
+    let supervisor = tokio::net::UnixDatagram::bind(&socket).expect("binds");
+    let hears = async || {
+        let mut words = [0; 256];
+        let heard = tokio::time::timeout(SOON, supervisor.recv(&mut words)).await.expect("it is told");
+        String::from_utf8_lossy(&words[..heard.expect("words")]).into_owned()
+    };
+    let folder = mesh.folder("sidecar");
+    let args = flags("sidecar", &folder, &join, &["--service", &service]);
+    let env = [("NOTIFY_SOCKET", socket.to_str().expect("a path"))];
+    let mut first = WeftProcess::try_start_with_env("sidecar", &args, &env).await.expect("starts");
+    assert_eq!(hears().await, format!("READY=1\nMAINPID={}\n", first.pid()));
+    answers(&first, "orders").await;
+    let load = Load::with(first.addr("outbound"), "orders", &ALL);
+    first.signal(rustix::process::Signal::USR2);
+    let told = hears().await;
+    assert_eq!(first.wait(SOON).await, 0, "{}", first.log());
+    load.finish().await;
+    let pid = std::fs::read_to_string(folder.join("pid")).expect("a pid");
+    assert_eq!(told, format!("READY=1\nMAINPID={pid}"));
+    let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    assert_ne!(Some(pid), rustix::process::Pid::from_raw(1), "ours");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    until("it has drained", SOON, async || {
+        if folder.join("handover.sock").exists() { Err("its socket is there".to_owned()) } else { Ok(()) }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_running_process_there_is_nothing_to_take_over_and_it_starts() {
     let mesh = Mesh::empty();

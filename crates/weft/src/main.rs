@@ -3,6 +3,7 @@
 //! - [`cli`]: one module for each command.
 //! - [`flags`]: what `server`, `proxy` and `dev` are told: flag, then variable, then file, then default.
 //! - [`descriptors`]: the limit of open files.
+//! - [`notify`]: words to a supervisor.
 //! - [`output`]: tables for people, JSON with stable field names for scripts.
 //! - [`start_pages`]: memory of the program's own file, once it has started.
 //! - [`signals`]: a graceful end at the first signal, an immediate one at the second.
@@ -13,6 +14,7 @@ mod descriptors;
 mod dev;
 mod failure;
 mod flags;
+mod notify;
 mod output;
 mod signals;
 mod start_pages;

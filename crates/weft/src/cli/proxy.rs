@@ -1,8 +1,11 @@
 //! `weft proxy`.
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
 
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use weft_proxy::app::{self, Event, RunningProxy};
 use weft_proxy::config::BoundListener;
 
@@ -14,6 +17,8 @@ use crate::signals::Signals;
 /// Runs a sidecar until it is asked to end, then drains it.
 pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
+    let mut upgrades = signal(SignalKind::user_defined2())
+        .map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
     let (name, mut proxy) = match start(flags, "info", &mut signals).await? {
         Started::Runs(name, proxy) => (name, proxy),
         Started::Asked(signal) => return Ok(crate::signals::signal_exit(signal)),
@@ -46,11 +51,29 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         "captures": addrs.captures, "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
+    crate::notify::ready();
+    let program = super::run::program();
+    let mut successor: Option<Child> = None;
     loop {
+        let ended = async {
+            match &mut successor {
+                Some(successor) => successor.wait().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "draining");
                 break;
+            }
+            Some(()) = upgrades.recv() => match proxy.data_dir() {
+                Some(_) => successor = upgrade(&program),
+                None => tracing::error!("this proxy cannot be upgraded while it runs: it has no --data-dir"),
+            },
+            ended = ended => {
+                successor = None;
+                let ended = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                tracing::error!(ended, "the new process did not take over; going on");
             }
             event = proxy.event() => match event {
                 Event::TakenOver | Event::Stop => break,
@@ -59,6 +82,17 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         }
     }
     Ok(signals.end_gracefully(None, proxy.drain_and_shutdown()).await)
+}
+
+/// Starts the program that is now where this one was, to take over. It outlives this process.
+fn upgrade(program: &Path) -> Option<Child> {
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).env("WEFT_TAKE_OVER", "true").stdin(Stdio::null());
+    let started = command.spawn();
+    if let Err(error) = &started {
+        tracing::error!(program = %program.display(), %error, "the new process cannot be started; going on");
+    }
+    started.ok()
 }
 
 /// What came of a start.

@@ -20,6 +20,7 @@ use crate::failure::{Failure, NOT_STARTED};
 use crate::flags::ProxyFlags;
 use crate::signals::{self, Signals};
 use sidecar::Sidecar;
+pub(super) use sidecar::program;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -36,7 +36,8 @@ pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 /// Every flag can also be given as the WEFT_… variable shown with it, or in the --config file under its
 /// own name; the flag wins over the variable, the variable over the file. Port 0 means any free port,
 /// printed at start. With `listeners`, `routes` and `clusters` in the file, a proxy needs no server and
-/// no gossip; HTTPRoutes and GRPCRoutes may follow, each behind a line of ---.
+/// no gossip; HTTPRoutes and GRPCRoutes may follow, each behind a line of ---. SIGTERM drains it; on SIGUSR2 the program
+/// that is now in its place takes over (see --take-over).
 ///
 /// Example: weft proxy --name orders --join 10.0.0.1:7946 --service orders=127.0.0.1:8080,check=/health
 #[derive(Debug, Clone, Default, Args, Deserialize)]

@@ -180,7 +180,7 @@ pub(super) fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString
 }
 
 /// Where a program is started from again: the file of this one, which may be another by then.
-pub(super) fn program() -> PathBuf {
+pub(in crate::cli) fn program() -> PathBuf {
     let own = std::env::current_exe();
     own.unwrap_or_else(|_| std::env::args_os().next().as_deref().unwrap_or(OsStr::new("weft")).into())
 }
