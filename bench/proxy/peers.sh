@@ -26,8 +26,8 @@ program_of() { # TARGET
 }
 
 # start_peer TARGET SERVER [CLUSTERS]: on CPU 0, in front of SERVER (IP:PORT). Sets $address, $peer (the pids) and $host, which
-# requests name. CLUSTERS: as many more that are known and not used. What the clients speak is h1 or h2, by $client; what the
-# server speaks, by $server_speaks.
+# requests name. CLUSTERS: as many more that are known and not used, but for the first twenty, `used-N`, which are at SERVER too. What
+# the clients speak is h1, h2 or tcp (bytes that nobody looks at), by $client; what the server speaks, by $server_speaks.
 start_peer() {
     local target=$1 to=$2 clusters=${3:-0} port dir bin
     port=$(free_port) dir=$(mktemp -d "$work/$target.XXXX")
@@ -60,6 +60,14 @@ start_peer() {
     [ "$target" != nginx ] || peer=$started,$(pgrep -P "$started" | head -1)
 }
 
+# others TO COUNT: name and address of each cluster beside the one that is measured.
+others() {
+    local i
+    for i in $(seq "$2"); do
+        if [ "$i" -le 20 ]; then echo "used-$i $1"; else echo "unused-$i 127.1.$((i / 250)).$((i % 250 + 1)):80"; fi
+    done
+}
+
 stop_peer() {
     [ -n "$peer" ] || return 0
     kill "${peer%%,*}" 2>/dev/null || true
@@ -67,44 +75,46 @@ stop_peer() {
 }
 
 weft_config() {
-    local i
+    local name at
+    printf 'name: bench\nworkers: 1\nadmin: 127.0.0.1:0\n'
+    if [ "$client" = tcp ]; then
+        echo "upstream: ['$address=upstream,protocol=tcp']"
+    else
+        printf 'listeners:\n  - {name: web, address: "%s"}\n' "$address"
+    fi
     cat <<YAML
-name: bench
-workers: 1
-admin: 127.0.0.1:0
-listeners:
-  - name: web
-    address: $address
 clusters:
   - name: upstream
-    protocol: $([ "$server_speaks" = h2 ] && echo http2 || echo http1)
+    protocol: $(case $server_speaks in h2) echo http2 ;; *) echo http1 ;; esac)
     endpoints: [$1]
 YAML
-    for i in $(seq "$2"); do echo "  - {name: unused-$i, endpoints: [127.1.$((i / 250)).$((i % 250 + 1)):80]}"; done
+    others "$1" "$2" | while read -r name at; do echo "  - {name: $name, endpoints: ['$at']}"; done
 }
 
 haproxy_config() {
-    local i
+    local name at mode
+    mode=$([ "$client" = tcp ] && echo tcp || echo http)
     cat <<CFG
 global
     nbthread 1
     maxconn $((idle + 100))
 defaults
-    mode http
+    mode $mode
     timeout connect 5s
     timeout client 60s
     timeout server 60s
 frontend web
     bind $address$([ "$client" = h2 ] && echo " proto h2")
     default_backend upstream
+$(others "$1" "$2" | while read -r name at; do echo "    use_backend $name if { req.hdr(host) $name }"; done | head -20)
 backend upstream
     server one $1$([ "$server_speaks" = h2 ] && echo " proto h2")
 CFG
-    for i in $(seq "$2"); do printf 'backend unused-%s\n    server one 127.1.%s.%s:80\n' "$i" $((i / 250)) $((i % 250 + 1)); done
+    others "$1" "$2" | while read -r name at; do printf 'backend %s\n    server one %s\n' "$name" "$at"; done
 }
 
 nginx_config() {
-    local i
+    local name at
     cat <<CFG
 daemon off;
 user root;
@@ -121,9 +131,10 @@ http {
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
     upstream upstream { server $1; keepalive 256; keepalive_requests 1000000000; }
-$(for i in $(seq "$2"); do echo "    upstream unused-$i { server 127.1.$((i / 250)).$((i % 250 + 1)):80; }"; done)
+$(others "$1" "$2" | while read -r name at; do echo "    upstream $name { server $at; }"; done)
+$(others "$1" "$2" | head -20 | while read -r name at; do echo "    server { listen $address; server_name $name; location / { proxy_pass http://$name; } }"; done)
     server {
-        listen $address$([ "$client" = h2 ] && echo " http2");
+        listen $address$([ "$client" = h2 ] && echo " http2") default_server;
         location / { proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_max_temp_file_size 0; }
     }
 }
@@ -144,7 +155,22 @@ YAML
 }
 
 envoy_config() {
-    local i
+    local name at
+    if [ "$client" = tcp ]; then
+        cat <<YAML
+static_resources:
+  listeners:
+  - name: bytes
+    address: {socket_address: {address: ${address%:*}, port_value: ${address##*:}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: bytes, cluster: upstream}
+  clusters:
+$(envoy_cluster upstream "$1")
+YAML
+        return
+    fi
     cat <<YAML
 static_resources:
   listeners:
@@ -158,12 +184,15 @@ static_resources:
           stat_prefix: web
           codec_type: $([ "$client" = h2 ] && echo HTTP2 || echo HTTP1)
           generate_request_id: false
-          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "/"}, route: {cluster: upstream}}]}]}
+          route_config:
+            virtual_hosts:
+            - {name: all, domains: ["*"], routes: [{match: {prefix: "/"}, route: {cluster: upstream}}]}
+$(others "$1" "$2" | head -20 | while read -r name at; do echo "            - {name: $name, domains: [$name], routes: [{match: {prefix: \"/\"}, route: {cluster: $name}}]}"; done)
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
   clusters:
 $(envoy_cluster upstream "$1")
 YAML
-    for i in $(seq "$2"); do envoy_cluster "unused-$i" "127.1.$((i / 250)).$((i % 250 + 1)):80"; done
+    others "$1" "$2" | while read -r name at; do envoy_cluster "$name" "$at"; done
 }
