@@ -65,7 +65,7 @@ impl Retention {
         Self { limits, samples: VecDeque::new() }
     }
 
-    /// The revision to compact to, if any. To be called every second or so, on every server; `now` must not
+    /// The revision to compact to, if any. To be called every second or more often, on every server; `now` must not
     /// go back.
     pub fn due(&mut self, now: Tick, machine: &Machine) -> Option<Revision> {
         let by_age = self.by_age(now, machine.revision());
