@@ -80,8 +80,7 @@ pub async fn run(
         let client = Client::new(op, number as u64, channel, value.clone()).await?;
         tasks.push(tokio::spawn(client.run(phase.clone())));
     }
-    let disturbing =
-        disturb.then(|| tokio::spawn(disturb::compact_and_snapshot(target.endpoints[0].clone())));
+    let disturbing = disturb.then(|| disturb::start(target.endpoints[0].clone()));
     tokio::time::sleep(Duration::from_secs(1)).await;
     phase.counting.store(true, Relaxed);
     let (started, cpu_before) = (Instant::now(), cpu::nanos(&target.pids)?);
@@ -89,12 +88,7 @@ pub async fn run(
     let (elapsed, cpu_after) = (started.elapsed(), cpu::nanos(&target.pids)?);
     phase.stop.store(true, Relaxed);
     if let Some(disturbing) = disturbing {
-        // One that ended by itself has failed: then nothing was disturbed.
-        disturbing.abort();
-        match disturbing.await {
-            Ok(ended) => ended.context("compactions and snapshots")?,
-            Err(aborted) => anyhow::ensure!(aborted.is_cancelled(), "{aborted}"),
-        }
+        disturbing.stop().context("compactions and snapshots")?;
     }
     let mut took_micros = Vec::new();
     for task in tasks {
