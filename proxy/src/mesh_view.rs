@@ -324,9 +324,7 @@ fn hosts(old: &Arc<HostTable>, config: Option<&Arc<RouteConfiguration>>) -> Arc<
 
 fn count_endpoints(cluster: &Cluster) {
     let counts = cluster.endpoints.counts();
-    let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    cluster.shared.metrics.endpoints.set(gauge(counts.total));
-    cluster.shared.metrics.usable.set(gauge(counts.usable));
+    cluster.shared.metrics.set_endpoints(counts.total, counts.usable);
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ mod tests {
     use crate::cluster::security::Security;
     use crate::cluster::state::ClusterShared;
     use crate::config_snapshot::ClusterConfig;
-    use crate::telemetry::metrics::ClusterMetrics;
+    use crate::telemetry::cluster_metrics::ClusterMetrics;
 
     fn cluster(breaker: CircuitBreaker) -> Arc<Cluster> {
         let mut cluster = weft_xds_proto::resource::cluster::Cluster::with_defaults("orders");

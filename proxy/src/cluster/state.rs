@@ -23,7 +23,7 @@ use super::rotation::Rotations;
 use super::security::Security;
 use crate::config_snapshot::ClusterConfig;
 use crate::policy::rate_limit::Bucket;
-use crate::telemetry::metrics::ClusterMetrics;
+use crate::telemetry::cluster_metrics::ClusterMetrics;
 use crate::upstream::connect;
 
 /// A cluster at one moment. Immutable.

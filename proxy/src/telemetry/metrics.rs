@@ -1,18 +1,15 @@
-//! What the data path counts. Handles are looked up when a cluster appears, never by a request.
+//! What the data path counts. Handles are looked up by the first request to a cluster, and not again.
 //!
 //! Series are bounded: services in use times five classes, and times the flags that happened; no series per endpoint
 //! (P36).
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::StatusCode;
+use weft_core::metrics::{Counter, Counters, Gauge, Registry};
 
-use weft_core::metrics::{
-    Counter, Counters, Gauge, Gauges, Histogram, Histograms, Registry, SECONDS_BUCKETS,
-};
-
+use super::cluster_metrics::{ClusterFamilies, ClusterMetrics};
 use super::flag::Flag;
-use super::tunnels::{TunnelFamilies, TunnelMetrics};
+use super::tunnels::TunnelMetrics;
 
 /// Which way a request passes the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,17 +34,8 @@ impl Direction {
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    requests: Counters,
-    seconds: Histograms,
-    retries: Counters,
-    ejections: Counters,
-    connects: Counters,
-    connect_failures: Counters,
-    overflows: Counters,
-    endpoints: Gauges,
-    tunnels: TunnelFamilies,
+    clusters: Arc<ClusterFamilies>,
     refused: Counters,
-    flagged: Counters,
     /// Downstream connections open now.
     pub connections: Gauge,
     /// Downstream connections since start.
@@ -71,56 +59,14 @@ pub struct Metrics {
 impl Metrics {
     /// Registers all of them.
     pub fn new(registry: Registry) -> Self {
-        let by_service: &[&'static str] = &["direction", "service"];
         let r = &registry;
         Self {
-            requests: r.counters(
-                "weft_proxy_requests_total",
-                "Requests answered, by class of the answer's status",
-                &["direction", "service", "class"],
-            ),
-            seconds: r.histograms(
-                "weft_proxy_request_duration_seconds",
-                "From a request's head to the head of its answer",
-                &SECONDS_BUCKETS,
-                by_service,
-            ),
-            retries: r.counters("weft_proxy_retries_total", "Further tries of a request", by_service),
-            ejections: r.counters(
-                "weft_proxy_ejections_total",
-                "Endpoints left out for failing requests",
-                by_service,
-            ),
-            connects: r.counters(
-                "weft_proxy_upstream_connects_total",
-                "Connections made to endpoints",
-                by_service,
-            ),
-            connect_failures: r.counters(
-                "weft_proxy_upstream_connect_failures_total",
-                "Connections to endpoints that failed",
-                by_service,
-            ),
-            overflows: r.counters(
-                "weft_proxy_overflows_total",
-                "Requests and retries refused by a cluster's circuit breaker, by what was full",
-                &["direction", "service", "kind"],
-            ),
-            endpoints: r.gauges(
-                "weft_proxy_endpoints",
-                "Endpoints of a cluster, all and those in rotation",
-                &["direction", "service", "kind"],
-            ),
-            tunnels: TunnelFamilies::new(r),
+            clusters: Arc::new(ClusterFamilies::new(r)),
             refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
-            flagged: r.counters(
-                "weft_proxy_flagged_requests_total",
-                "Requests that the proxy answered itself, or that something happened to, by what; no service if none was found",
-                &["direction", "service", "flag"],
-            ),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
-            spans_exported: r.counter("weft_proxy_spans_exported_total", "Spans that the collector of traces has taken"),
+            spans_exported: r
+                .counter("weft_proxy_spans_exported_total", "Spans that the collector of traces has taken"),
             spans_dropped: r.counter(
                 "weft_proxy_spans_dropped_total",
                 "Spans that were lost: too many waited, or the collector took them not",
@@ -149,53 +95,19 @@ impl Metrics {
         self.registry.encode()
     }
 
-    /// Handles for one cluster.
+    /// Handles for one cluster, whose series exist once they are used.
     pub fn cluster(&self, direction: Direction, service: &str) -> ClusterMetrics {
-        let labels = [direction.as_str(), service];
-        ClusterMetrics {
-            classes: CLASSES.map(|class| self.requests.with(&[direction.as_str(), service, class])),
-            seconds: self.seconds.with(&labels),
-            retries: self.retries.with(&labels),
-            ejections: self.ejections.with(&labels),
-            connects: self.connects.with(&labels),
-            connect_failures: self.connect_failures.with(&labels),
-            flagged: (self.flagged.clone(), direction, service.to_owned()),
-            overflows: {
-                let [requests, pending, wait, retries, adaptive] =
-                    OVERFLOWS.map(|kind| self.overflows.with(&[direction.as_str(), service, kind]));
-                Overflows { requests, pending, wait, retries, adaptive }
-            },
-            tunnels: self.tunnels.cluster(direction.as_str(), service),
-            endpoints: self.endpoints.with(&[direction.as_str(), service, "all"]),
-            usable: self.endpoints.with(&[direction.as_str(), service, "usable"]),
-        }
+        ClusterMetrics::new(self.clusters.clone(), direction, service)
     }
 
     /// Connections that were on their way to no service.
     pub(crate) fn passed_through(&self) -> TunnelMetrics {
-        self.tunnels.cluster(Direction::Outbound.as_str(), "")
+        self.clusters.tunnels.cluster(Direction::Outbound.as_str(), "")
     }
 
     /// Forgets a cluster that is gone.
     pub fn forget(&self, direction: Direction, service: &str) {
-        let labels = [direction.as_str(), service];
-        for class in CLASSES {
-            self.requests.remove(&[direction.as_str(), service, class]);
-        }
-        self.seconds.remove(&labels);
-        self.tunnels.forget(direction.as_str(), service);
-        for family in [&self.retries, &self.ejections, &self.connects, &self.connect_failures] {
-            family.remove(&labels);
-        }
-        for kind in OVERFLOWS {
-            self.overflows.remove(&[direction.as_str(), service, kind]);
-        }
-        for flag in Flag::ALL {
-            self.flagged.remove(&[direction.as_str(), service, flag.word()]);
-        }
-        for kind in ["all", "usable"] {
-            self.endpoints.remove(&[direction.as_str(), service, kind]);
-        }
+        self.clusters.forget(direction, service);
     }
 
     /// Counts a malformed request.
@@ -206,77 +118,16 @@ impl Metrics {
     /// Counts what happened to a request; without a service if none was found for it. Such requests are rare, or
     /// answered at once.
     pub fn flagged(&self, direction: Direction, service: &str, flag: Flag) {
-        self.flagged.with(&[direction.as_str(), service, flag.word()]).inc();
-    }
-}
-
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// What can be full, as labels.
-const OVERFLOWS: [&str; 5] = ["requests", "pending", "wait", "retries", "adaptive"];
-
-/// What a cluster's circuit breaker refused.
-#[derive(Debug, Clone)]
-pub struct Overflows {
-    /// Too many requests under way.
-    pub requests: Counter,
-    /// Too many wait for a connection.
-    pub pending: Counter,
-    /// No connection became free in time.
-    pub wait: Counter,
-    /// Repetitions beyond the budget.
-    pub retries: Counter,
-    /// More requests than the service bears at present.
-    pub adaptive: Counter,
-}
-
-/// Handles of one cluster.
-#[derive(Debug, Clone)]
-pub struct ClusterMetrics {
-    classes: [Counter; 5],
-    seconds: Histogram,
-    /// Further tries of a request.
-    pub retries: Counter,
-    /// Endpoints ejected.
-    pub ejections: Counter,
-    /// Connections made.
-    pub connects: Counter,
-    /// Connections that failed.
-    pub connect_failures: Counter,
-    /// Refused by the circuit breaker.
-    pub overflows: Overflows,
-    /// Tunnels.
-    pub tunnels: TunnelMetrics,
-    /// Looked up when it is used: most flags never are.
-    flagged: (Counters, Direction, String),
-    /// Endpoints known.
-    pub endpoints: Gauge,
-    /// Endpoints in rotation.
-    pub usable: Gauge,
-}
-
-impl ClusterMetrics {
-    /// Counts for nobody, in tests.
-    pub fn detached() -> Self {
-        Metrics::new(Registry::new()).cluster(Direction::Outbound, "detached")
-    }
-
-    /// Counts what happened to a request.
-    pub fn flagged(&self, flag: Flag) {
-        let (counters, direction, service) = &self.flagged;
-        counters.with(&[direction.as_str(), service, flag.word()]).inc();
-    }
-
-    /// Counts an answer.
-    pub fn answered(&self, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len());
-        self.classes[class - 1].inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.clusters.flagged.with(&[direction.as_str(), service, flag.word()]).inc();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+
     use super::*;
 
     #[test]
