@@ -17,15 +17,12 @@ use weft_core::fsio::DataDir;
 use weft_core::metrics::Registry;
 use weft_core::tls::Dialling;
 use weft_gossip::{BoundGossip, Continuation, GossipConfig, GossipHandle, GossipTiming, Role};
-use weft_xds_proto::resource::cluster::{Cluster, OutlierDetection};
-use weft_xds_proto::resource::labels;
 
 use crate::admin::{self, AdminState};
 use crate::cluster::security::ProxyTls;
 use crate::cluster::{expiry, health_check};
-use crate::config::static_config::static_endpoint;
-use crate::config::{BoundListener, ConfigProblems, LocalService, ProxyConfig};
-use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
+use crate::config::{BoundListener, ConfigProblems, ProxyConfig};
+use crate::config_snapshot::ConfigSnapshot;
 use crate::discovery::{Discovery, DiscoveryConfig};
 use crate::error::StartError;
 use crate::handover::HandoverError;
@@ -39,6 +36,7 @@ use crate::identity::Identity;
 use crate::limits::CONNECTIONS_MAX;
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
+use crate::local::Guards;
 use crate::mesh_view::MeshState;
 use crate::policy::forwarding::Forwarding;
 use crate::sockets::{Handle, Origin, Sockets};
@@ -214,7 +212,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let inbound =
         MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone(), proxy_tls.clone());
     let inbound = Arc::new(inbound);
-    inbound.apply(&local_clusters(&config.services));
+    let guards = Guards::new(&config);
+    inbound.apply(&guards.clusters());
     let mut snapshots = discovery.snapshots();
     outbound.apply(&snapshots.borrow_and_update().clone());
 
@@ -260,8 +259,10 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     };
     let mut socket_files: Vec<_> = socket_files.into_iter().chain(handover_file).collect();
     socket_files.iter_mut().for_each(SocketFile::take);
+    control.spawn(guards.follow(discovery.clone(), inbound.clone()));
     control.spawn(feed(snapshots, outbound.clone()));
-    control.spawn(health_check::run(outbound.clone(), metrics.clone()));
+    let beside = config.services.iter().map(|service| service.name.clone()).collect();
+    control.spawn(health_check::run(outbound.clone(), metrics.clone(), beside));
     control.spawn(expiry::run(outbound.clone()));
     control.spawn(live::watch(proxy_tls.certificates.clone()));
     let mut local_checks = JoinSet::new();
@@ -457,19 +458,4 @@ fn advertised(
         None if addr.ip().is_unspecified() => Err(StartError::NoAdvertise { what, addr }),
         None => Ok(addr),
     }
-}
-
-/// Local services as clusters of one endpoint each. It is never ejected: there is no other.
-fn local_clusters(services: &[LocalService]) -> ConfigSnapshot {
-    let cluster = |service: &LocalService| {
-        let cluster = Cluster {
-            health_check: None,
-            outlier_detection: OutlierDetection::disabled(),
-            protocol: labels::protocol([&service.labels]),
-            ..Cluster::with_defaults(&service.name)
-        };
-        let endpoints = vec![static_endpoint(service.addr, 1)];
-        (service.name.clone(), Arc::new(ClusterConfig { cluster, endpoints, version: "local".to_owned() }))
-    };
-    ConfigSnapshot { clusters: services.iter().map(cluster).collect(), ..ConfigSnapshot::default() }
 }

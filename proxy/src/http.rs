@@ -14,6 +14,7 @@ pub(crate) mod error;
 pub(crate) mod extended;
 pub(crate) mod forward;
 pub(crate) mod grpc_status;
+pub(crate) mod guarded;
 pub(crate) mod headers;
 pub(crate) mod mirror;
 pub(crate) mod plan;

@@ -26,6 +26,7 @@ pub mod http;
 mod identity;
 pub mod limits;
 pub mod listener;
+mod local;
 pub mod mesh_view;
 pub mod policy;
 pub mod route;

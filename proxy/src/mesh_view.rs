@@ -169,13 +169,17 @@ impl MeshState {
                 Some(known) if Arc::ptr_eq(&known.config, config) => known.clone(),
                 Some(known) => {
                     let security = self.tls.security(config, Some(known.security()));
-                    Arc::new(known.updated(config.clone(), security))
+                    let gate = match known.config.cluster.guard == config.cluster.guard {
+                        true => known.gate.clone(),
+                        false => self.tls.gate(config),
+                    };
+                    Arc::new(known.updated(config.clone(), security).gated(gate))
                 }
                 None => {
                     let metrics = self.metrics.cluster(self.direction, name);
                     let shared = Arc::new(ClusterShared::new(fastrand::u64(..), self.place.clone(), metrics));
                     let security = self.tls.security(config, None);
-                    Arc::new(Cluster::new(config.clone(), shared, security))
+                    Arc::new(Cluster::new(config.clone(), shared, security).gated(self.tls.gate(config)))
                 }
             };
             count_endpoints(&cluster);

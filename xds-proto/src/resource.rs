@@ -11,6 +11,7 @@ use serde::Serialize;
 pub mod cluster;
 pub mod endpoint;
 pub mod grpc_target;
+pub mod guard;
 pub mod labels;
 pub mod route;
 pub mod subset;

@@ -59,7 +59,9 @@ pub struct InstanceView {
 pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapshot) -> ConfigSnapshot {
     let mut resources: Vec<(ResourceType, Arc<Resource>)> = Vec::with_capacity(4 * services.len() + 1);
     let known: BTreeSet<&str> = services.iter().map(|s| s.name.as_str()).collect();
-    let led_to: BTreeSet<&str> = config.all().flat_map(RouteConfiguration::clusters).collect();
+    let led_to = config.all().flat_map(RouteConfiguration::clusters);
+    // What may be asked of a service does not go with its last instance.
+    let led_to: BTreeSet<&str> = led_to.chain(config.guards.keys().map(String::as_str)).collect();
     let empty = led_to.difference(&known).map(|name| ServiceView {
         name: (*name).to_owned(),
         lb_policy: LbPolicy::default(),
@@ -72,6 +74,7 @@ pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapsh
         if let Some(policy) = config.policies.get(name) {
             policy.spec.apply(&mut cluster);
         }
+        cluster.guard = config.guard(name);
         resources.push(resource(previous, ResourceType::Cluster, name, &cluster, |c| {
             pack_any(ClusterProto::from(c))
         }));

@@ -25,6 +25,18 @@ pub fn spec(spec: &Spec, problems: &mut Problems) {
             }
             s.policy.check("spec.", problems);
         }
+        Spec::Authz(s) => {
+            if let Some(target) = &s.target_ref {
+                group(&target.group, "spec.targetRef", problems);
+            }
+            s.check(problems);
+        }
+        Spec::Jwt(s) => {
+            if let Some(target) = &s.target_ref {
+                group(&target.group, "spec.targetRef", problems);
+            }
+            s.check(problems);
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::authz::AuthorizationPolicySpec;
 use crate::check;
+use crate::jwt::RequestAuthenticationSpec;
 use crate::policy::TrafficPolicySpec;
 use crate::schema;
 use crate::shape::{self, Problem};
@@ -30,11 +32,22 @@ pub enum Kind {
     HttpRouteFilter,
     /// How sidecars treat the traffic to a service.
     TrafficPolicy,
+    /// Who may call a service.
+    AuthorizationPolicy,
+    /// Whose tokens a service takes.
+    RequestAuthentication,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::HttpRouteFilter, Self::TrafficPolicy];
+    pub const ALL: [Self; 6] = [
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::HttpRouteFilter,
+        Self::TrafficPolicy,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
+    ];
 
     /// As in `kind`.
     pub const fn as_str(self) -> &'static str {
@@ -43,6 +56,8 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::HttpRouteFilter => "HTTPRouteFilter",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 
@@ -79,6 +94,8 @@ pub enum Spec {
     Grpc(GrpcRouteSpec),
     Filter(Box<RouteFilterSpec>),
     Policy(Box<TrafficPolicySpec>),
+    Authz(Box<AuthorizationPolicySpec>),
+    Jwt(Box<RequestAuthenticationSpec>),
 }
 
 impl Document {
@@ -146,6 +163,8 @@ pub fn examine(mut json: Value) -> (Option<Document>, Vec<Problem>) {
             Kind::GrpcRoute => Spec::Grpc(serde_json::from_value(spec)?),
             Kind::HttpRouteFilter => Spec::Filter(Box::new(serde_json::from_value(spec)?)),
             Kind::TrafficPolicy => Spec::Policy(Box::new(serde_json::from_value(spec)?)),
+            Kind::AuthorizationPolicy => Spec::Authz(Box::new(serde_json::from_value(spec)?)),
+            Kind::RequestAuthentication => Spec::Jwt(Box::new(serde_json::from_value(spec)?)),
         };
         Ok((metadata.name, spec))
     };

@@ -9,8 +9,10 @@
 //! Pure. The command line, the servers and the proxies all use it, so that all of them accept the same; a check finds
 //! every mistake at once, each with its place.
 
+mod authz;
 pub mod check;
 pub mod document;
+mod jwt;
 pub mod lower;
 pub mod policy;
 pub mod schema;

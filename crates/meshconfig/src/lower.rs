@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use weft_xds_proto::resource::guard::Guard;
 use weft_xds_proto::resource::route::{
     Abort, Action, Backend, CachePolicy, Compression, Cors, DirectResponse, Fault, Forward, Fraction,
     HeaderEdits, Mirror, OUTBOUND, PathMatch, PathRewrite, Redirect, Retry, Route, RouteConfiguration,
@@ -49,6 +50,10 @@ pub struct Lowered {
     pub hosts: Option<RouteConfiguration>,
     /// By service; those without are not here.
     pub policies: BTreeMap<String, Policy>,
+    /// Who may call a service; those of which nothing is said are not here.
+    pub guards: BTreeMap<String, Guard>,
+    /// Who may call any service, beside that.
+    pub guard_of_all: Guard,
 }
 
 impl Lowered {
@@ -56,6 +61,12 @@ impl Lowered {
     pub fn outbound(&self) -> RouteConfiguration {
         let empty = || RouteConfiguration { name: OUTBOUND.to_owned(), virtual_hosts: Vec::new() };
         self.hosts.clone().unwrap_or_else(empty)
+    }
+
+    /// Who may call a service, if anything is said of it.
+    pub fn guard(&self, service: &str) -> Option<Guard> {
+        let own = self.guards.get(service).cloned().unwrap_or_default();
+        Some(own.and(&self.guard_of_all)).filter(|guard| !guard.is_empty())
     }
 
     /// All routes.
@@ -112,7 +123,7 @@ pub fn lower<'a>(
         .collect();
     let hosts =
         (!virtual_hosts.is_empty()).then(|| RouteConfiguration { name: OUTBOUND.to_owned(), virtual_hosts });
-    Lowered { services, hosts, policies: BTreeMap::new() }
+    Lowered { services, hosts, ..Lowered::default() }
 }
 
 /// Whether a wildcard stands for a narrower host or wildcard.

@@ -6,7 +6,9 @@ use weft_core::limits::SERVICE_NAME_BYTES_MAX;
 use weft_xds_proto::resource::route as ir;
 use weft_xds_proto::resource::route::pattern;
 
+use crate::authz;
 use crate::document::{GATEWAY_API, Kind, WEFT_API, duration};
+use crate::jwt;
 use crate::policy::keys;
 use crate::shape::{Field, Rule, Shape, json_schema, optional, required};
 
@@ -470,6 +472,19 @@ const TRAFFIC_POLICY: Shape = Shape::Object(&[
     required("spec", &Shape::Object(&keys::with::<13>(TARGET)), "what it does"),
 ]);
 
+const AUTHORIZATION_POLICY: Shape = Shape::Object(&[
+    required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
+    required("kind", &Shape::Choice(&["AuthorizationPolicy"]), "AuthorizationPolicy"),
+    required("metadata", &METADATA, "its name"),
+    required("spec", &Shape::Object(&authz::keys(TARGET)), "who may do what"),
+]);
+const REQUEST_AUTHENTICATION: Shape = Shape::Object(&[
+    required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
+    required("kind", &Shape::Choice(&["RequestAuthentication"]), "RequestAuthentication"),
+    required("metadata", &METADATA, "its name"),
+    required("spec", &Shape::Object(&jwt::keys(TARGET)), "whose tokens are taken"),
+]);
+
 /// The shape of a kind's documents.
 pub fn of(kind: Kind) -> &'static Shape {
     match kind {
@@ -477,6 +492,8 @@ pub fn of(kind: Kind) -> &'static Shape {
         Kind::GrpcRoute => &GRPC_ROUTE,
         Kind::HttpRouteFilter => &ROUTE_FILTER,
         Kind::TrafficPolicy => &TRAFFIC_POLICY,
+        Kind::AuthorizationPolicy => &AUTHORIZATION_POLICY,
+        Kind::RequestAuthentication => &REQUEST_AUTHENTICATION,
     }
 }
 

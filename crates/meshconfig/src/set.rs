@@ -102,7 +102,7 @@ impl MeshConfig {
                     filters.insert(document.name.as_str(), &**spec);
                     continue;
                 }
-                Spec::Policy(_) => continue,
+                Spec::Policy(_) | Spec::Authz(_) | Spec::Jwt(_) => continue,
             };
             routes.push(Source { name: &document.name, created: *created, spec });
         }
@@ -110,6 +110,22 @@ impl MeshConfig {
         for (document, spec) in self.policies() {
             let policy = || Policy { document: document.name.clone(), spec: spec.policy.clone() };
             lowered.policies.entry(spec.target_ref.name.clone()).or_insert_with(policy);
+        }
+        for stored in self.documents.values() {
+            let target = match &stored.document.spec {
+                Spec::Authz(spec) => &spec.target_ref,
+                Spec::Jwt(spec) => &spec.target_ref,
+                _ => continue,
+            };
+            let guard = match target {
+                Some(target) => lowered.guards.entry(target.name.clone()).or_default(),
+                None => &mut lowered.guard_of_all,
+            };
+            match &stored.document.spec {
+                Spec::Authz(spec) => guard.policies.push(spec.meant(&stored.document.name)),
+                Spec::Jwt(spec) => guard.tokens.extend(spec.meant()),
+                _ => {}
+            }
         }
         lowered
     }
@@ -166,6 +182,6 @@ fn extension_refs(spec: &Spec) -> Vec<(String, String)> {
             .enumerate()
             .flat_map(|(i, r)| r.iter().flat_map(move |r| of(i, &r.filters)))
             .collect(),
-        Spec::Filter(_) | Spec::Policy(_) => Vec::new(),
+        Spec::Filter(_) | Spec::Policy(_) | Spec::Authz(_) | Spec::Jwt(_) => Vec::new(),
     }
 }

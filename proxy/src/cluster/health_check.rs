@@ -35,13 +35,16 @@ struct Plan {
 type Key = (String, SocketAddr);
 
 /// Runs until it is aborted; its tasks end with it.
-pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics) {
+///
+/// `beside` are services of this sidecar itself, which it asks the control plane about also if nobody calls them through it:
+/// their instances would otherwise all check each other.
+pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics, beside: Vec<String>) {
     let mut changes = mesh.changes();
     let at_once = Arc::new(Semaphore::new(HEALTH_CHECKS_AT_ONCE));
     let mut tasks = JoinSet::new();
     let mut running = HashMap::<Key, (Plan, tokio::task::AbortHandle)>::new();
     loop {
-        let planned = plans(&mesh.view());
+        let planned = plans(&mesh.view(), &beside);
         running.retain(|key, (plan, task)| {
             let keep = planned.get(key) == Some(plan);
             if !keep {
@@ -64,14 +67,15 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics) {
     }
 }
 
-fn plans(view: &MeshView) -> HashMap<Key, Plan> {
+fn plans(view: &MeshView, beside: &[String]) -> HashMap<Key, Plan> {
     let of = |cluster: &Arc<Cluster>| {
         let views = cluster.endpoints.endpoints().iter();
         let plans =
             views.filter_map(|v| Some(((cluster.name().to_owned(), v.endpoint.address), plan(cluster, v)?)));
         plans.collect::<Vec<_>>()
     };
-    view.clusters.values().flat_map(of).collect()
+    let wanted = |c: &&Arc<Cluster>| c.shared.is_used() || !beside.iter().any(|name| name == c.name());
+    view.clusters.values().filter(wanted).flat_map(of).collect()
 }
 
 fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {

@@ -19,6 +19,7 @@ use weft_xds_proto::resource::cluster::tls::PeerName;
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
+use crate::policy::gate::Gate;
 use crate::tls::client::ClientTls;
 use crate::tls::live::Certificates;
 use crate::tls::mesh::{Expected, MeshMode, MeshTls, SPIFFE_LABEL};
@@ -87,6 +88,12 @@ impl ProxyTls {
             return Security::Plain;
         }
         Security::Peers(Arc::new(Peers { mesh: self.mesh.clone(), endpoints, all_peers }))
+    }
+
+    /// What is asked of those who call a cluster.
+    pub(crate) fn gate(&self, config: &ClusterConfig) -> Option<Arc<Gate>> {
+        let guard = config.cluster.guard.as_ref()?;
+        Some(Arc::new(Gate::new(&config.cluster.name, guard, &self.certificates)))
     }
 
     fn hop(&self, endpoint: &Endpoint, required: bool, names: &Arc<[PeerName]>) -> Hop {

@@ -22,6 +22,7 @@ use super::outlier::{Cause, Outcome, may_eject};
 use super::rotation::Rotations;
 use super::security::Security;
 use crate::config_snapshot::ClusterConfig;
+use crate::policy::gate::Gate;
 use crate::policy::rate_limit::Bucket;
 use crate::telemetry::cluster_metrics::ClusterMetrics;
 use crate::upstream::connect;
@@ -37,6 +38,8 @@ pub struct Cluster {
     pub shared: Arc<ClusterShared>,
     /// How connections to them are protected.
     security: Security,
+    /// What is asked of those who call it, if anything is.
+    pub(crate) gate: Option<Arc<Gate>>,
 }
 
 /// What survives updates of a cluster.
@@ -78,6 +81,11 @@ impl ClusterShared {
         }
     }
 
+    /// Whether a request has ever asked for it.
+    pub fn is_used(&self) -> bool {
+        self.touched.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether discovery should be told again that the cluster is in use; at most once a second for all workers.
     pub fn touch(&self, now_millis: u64) -> bool {
         let last = self.touched.load(Ordering::Relaxed);
@@ -105,7 +113,7 @@ impl Cluster {
             }
         }
         let states = self.endpoints.endpoints().iter().map(|v| (v.state.addr(), v.state.clone())).collect();
-        Self::with_states(config, self.shared.clone(), security, &states)
+        Self::with_states(config, self.shared.clone(), security, &states).gated(self.gate.clone())
     }
 
     /// The next version, after the health of an endpoint changed.
@@ -124,7 +132,12 @@ impl Cluster {
             (endpoint.clone(), state.unwrap_or_else(|| EndpointState::new(endpoint.address)))
         });
         let endpoints = EndpointSet::new(endpoints, rules(&config, &shared), &shared.rotations);
-        Self { config, endpoints, shared, security }
+        Self { config, endpoints, shared, security, gate: None }
+    }
+
+    /// The same, with this asked of those who call it.
+    pub(crate) fn gated(self, gate: Option<Arc<Gate>>) -> Self {
+        Self { gate, ..self }
     }
 
     /// How connections to its endpoints are protected.

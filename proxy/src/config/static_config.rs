@@ -217,7 +217,13 @@ impl StaticConfig {
     /// Clusters as discovery presets. Call it on a configuration without [`Self::problems`].
     pub fn cluster_configs(&self) -> Vec<ClusterConfig> {
         let policies = self.policies();
-        self.clusters.iter().filter_map(|c| c.to_config(policies.get(&c.name)).ok()).collect()
+        let lowered = self.mesh_config().lowered();
+        let config = |c: &StaticCluster| {
+            let mut config = c.to_config(policies.get(&c.name)).ok()?;
+            config.cluster.guard = lowered.guard(&c.name);
+            Some(config)
+        };
+        self.clusters.iter().filter_map(config).collect()
     }
 
     /// Policies of the documents, by service.

@@ -11,6 +11,7 @@ use http::{Response, StatusCode, Version, request};
 use super::body::ResponseBody;
 use super::context::{Context, Side};
 use super::error::RequestError;
+use super::guarded;
 use super::resolve;
 use super::target::Target;
 use crate::listener::connection::Connection;
@@ -24,7 +25,7 @@ use crate::tcp::forward;
 pub(crate) async fn respond(
     ctx: &Rc<Context>,
     connection: &Connection,
-    head: &request::Parts,
+    head: &mut request::Parts,
 ) -> Result<Response<ResponseBody>, RequestError> {
     if !matches!(ctx.side, Side::Outbound { to: None, .. }) || head.version == Version::HTTP_2 {
         return Err(RequestError::Connect);
@@ -32,6 +33,10 @@ pub(crate) async fn respond(
     let target = target(head)?;
     let started = ctx.epoch.elapsed();
     let cluster = resolve::named(ctx, &target).await?;
+    if let Some(gate) = guarded::gate(ctx, &cluster) {
+        let asked = guarded::Asked { connection, target: &target, path: Some(""), seen: None };
+        guarded::admit(ctx, &cluster, gate, head, asked)?;
+    }
     let metrics = cluster.clone();
     let opened = forward::open(ctx, cluster, connection.peer.ip()).await;
     let status = match &opened {

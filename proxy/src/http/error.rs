@@ -12,6 +12,7 @@ use crate::cluster::endpoint_set::Counts;
 use crate::cluster::state::Cluster;
 use crate::listener::refusal::Refusal;
 use crate::policy::deadline::BadDeadline;
+use crate::policy::jwt::TokenError;
 use crate::policy::rate_limit::Limited;
 use crate::route::host::HostError;
 
@@ -62,6 +63,10 @@ pub(crate) enum RequestError {
     BadRewrite { route: String },
     #[error("the route for host {host:?} leads to cluster {cluster:?}, which is not known")]
     NoCluster { host: String, cluster: String },
+    #[error("{service} may not be called so by this caller")]
+    Forbidden { service: String },
+    #[error("{}", token_fault(service, why.as_ref()))]
+    BadToken { service: String, why: Option<TokenError> },
     #[error("no ready endpoint in cluster {cluster}{} ({counts})", with(part.as_deref()))]
     NoReadyEndpoint { cluster: String, part: Option<Arc<Subset>>, counts: Box<Counts> },
     #[error(
@@ -102,6 +107,13 @@ fn with(part: Option<&Subset>) -> String {
     part.map(|part| format!(" with {part}")).unwrap_or_default()
 }
 
+fn token_fault(service: &str, why: Option<&TokenError>) -> String {
+    match why {
+        Some(why) => format!("the token for {service} is refused: {why}"),
+        None => format!("{service} wants a token"),
+    }
+}
+
 impl RequestError {
     /// Counts what a cluster's circuit breaker refused.
     pub fn overflow(cluster: &Cluster, why: Overflow) -> Self {
@@ -127,7 +139,9 @@ impl RequestError {
             | Self::DeadlineExceeded { cluster, .. }
             | Self::Overflow { cluster, .. }
             | Self::RateLimited { cluster, .. } => Some(cluster),
-            Self::LocalAppDown { service, .. } => Some(service),
+            Self::LocalAppDown { service, .. }
+            | Self::Forbidden { service }
+            | Self::BadToken { service, .. } => Some(service),
             _ => None,
         }
     }

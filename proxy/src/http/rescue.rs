@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
@@ -49,6 +49,8 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, Flag) {
         E::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamTimeout),
         E::BadDeadline(_) => (StatusCode::BAD_REQUEST, Flag::BadDeadline),
         E::DeadlineSpent | E::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, Flag::Deadline),
+        E::Forbidden { .. } => (StatusCode::FORBIDDEN, Flag::Forbidden),
+        E::BadToken { .. } => (StatusCode::UNAUTHORIZED, Flag::BadToken),
         E::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::Overflow),
         E::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, Flag::RateLimited),
         E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, Flag::SlowBody),
@@ -98,6 +100,16 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
         | RequestError::Overflow { .. }
         | RequestError::Shortage(_) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        RequestError::BadToken { why, .. } => {
+            // RFC 6750 §3: without a token nothing is said of it. The reasons have no character that would need quotes.
+            let challenge = match why {
+                None => "Bearer".to_owned(),
+                Some(why) => format!("Bearer error=\"invalid_token\", error_description=\"{why}\""),
+            };
+            if let Ok(challenge) = HeaderValue::try_from(challenge) {
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
         }
         RequestError::RateLimited { limit, why, .. } => {
             // Whole seconds, and not before it is time.

@@ -22,12 +22,12 @@ use super::plan::Plan;
 use super::resolve::{self, Routed};
 use super::seen::Seen;
 use super::target::Target;
-use super::{grpc_status, mirror, rescue, server, upgrade};
+use super::{grpc_status, guarded, mirror, rescue, server, upgrade};
 use crate::listener::connection::Connection;
 use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
 use crate::policy::fault::{Aborted, Drawn};
-use crate::route::compiled::{Action, Forward, Route};
+use crate::route::compiled::{Action, Backend, Forward, Route};
 use crate::telemetry::flag::Flag;
 
 /// Of an answer that a fault made.
@@ -50,7 +50,7 @@ pub(crate) struct Call<'a> {
 pub(crate) async fn respond(
     ctx: &Rc<Context>,
     call: Call<'_>,
-    head: request::Parts,
+    mut head: request::Parts,
     target: Target,
     incoming: Incoming,
     routed: Routed,
@@ -90,6 +90,18 @@ pub(crate) async fn respond(
         }
         (_, Action::Respond { status, body }) => own(*status, body.clone()),
         (_, Action::Forward(to)) => {
+            let backend = to.draw(&mut ctx.rng.borrow_mut());
+            if guarded::is_boundary(ctx) {
+                // Before what is stored is looked at.
+                let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
+                if let Some(gate) = guarded::gate(ctx, &cluster) {
+                    // It is in its one form already if it has been changed into none.
+                    let known = path.clone().unwrap_or_else(|| head.uri.path().to_owned());
+                    let (connection, seen) = (call.connection, call.seen);
+                    let asked = guarded::Asked { connection, target: &target, path: Some(&known), seen };
+                    guarded::admit(ctx, &cluster, gate, &mut head, asked)?;
+                }
+            }
             let cache = route.cache.as_ref().filter(|_| !head.headers.contains_key(UPGRADE));
             let stored = cache
                 .map(|policy| (policy, cached::lookup(ctx, &route.name, &target, &head, path.as_deref())));
@@ -97,7 +109,7 @@ pub(crate) async fn respond(
                 Some((_, Lookup::Answer(response))) => response,
                 stored => {
                     let parts = (head, target, incoming);
-                    let response = send(ctx, call, (&route, to), path, parts).await?;
+                    let response = send(ctx, call, (&route, to, backend), path, parts).await?;
                     match stored {
                         Some((policy, lookup)) => cached::keep(ctx, policy, lookup, response),
                         None => response,
@@ -123,12 +135,11 @@ pub(crate) async fn respond(
 async fn send(
     ctx: &Rc<Context>,
     call: Call<'_>,
-    (route, to): (&Route, &Forward),
+    (route, to, backend): (&Route, &Forward, &Backend),
     path: Option<String>,
     (mut head, mut target, incoming): (request::Parts, Target, Incoming),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let Call { connection, started, deadline, seen } = call;
-    let backend = to.draw(&mut ctx.rng.borrow_mut());
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
     let upgrade = upgrade::asked(&head, !incoming.is_end_stream());
     let takes_trailers = server::prepare(ctx, connection, &mut head)?;
@@ -183,8 +194,8 @@ fn happened(ctx: &Context, seen: Option<&Rc<Seen>>, flag: Flag) {
     }
 }
 
-/// Keeps the query. None if the path makes no target, such as one that has become too long.
-fn replace_path(head: &mut request::Parts, path: &str) -> Option<()> {
+/// Puts another path in place; keeps the query. None if the path makes no target, such as one that has become too long.
+pub(super) fn replace_path(head: &mut request::Parts, path: &str) -> Option<()> {
     let target = match head.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),

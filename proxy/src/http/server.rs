@@ -17,7 +17,9 @@ use super::resolve::Resolved;
 use super::routed::Call;
 use super::seen::Seen;
 use super::target::Target;
-use super::{connect, downgrade, extended, grpc_status, headers, rescue, resolve, routed, target, upgrade};
+use super::{
+    connect, downgrade, extended, grpc_status, guarded, headers, rescue, resolve, routed, target, upgrade,
+};
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
@@ -95,7 +97,7 @@ async fn respond(
     let (mut head, body) = request.into_parts();
     if head.method == Method::CONNECT {
         // On the heap, as below.
-        return Box::pin(connect::respond(ctx, connection, &head)).await;
+        return Box::pin(connect::respond(ctx, connection, &mut head)).await;
     }
     if head.version == Version::HTTP_2 {
         downgrade::check(&head)?;
@@ -112,7 +114,13 @@ async fn respond(
         return Err(RequestError::DeadlineSpent);
     }
     let cluster = match resolve::resolve(ctx, &target, &head).await? {
-        Resolved::Cluster(cluster) => cluster,
+        Resolved::Cluster(cluster) => {
+            if let Some(gate) = guarded::gate(ctx, &cluster) {
+                let asked = guarded::Asked { connection, target: &target, path: None, seen };
+                guarded::admit(ctx, &cluster, gate, &mut head, asked)?;
+            }
+            cluster
+        }
         // On the heap: requests without a route do not pay for its size.
         Resolved::Route(found) => {
             let call = Call { connection, started, deadline, seen };

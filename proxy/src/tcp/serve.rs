@@ -4,7 +4,7 @@
 //! The endpoint is connected at once and not when the client has said something: many protocols begin with the server's
 //! greeting (P43).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -16,7 +16,7 @@ use super::sni::{self, SniError};
 use crate::http::context::Context;
 use crate::http::error::RequestError;
 use crate::http::target::Target;
-use crate::http::{rescue, resolve, server};
+use crate::http::{guarded, rescue, resolve, server};
 use crate::listener::connection::Connection;
 use crate::listener::proxy_protocol::{self, Version};
 
@@ -54,7 +54,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.becomes_tunnel(ctx.timeouts.tunnel);
-    let far_end = open(ctx, connection.peer.ip(), Target::service(service)).await?;
+    let far_end = open(ctx, connection, Target::service(service)).await?;
     pass(ctx, far_end, stream, Vec::new(), connection, passing).await
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn tcp_from<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let far_end = open(ctx, connection.peer.ip(), Target::service(service)).await?;
+    let far_end = open(ctx, connection, Target::service(service)).await?;
     pass(ctx, far_end, stream, seen, connection, passing).await
 }
 
@@ -105,7 +105,7 @@ where
             return Err(error.into());
         }
     };
-    match open(ctx, connection.peer.ip(), Target::service(&service)).await {
+    match open(ctx, connection, Target::service(&service)).await {
         Ok(far_end) => pass(ctx, far_end, stream, seen, connection, passing).await,
         Err(error) => {
             let unknown = rescue::status(&error).0 == http::StatusCode::NOT_FOUND;
@@ -115,10 +115,13 @@ where
     }
 }
 
-async fn open(ctx: &Rc<Context>, client: IpAddr, target: Target) -> Result<FarEnd, RequestError> {
+async fn open(ctx: &Rc<Context>, connection: &Connection, target: Target) -> Result<FarEnd, RequestError> {
     let opened = async {
         let cluster = resolve::named(ctx, &target).await?;
-        forward::open(ctx, cluster, client).await
+        if let Some(gate) = guarded::gate(ctx, &cluster) {
+            guarded::admit_bytes(ctx, connection, &cluster, gate)?;
+        }
+        forward::open(ctx, cluster, connection.peer.ip()).await
     };
     opened.await.inspect_err(|error| {
         server::count(ctx, error);

@@ -84,11 +84,17 @@ pub enum Flag {
     TlsNoName,
     /// One whose client named what is no service.
     TlsNoService,
+    /// An authorisation policy refuses the caller.
+    Forbidden,
+    /// One of mode Audit would.
+    ForbiddenAudit,
+    /// A token is missing, or does not hold.
+    BadToken,
 }
 
 impl Flag {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 41] = [
         Self::Refused,
         Self::Connect,
         Self::ConnectTarget,
@@ -127,6 +133,9 @@ impl Flag {
         Self::TlsIncomplete,
         Self::TlsNoName,
         Self::TlsNoService,
+        Self::Forbidden,
+        Self::ForbiddenAudit,
+        Self::BadToken,
     ];
 
     /// As people see it.
@@ -170,6 +179,9 @@ impl Flag {
             Self::TlsIncomplete => "tls-incomplete",
             Self::TlsNoName => "tls-no-name",
             Self::TlsNoService => "tls-no-service",
+            Self::Forbidden => "forbidden",
+            Self::ForbiddenAudit => "forbidden-audit",
+            Self::BadToken => "bad-token",
         }
     }
 

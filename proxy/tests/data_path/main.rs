@@ -1,6 +1,7 @@
 //! The data path over real sockets on loopback: clients, a proxy from a static configuration, upstreams.
 
 mod access_log;
+mod authz;
 mod balancing;
 mod connect;
 mod declared;

@@ -10,6 +10,7 @@ use envoy_types::util::pack_any;
 use prost::Message;
 use serde::Serialize;
 
+use super::guard::{self, Guard};
 use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 
 mod adaptive;
@@ -60,6 +61,8 @@ pub struct Cluster {
     pub rate_limit: Option<RateLimit>,
     /// Finds out how many may be under way at once; none: what `breaker` says alone.
     pub adaptive: Option<AdaptiveConcurrency>,
+    /// Who may call it: for its own sidecars.
+    pub guard: Option<Guard>,
     /// Endpoints near the proxy come first; none: all alike.
     pub zone_aware: Option<ZoneAware>,
 }
@@ -80,6 +83,7 @@ impl Cluster {
             panic: PanicPolicy::default(),
             rate_limit: None,
             adaptive: None,
+            guard: None,
             zone_aware: None,
         }
     }
@@ -179,10 +183,16 @@ impl TryFrom<pb::Cluster> for Cluster {
             panic: panic::decode(&v, p.common_lb_config.as_ref())?,
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
             adaptive: adaptive::decode(&v, p.metadata.as_ref())?,
+            guard: guard(&v, p.metadata.as_ref())?,
             zone_aware: zone_aware::decode(&v, p.metadata.as_ref(), p.common_lb_config.as_ref())?,
             name,
         })
     }
+}
+
+fn guard(v: &Validator<'_>, metadata: Option<&core::Metadata>) -> Result<Option<Guard>, InvalidResource> {
+    let ours = metadata.and_then(|m| m.filter_metadata.get(guard::NAMESPACE));
+    ours.map(|ours| guard::decode(v, ours)).transpose()
 }
 
 fn check_endpoints_come_by_eds(v: &Validator<'_>, p: &pb::Cluster) -> Result<(), InvalidResource> {
@@ -349,6 +359,7 @@ fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let all = outlier.into_iter().chain(c.rate_limit.map(rate_limit::encode));
     let all = all.chain(c.adaptive.map(adaptive::encode)).chain(c.zone_aware.map(zone_aware::encode));
     let all = all.chain(c.tls.as_ref().and_then(tls::encode_metadata));
+    let all = all.chain(c.guard.as_ref().map(guard::encode));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }

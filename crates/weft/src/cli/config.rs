@@ -108,6 +108,12 @@ enum Resource {
     /// TrafficPolicies
     #[value(aliases = ["policy", "trafficpolicy", "trafficpolicies"])]
     Policies,
+    /// AuthorizationPolicies
+    #[value(aliases = ["authorizationpolicy", "authorizationpolicies"])]
+    Authz,
+    /// RequestAuthentications
+    #[value(aliases = ["requestauthentication", "requestauthentications"])]
+    Tokens,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,6 +126,10 @@ enum KindName {
     Httproutefilter,
     /// TrafficPolicy
     Trafficpolicy,
+    /// AuthorizationPolicy
+    Authorizationpolicy,
+    /// RequestAuthentication
+    Requestauthentication,
 }
 
 impl Resource {
@@ -130,6 +140,8 @@ impl Resource {
             Self::Grpcroutes => &[Kind::GrpcRoute],
             Self::Filters => &[Kind::HttpRouteFilter],
             Self::Policies => &[Kind::TrafficPolicy],
+            Self::Authz => &[Kind::AuthorizationPolicy],
+            Self::Tokens => &[Kind::RequestAuthentication],
         }
     }
 }
@@ -371,6 +383,8 @@ impl Schema {
             KindName::Grpcroute => Kind::GrpcRoute,
             KindName::Httproutefilter => Kind::HttpRouteFilter,
             KindName::Trafficpolicy => Kind::TrafficPolicy,
+            KindName::Authorizationpolicy => Kind::AuthorizationPolicy,
+            KindName::Requestauthentication => Kind::RequestAuthentication,
         });
         output::print(output::json(&schema::json(kind)));
         ExitCode::SUCCESS

@@ -122,7 +122,7 @@ prop_compose! {
         let rate_limit = limit.map(|(requests, per, burst)| RateLimit { requests, per: Duration::from_millis(per), burst });
         let adaptive = adaptive.map(|(min, max, tolerance_percent)| AdaptiveConcurrency { min, max, tolerance_percent });
         let zone_aware = zone.map(|(min_endpoints, spill_above)| ZoneAware { min_endpoints, spill_above });
-        Cluster { zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, breaker, panic }
+        Cluster { zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
     }
 }
 
