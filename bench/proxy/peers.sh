@@ -196,3 +196,111 @@ $(envoy_cluster upstream "$1")
 YAML
     others "$1" "$2" | while read -r name at; do envoy_cluster "$name" "$at"; done
 }
+
+# certificates: a CA, and one certificate for both ends of a chain, in $certs.
+certificates() {
+    certs=$work/certs
+    [ ! -d "$certs" ] || return 0
+    mkdir "$certs"
+    local curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+    openssl req -x509 "${curve[@]}" -keyout "$certs/ca.key" -out "$certs/ca.crt" -days 2 -subj /CN=bench-ca \
+        -addext 'basicConstraints=critical,CA:TRUE' -addext 'keyUsage=critical,keyCertSign,cRLSign' 2>/dev/null
+    openssl req "${curve[@]}" -keyout "$certs/tls.key" -out "$certs/tls.csr" -subj /CN=bench 2>/dev/null
+    # Weft's sidecars have a SPIFFE ID and nothing else; the others want a name.
+    local kind
+    for kind in mesh:URI:spiffe://bench.example/ns/bench/sa/both named:DNS:upstream; do
+        printf 'subjectAltName=%s\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n' "${kind#*:}" >"$certs/extensions"
+        openssl x509 -req -in "$certs/tls.csr" -CA "$certs/ca.crt" -CAkey "$certs/ca.key" -CAcreateserial -days 2 \
+            -extfile "$certs/extensions" -out "$certs/${kind%%:*}.crt" 2>/dev/null
+    done
+    cat "$certs/named.crt" "$certs/tls.key" >"$certs/named.pem"
+}
+
+# start_tls TARGET SERVER: one that ends TLS for clients without a certificate, in front of SERVER. Sets what start_peer does.
+start_tls() {
+    local target=$1 to=$2 dir bin i client=h1 server_speaks=h1
+    dir=$(mktemp -d "$work/$target.XXXX") bin=$(program_of "$target")
+    address=127.0.0.1:$(free_port) host=upstream
+    case $target in
+    weft)
+        start "$dir/log" taskset -c 0 "$bin" proxy --name tls --workers 1 --admin 127.0.0.1:0 --gossip-port 0 --advertise 127.0.0.1 \
+            --inbound "$address" --service "upstream=$to" --inbound-cert "$certs/named.crt" --inbound-key "$certs/tls.key" ;;
+    haproxy)
+        haproxy_config "$to" 0 | sed "s|^    bind .*|& ssl crt $certs/named.pem|" >"$dir/haproxy.cfg"
+        start "$dir/log" taskset -c 0 "$bin" -db -f "$dir/haproxy.cfg" ;;
+    nginx)
+        nginx_config "$to" 0 "$dir" | sed "s|^        listen .* default_server;|        listen $address ssl default_server; ssl_certificate $certs/named.crt; ssl_certificate_key $certs/tls.key;|" >"$dir/nginx.conf"
+        start "$dir/log" taskset -c 0 "$bin" -c "$dir/nginx.conf" -e "$dir/error.log" ;;
+    envoy)
+        local tls="{name: envoy.transport_sockets.tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {tls_certificates: [{certificate_chain: {filename: $certs/named.crt}, private_key: {filename: $certs/tls.key}}]}}}"
+        envoy_config "$to" 0 | sed "s|^    - filters:|    - transport_socket: $tls\n      filters:|" >"$dir/envoy.yaml"
+        start "$dir/log" taskset -c 0 "$bin" --config-path "$dir/envoy.yaml" --concurrency 1 --disable-hot-restart --log-level error ;;
+    esac
+    peer=$started
+    for i in $(seq 300); do
+        if curl -sfk -o /dev/null -H "Host: $host" "https://$address/"; then break; fi
+        kill -0 "$started" 2>/dev/null || { cat "$dir/log" >&2; exit 1; }
+        sleep 0.1
+    done
+    [ "$target" != nginx ] || peer=$started,$(pgrep -P "$started" | head -1)
+}
+
+# start_chain TARGET SERVER: two of them, both on CPU 0: HTTP/1.1 → the first → HTTP/2 over mTLS → the second → HTTP/1.1 at SERVER. Sets
+# what start_peer does.
+start_chain() {
+    local target=$1 to=$2 dir near far bin i
+    near=$(free_port) far=$(free_port) dir=$(mktemp -d "$work/$target.XXXX")
+    bin=$(program_of "$target")
+    address=127.0.0.1:$near host=upstream
+    case $target in
+    weft)
+        local mesh=(--mesh-cert "$certs/mesh.crt" --mesh-key "$certs/tls.key" --mesh-ca "$certs/ca.crt" --mesh-mode strict --workers 1
+            --admin 127.0.0.1:0 --gossip-port 0 --advertise 127.0.0.1)
+        start "$dir/far" taskset -c 0 "$bin" proxy --name far --data-dir "$dir/f" --inbound "127.0.0.1:$far" --service "upstream=$to" "${mesh[@]}"
+        peer=$started; wait_for "$dir/far" '^ready '
+        start "$dir/near" taskset -c 0 "$bin" proxy --name near --data-dir "$dir/n" --outbound "$address" --join "$(ready gossip "$dir/far")" "${mesh[@]}" ;;
+    haproxy)
+        local common='global
+    nbthread 1
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s'
+        printf '%s\nfrontend f\n    bind 127.0.0.1:%s ssl crt %s ca-file %s verify required alpn h2\n    default_backend b\nbackend b\n    server one %s\n' \
+            "$common" "$far" "$certs/named.pem" "$certs/ca.crt" "$to" >"$dir/far.cfg"
+        printf '%s\nfrontend f\n    bind %s\n    default_backend b\nbackend b\n    server one 127.0.0.1:%s ssl crt %s ca-file %s verify required verifyhost upstream sni str(upstream) alpn h2\n' \
+            "$common" "$address" "$far" "$certs/named.pem" "$certs/ca.crt" >"$dir/near.cfg"
+        start "$dir/far" taskset -c 0 "$bin" -db -f "$dir/far.cfg"; peer=$started
+        start "$dir/near" taskset -c 0 "$bin" -db -f "$dir/near.cfg" ;;
+    envoy)
+        envoy_end far "127.0.0.1:$far" "$to" >"$dir/far.yaml"
+        envoy_end near "$address" "127.0.0.1:$far" >"$dir/near.yaml"
+        start "$dir/far" taskset -c 0 "$bin" --config-path "$dir/far.yaml" --concurrency 1 --disable-hot-restart --log-level error; peer=$started
+        start "$dir/near" taskset -c 0 "$bin" --config-path "$dir/near.yaml" --concurrency 1 --disable-hot-restart --log-level error ;;
+    esac
+    peer+=,$started
+    for i in $(seq 300); do
+        if curl -sf -o /dev/null -H "Host: $host" "http://$address/"; then return; fi
+        sleep 0.1
+    done
+    say "no answer through two of $target:"; curl -s -H "Host: $host" "http://$address/" >&2 || true; tail -n 5 "$dir/far" "$dir/near" >&2; exit 1
+}
+
+stop_chain() { kill ${peer//,/ } 2>/dev/null || true; wait ${peer//,/ } 2>/dev/null || true; }
+
+# envoy_end near|far LISTEN TO: one end of a chain.
+envoy_end() {
+    local client=h1 server_speaks=h1 address=$2 tls
+    tls="{alpn_protocols: [h2], tls_certificates: [{certificate_chain: {filename: $certs/named.crt}, private_key: {filename: $certs/tls.key}}], validation_context: {trusted_ca: {filename: $certs/ca.crt}}}"
+    local type=type.googleapis.com/envoy.extensions.transport_sockets.tls.v3
+    if [ "$1" = far ]; then
+        client=h2
+        tls="{name: envoy.transport_sockets.tls, typed_config: {\"@type\": $type.DownstreamTlsContext, require_client_certificate: true, common_tls_context: $tls}}"
+        envoy_config "$3" 0 | sed "s|^    - filters:|    - transport_socket: $tls\n      filters:|"
+    else
+        server_speaks=h2
+        envoy_config "$3" 0
+        echo "    transport_socket: {name: envoy.transport_sockets.tls, typed_config: {\"@type\": $type.UpstreamTlsContext, sni: upstream, common_tls_context: $tls}}"
+    fi
+}
