@@ -58,6 +58,7 @@ ensure_test_tools() {
     command -v iptables >/dev/null || install_packages "rules for captured connections, which the tests set in namespaces" iptables
     command -v nft >/dev/null || install_packages "the same with nftables" nftables
     command -v etcdctl >/dev/null || install_packages "etcdctl, the stock client that the tests use" etcd-client
+    command -v valgrind >/dev/null || install_packages "counts the instructions of a request" valgrind
     cargo fmt --version >/dev/null 2>&1 || { say "adding rustfmt"; rustup component add rustfmt; }
     cargo clippy --version >/dev/null 2>&1 || { say "adding clippy"; rustup component add clippy; }
     cargo_tool cargo-nextest cargo-nextest

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 /// How long a process may take until it prints its ready line. Generous: the machine may be busy.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to end after SIGTERM before the test gives up on it.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
