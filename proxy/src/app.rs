@@ -8,7 +8,7 @@ mod running;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
@@ -33,12 +33,13 @@ use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::http::seen::Observers;
 use crate::identity::Identity;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, MEMORY_LOOK_INTERVAL};
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
 use crate::local::Guards;
 use crate::mesh_view::MeshState;
 use crate::policy::forwarding::Forwarding;
+use crate::policy::overload;
 use crate::sockets::{Handle, Origin, Sockets};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
@@ -227,7 +228,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         let discovery = discovery.clone();
         Arc::new(move |service: &str| discovery.want(service)) as Want
     });
-    let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers));
+    let memory = Arc::new(AtomicU32::new(0));
+    let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers, &memory));
     let doors = Doors::new(tls, proxy_tls.mesh.as_deref());
     let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, doors, shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
@@ -265,6 +267,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     control.spawn(health_check::run(outbound.clone(), metrics.clone(), beside));
     control.spawn(expiry::run(outbound.clone()));
     control.spawn(live::watch(proxy_tls.certificates.clone()));
+    if let Some(limit) = config.overload.memory {
+        control.spawn(watch_memory(limit, memory.clone()));
+    }
     let mut local_checks = JoinSet::new();
     if !config.services.is_empty() {
         local_checks.spawn(health::run(local.clone(), gossip.clone()));
@@ -304,6 +309,17 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         exports,
         _data_dir: identity.data_dir,
     })
+}
+
+/// Says how much of the requests is to be refused for memory, until it is aborted.
+async fn watch_memory(limit: u64, refused: Arc<AtomicU32>) {
+    let mut tick = tokio::time::interval(MEMORY_LOOK_INTERVAL);
+    loop {
+        tick.tick().await;
+        if let Some(used) = weft_core::process::resident_bytes() {
+            refused.store(overload::for_memory(used, limit), Ordering::Relaxed);
+        }
+    }
 }
 
 /// Takes each config snapshot over into the view, until discovery ends.
@@ -361,7 +377,7 @@ fn start_workers(
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
     doors: Doors,
-    (metrics, observers): (&Metrics, Option<Arc<Observers>>),
+    (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<Vec<Worker>, StartError> {
     let epoch = Instant::now();
@@ -411,6 +427,7 @@ fn start_workers(
             connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
             timeouts: Timeouts::default(),
             phase: phase.clone(),
+            overload: (config.overload, memory.clone()),
         });
         workers.push(worker.map_err(|source| StartError::Worker { worker: index, source })?);
     }

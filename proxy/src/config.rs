@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use weft_core::tls::Trust;
+use weft_xds_proto::resource::cluster::RateLimit;
 use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::SIDECAR_LABEL;
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::listener::proxy_protocol::Network;
+use crate::policy::overload::Limits;
 use crate::telemetry::access_log::AccessLogConfig;
 use crate::telemetry::trace::TraceConfig;
 use crate::tls::mesh::{MeshFiles, SPIFFE_LABEL};
@@ -75,6 +77,8 @@ pub struct ProxyConfig {
     pub access_log: Option<AccessLogConfig>,
     /// Traces; none if missing.
     pub trace: Option<TraceConfig>,
+    /// Beyond these a part of the requests is refused.
+    pub overload: Limits,
 }
 
 /// Default of [`ProxyConfig::workers`]: a sidecar shares its machine with the app, and two survive one being busy.
@@ -108,6 +112,8 @@ pub struct LocalService {
     /// What peers are told of the instance, such as `version` and `region`. `protocol` and `weight` mean something
     /// to the mesh; `protocol` also says what the sidecar speaks to the app.
     pub labels: BTreeMap<String, String>,
+    /// How many requests of peers pass to it; none: all.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl ProxyConfig {
@@ -140,6 +146,7 @@ impl ProxyConfig {
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             access_log: None,
             trace: None,
+            overload: Limits::default(),
         }
     }
 
@@ -336,6 +343,7 @@ mod tests {
         config.join = vec!["127.0.0.1:1".to_owned()];
         config.inbound_tls = Some(TlsFiles { cert: "c".into(), key: "k".into() });
         let service = |name: &str| LocalService {
+            rate_limit: None,
             name: name.to_owned(),
             addr: "127.0.0.1:0".parse().unwrap(),
             health_path: Some("health".to_owned()),

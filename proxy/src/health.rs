@@ -194,6 +194,7 @@ mod tests {
 
     fn services() -> Vec<LocalService> {
         let service = |name: &str| LocalService {
+            rate_limit: None,
             name: name.to_owned(),
             addr: "127.0.0.1:8080".parse().unwrap(),
             health_path: None,

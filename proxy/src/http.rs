@@ -16,6 +16,7 @@ pub(crate) mod forward;
 pub(crate) mod grpc_status;
 pub(crate) mod guarded;
 pub(crate) mod headers;
+pub(crate) mod hedge;
 pub(crate) mod mirror;
 pub(crate) mod plan;
 pub(crate) mod rescue;

@@ -177,3 +177,6 @@ pub const LABELS_MAX: usize = 16;
 
 /// Bytes of a label's key, and of its value.
 pub const LABEL_BYTES_MAX: usize = 63;
+
+/// Between two looks at the memory in use, where it is limited.
+pub const MEMORY_LOOK_INTERVAL: Duration = Duration::from_millis(250);

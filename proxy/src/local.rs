@@ -56,6 +56,7 @@ impl Guards {
                 outlier_detection: OutlierDetection::disabled(),
                 protocol: labels::protocol([&service.labels]),
                 guard,
+                rate_limit: service.rate_limit,
                 ..Cluster::with_defaults(&service.name)
             };
             let endpoints = vec![static_endpoint(service.addr, 1)];

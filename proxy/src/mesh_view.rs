@@ -55,7 +55,15 @@ impl ServiceRoutes {
     /// # Errors
     /// If a route is not usable after all.
     pub fn new(config: Arc<RouteConfiguration>) -> Result<Self, String> {
-        Ok(Self { table: RouteTable::new(&config)?, config, touched: AtomicU64::new(0) })
+        Self::after(config, None)
+    }
+
+    fn after(config: Arc<RouteConfiguration>, last: Option<&Self>) -> Result<Self, String> {
+        let table = match last {
+            Some(last) => RouteTable::after(&config, &last.table)?,
+            None => RouteTable::new(&config)?,
+        };
+        Ok(Self { table, config, touched: AtomicU64::new(0) })
     }
 
     /// As [`ClusterShared::touch`].
@@ -287,7 +295,7 @@ impl MeshState {
         for (name, config) in routes {
             let made = match old.get(name) {
                 Some(same) if Arc::ptr_eq(&same.config, config) => Ok(same.clone()),
-                _ => ServiceRoutes::new(config.clone()).map(Arc::new),
+                last => ServiceRoutes::after(config.clone(), last.map(Arc::as_ref)).map(Arc::new),
             };
             match (made, old.get(name)) {
                 (Ok(routes), _) => {
@@ -315,7 +323,7 @@ fn hosts(old: &Arc<HostTable>, config: Option<&Arc<RouteConfiguration>>) -> Arc<
         (None, None) => old.clone(),
         (Some(same), Some(config)) if Arc::ptr_eq(same, config) => old.clone(),
         (_, None) => Arc::default(),
-        (_, Some(config)) => match RouteTable::new(config) {
+        (_, Some(config)) => match RouteTable::after(config, &old.table) {
             Ok(table) => Arc::new(HostTable { config: Some(config.clone()), table }),
             Err(why) => {
                 // Cannot be: what comes over xDS was tried before it was accepted.

@@ -11,5 +11,6 @@ pub mod fault;
 pub(crate) mod forwarding;
 pub(crate) mod gate;
 pub(crate) mod jwt;
+pub mod overload;
 pub mod rate_limit;
 pub mod sticky;

@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::listener::connection::{Connections, TICK, Timeouts};
 use crate::listener::stream::Socket;
 use crate::mesh_view::MeshState;
 use crate::policy::forwarding::Forwarding;
+use crate::policy::overload::{Limits, MEASURE_EVERY, Queue};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::door::DoorTls;
 use crate::upstream::pool::Pool;
@@ -52,6 +54,8 @@ pub(crate) struct WorkerConfig {
     pub connections_max: usize,
     pub timeouts: Timeouts,
     pub phase: watch::Receiver<Phase>,
+    /// Limits of this proxy itself, and what of its memory is to be refused for, in thousandths.
+    pub overload: (Limits, Arc<AtomicU32>),
 }
 
 /// One listening socket with the side that it serves.
@@ -119,7 +123,12 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         closing: Rc::default(),
         timeouts: config.timeouts,
         connections: connections.clone(),
+        shed: Rc::default(),
     };
+    if config.overload.0.any() {
+        let (limits, memory) = config.overload;
+        tokio::task::spawn_local(watch_load(limits, memory, parts.shed.clone()));
+    }
     let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
     let mut doors = Vec::new();
     for door in config.doors {
@@ -178,6 +187,20 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
                 }
             }
         }
+    }
+}
+
+/// Looks how late this worker comes to what it has to do, and says which part of its requests is refused. Ends with the
+/// runtime.
+async fn watch_load(limits: Limits, memory: Arc<AtomicU32>, shed: Rc<Cell<u32>>) {
+    let mut queue = Queue::default();
+    loop {
+        let due = Instant::now() + MEASURE_EVERY;
+        tokio::time::sleep(MEASURE_EVERY).await;
+        // The timer's own grain of a millisecond is no queue.
+        let late = due.elapsed().saturating_sub(Duration::from_millis(1));
+        let for_queue = limits.queue.map_or(0, |limit| queue.observe(late, limit));
+        shed.set(for_queue.max(memory.load(Ordering::Relaxed)));
     }
 }
 

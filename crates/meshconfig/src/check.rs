@@ -363,11 +363,9 @@ fn timeouts(rule: &HttpRule, at: &str, problems: &mut Problems) {
 }
 
 fn filter_document(s: &RouteFilterSpec, problems: &mut Problems) {
-    let nothing =
-        s.fault.is_none() && s.direct_response.is_none() && s.compression.is_none() && s.cache.is_none();
-    if nothing {
-        problems
-            .push(Problem::new("spec", "it does nothing; give fault, directResponse, compression or cache"));
+    if *s == RouteFilterSpec::default() {
+        let message = "it does nothing; give fault, directResponse, compression, cache, rateLimit or hedge";
+        problems.push(Problem::new("spec", message));
     }
     let Some(fault) = &s.fault else { return };
     if fault.delay.is_none() && fault.abort.is_none() {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::authz::AuthorizationPolicySpec;
 use crate::check;
 use crate::jwt::RequestAuthenticationSpec;
-use crate::policy::TrafficPolicySpec;
+use crate::policy::{RateLimitSpec, TrafficPolicySpec};
 use crate::schema;
 use crate::shape::{self, Problem};
 use crate::{DOCUMENT_BYTES_MAX, yaml};
@@ -422,7 +422,11 @@ spec!(
 );
 spec!(
     /// `spec` of an `HTTPRouteFilter`.
-    RouteFilterSpec { fault: Option<FaultSpec>, direct_response: Option<DirectSpec>, compression: Option<CompressionSpec>, cache: Option<CacheSpec>, }
+    RouteFilterSpec { fault: Option<FaultSpec>, direct_response: Option<DirectSpec>, compression: Option<CompressionSpec>, cache: Option<CacheSpec>, rate_limit: Option<RateLimitSpec>, hedge: Option<HedgeSpec>, }
+);
+spec!(
+    /// A second try beside the first.
+    HedgeSpec { after: String, }
 );
 spec!(
     /// Failures made on purpose.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use weft_xds_proto::resource::guard::Guard;
 use weft_xds_proto::resource::route::{
     Abort, Action, Backend, CachePolicy, Compression, Cors, DirectResponse, Fault, Forward, Fraction,
-    HeaderEdits, Mirror, OUTBOUND, PathMatch, PathRewrite, Redirect, Retry, Route, RouteConfiguration,
+    HeaderEdits, Hedge, Mirror, OUTBOUND, PathMatch, PathRewrite, Redirect, Retry, Route, RouteConfiguration,
     RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
 };
 use weft_xds_proto::resource::subset::{Subset, SubsetError};
@@ -460,6 +460,12 @@ fn extend(policy: &mut RoutePolicy, f: &RouteFilterSpec) {
     if let Some(c) = &f.compression {
         policy.compression =
             Some(Compression { bytes_min: c.min_bytes.unwrap_or(Compression::default().bytes_min) });
+    }
+    if let Some(limit) = &f.rate_limit {
+        policy.rate_limit = Some(limit.meant());
+    }
+    if let Some(hedge) = &f.hedge {
+        policy.hedge = duration(&hedge.after).map(|after| Hedge { after });
     }
     if let Some(c) = &f.cache {
         policy.cache = Some(CachePolicy {

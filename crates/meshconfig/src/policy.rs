@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_xds_proto::resource::cluster::{
     AdaptiveConcurrency, CheckBy, CircuitBreaker, Cluster, FailurePercentage, HealthCheck, Latency, LbPolicy,
-    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate, ZoneAware,
+    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate, Timeouts,
+    ZoneAware,
 };
 
 use crate::document::{ObjectRef, duration, null_is_default, spec};
@@ -50,7 +51,7 @@ spec!(
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
         tls: Option<TlsSpec>,
         circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>, adaptive_concurrency: Option<AdaptiveSpec>,
-        zone_aware: Option<ZoneAwareSpec>,
+        zone_aware: Option<ZoneAwareSpec>, timeouts: Option<TimeoutsSpec>,
     }
 );
 spec!(
@@ -113,6 +114,12 @@ spec!(
     /// Endpoints near the sidecar come first.
     #[derive(Eq)]
     ZoneAwareSpec { min_endpoints: Option<u32>, spill_above: Option<u32>, }
+);
+
+spec!(
+    /// Times of requests whose route says none.
+    #[derive(Eq)]
+    TimeoutsSpec { request: Option<String>, backend_request: Option<String>, }
 );
 
 /// The policy of one service, and where it stands.
@@ -186,6 +193,13 @@ impl PolicySpec {
             let message = format!("{max} is less than minRequests, {min}");
             problems.push(Problem::new(format!("{at}adaptiveConcurrency.maxRequests"), message));
         }
+        if let Some(times) = &self.timeouts
+            && let (Some(request), Some(one)) = (time(&times.request), time(&times.backend_request))
+            && one > request
+        {
+            let message = "longer than request, which ends all tries together";
+            problems.push(Problem::new(format!("{at}timeouts.backendRequest"), message));
+        }
         if let Some(outlier) = &self.outlier_detection
             && let (Some(base), Some(max)) =
                 (time(&outlier.base_ejection_time), time(&outlier.max_ejection_time))
@@ -225,11 +239,7 @@ impl PolicySpec {
             };
         }
         if let Some(limit) = &self.rate_limit {
-            cluster.rate_limit = Some(RateLimit {
-                requests: limit.requests.max(1),
-                per: time(&limit.per).unwrap_or(RATE_PER),
-                burst: limit.burst.unwrap_or(limit.requests).max(1),
-            });
+            cluster.rate_limit = Some(limit.meant());
         }
         if let Some(rule) = &self.adaptive_concurrency {
             let mut adaptive = AdaptiveConcurrency::default();
@@ -247,6 +257,12 @@ impl PolicySpec {
         }
         if let Some(tls) = &self.tls {
             cluster.tls = tls.meant();
+        }
+        if let Some(times) = &self.timeouts {
+            cluster.timeouts = Timeouts {
+                request: time(&times.request).or(cluster.timeouts.request),
+                one_try: time(&times.backend_request).or(cluster.timeouts.one_try),
+            };
         }
         if let Some(limits) = &self.circuit_breaker {
             limits.apply(&mut cluster.breaker);
@@ -274,6 +290,17 @@ impl HealthCheckSpec {
         set(&mut check.timeout, time(&self.timeout));
         set(&mut check.unhealthy_threshold, self.unhealthy_threshold);
         set(&mut check.healthy_threshold, self.healthy_threshold);
+    }
+}
+
+impl RateLimitSpec {
+    /// With defaults for what is not said.
+    pub fn meant(&self) -> RateLimit {
+        RateLimit {
+            requests: self.requests.max(1),
+            per: time(&self.per).unwrap_or(RATE_PER),
+            burst: self.burst.unwrap_or(self.requests).max(1),
+        }
     }
 }
 

@@ -450,6 +450,16 @@ const ROUTE_FILTER: Shape = Shape::Object(&[
                 ]),
                 "answers are kept and used again (RFC 9111)",
             ),
+            optional(
+                "rateLimit",
+                &keys::RATE_LIMIT,
+                "how many requests each sidecar lets pass on the route; more are answered 429",
+            ),
+            optional(
+                "hedge",
+                &Shape::Object(&[required("after", &keys::TIME, "so long without an answer")]),
+                "requests that are safe to repeat are sent to a second endpoint as well",
+            ),
         ]),
         "what it does",
     ),
@@ -469,7 +479,7 @@ const TRAFFIC_POLICY: Shape = Shape::Object(&[
     required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
     required("kind", &Shape::Choice(&["TrafficPolicy"]), "TrafficPolicy"),
     required("metadata", &METADATA, "its name"),
-    required("spec", &Shape::Object(&keys::with::<13>(TARGET)), "what it does"),
+    required("spec", &Shape::Object(&keys::with::<14>(TARGET)), "what it does"),
 ]);
 
 const AUTHORIZATION_POLICY: Shape = Shape::Object(&[

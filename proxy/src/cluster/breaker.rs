@@ -123,12 +123,7 @@ impl Admitted {
     /// Counts a repetition, from the moment at which it is decided: those that wait are load to come. `None` if the
     /// budget is used up.
     pub fn retry(&self) -> Option<RetryPermit> {
-        let load = self.load();
-        let max = self.limits().retries.at(match self.limits().retries {
-            RetryLimit::Budget { .. } => load.requests(),
-            RetryLimit::AtOnce(_) => 0,
-        });
-        take(&load.retries, max).then(|| RetryPermit(self.0.clone()))
+        RetryPermit::take(&self.0)
     }
 
     /// An HTTP/1 connection's place; waits until there is one. `None` if connections are not limited.
@@ -188,6 +183,18 @@ impl Drop for Place<'_> {
 /// A repetition under way.
 #[derive(Debug)]
 pub struct RetryPermit(Arc<Cluster>);
+
+impl RetryPermit {
+    /// See [`Admitted::retry`].
+    pub fn take(cluster: &Arc<Cluster>) -> Option<Self> {
+        let (load, limits) = (&cluster.shared.load, &cluster.config.cluster.breaker);
+        let max = limits.retries.at(match limits.retries {
+            RetryLimit::Budget { .. } => load.requests(),
+            RetryLimit::AtOnce(_) => 0,
+        });
+        take(&load.retries, max).then(|| Self(cluster.clone()))
+    }
+}
 
 impl Drop for RetryPermit {
     fn drop(&mut self) {

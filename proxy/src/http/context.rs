@@ -56,6 +56,8 @@ pub(crate) struct Context {
     pub cache: Rc<RefCell<AnswerCache>>,
     /// Answers that are collected for it.
     pub storing: Cell<usize>,
+    /// Which part of the requests is refused because this proxy has too much to do, in thousandths.
+    pub shed: Rc<Cell<u32>>,
 }
 
 /// Lets a [`Cache`] look into the mesh state that it shares.
@@ -87,6 +89,7 @@ impl Context {
             mirrors: Cell::new(0),
             cache: worker.cache.clone(),
             storing: Cell::new(0),
+            shed: worker.shed.clone(),
         }
     }
 
@@ -138,4 +141,5 @@ pub(crate) struct WorkerParts {
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,
     pub connections: Rc<Connections>,
+    pub shed: Rc<Cell<u32>>,
 }

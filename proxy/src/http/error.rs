@@ -96,6 +96,13 @@ pub(crate) enum RequestError {
         .limit.requests, .limit.per, .limit.burst, .why.retry_after
     )]
     RateLimited { cluster: String, limit: RateLimit, why: Limited },
+    #[error(
+        "rate limit of route {route}: {} requests in {:?}, {} at once; the next one in {:?}",
+        .limit.requests, .limit.per, .limit.burst, .why.retry_after
+    )]
+    RouteLimited { route: String, limit: RateLimit, why: Limited },
+    #[error("this proxy is overloaded and refuses a part of its requests")]
+    Overloaded,
     #[error("nothing more of the request body came within {0:?}")]
     SlowBody(Duration),
     #[error("the request body broke off: {0}")]

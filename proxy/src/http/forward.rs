@@ -10,7 +10,7 @@
 //!   conditions, and as long as the cluster's retry budget lasts (P41). The others are outside it: they reach no
 //!   endpoint that has work to do, and are few.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +31,10 @@ use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
 use super::seen::Seen;
 use super::target::Target;
-use super::{extended, grpc_status, headers, upgrade};
+use super::{extended, grpc_status, headers, hedge, upgrade};
 use crate::cluster::breaker::{Admitted, ConnectionPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
-use crate::cluster::picker::Tried;
 use crate::cluster::state::Cluster;
 use crate::listener::connection::InFlight;
 use crate::policy::deadline;
@@ -120,6 +119,10 @@ pub(crate) struct Outgoing {
     pub subset: Option<Arc<Subset>>,
     /// By what it sticks to an endpoint, as its route says.
     pub hash: Option<Arc<[RouteHash]>>,
+    /// An endpoint that another try has asked.
+    pub avoid: Option<SocketAddr>,
+    /// Where it is noted which endpoint was asked last.
+    pub at: Option<hedge::At>,
 }
 
 impl Outgoing {
@@ -136,6 +139,31 @@ impl Outgoing {
             seen: None,
             subset: None,
             hash: None,
+            avoid: None,
+            at: None,
+        }
+    }
+
+    /// The same once more, for one without a body.
+    pub fn again(&self) -> Self {
+        let mut head = Request::new(()).into_parts().0;
+        head.method = self.head.method.clone();
+        head.uri = self.head.uri.clone();
+        head.version = self.head.version;
+        head.headers = self.head.headers.clone();
+        Self {
+            head,
+            target: Target { authority: self.target.authority.clone(), host: self.target.host.clone() },
+            takes_trailers: self.takes_trailers,
+            body: RequestBody::Empty,
+            progress: None,
+            upgrade: None,
+            client: self.client,
+            seen: self.seen.clone(),
+            subset: self.subset.clone(),
+            hash: self.hash.clone(),
+            avoid: None,
+            at: None,
         }
     }
 }
@@ -164,6 +192,7 @@ pub(crate) async fn forward(
     let cluster = admitted.cluster();
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
+    let (avoid, at) = (outgoing.avoid, outgoing.at.clone());
     let fresh = || ctx.rng.borrow_mut().u64(..);
     let sticky = match (cluster.config.cluster.lb_policy.hash_on(), &outgoing.hash) {
         (None, None) => Sticky::default(),
@@ -196,7 +225,7 @@ pub(crate) async fn forward(
         protocol,
         key: sticky.key,
         seen: seen.as_deref(),
-        tried: Tried::new(),
+        tried: avoid.into_iter().collect(),
         replayed: false,
         permit: None,
     };
@@ -219,6 +248,9 @@ pub(crate) async fn forward(
                 return Err(RequestError::DeadlineSpent);
             }
             deadline::tell(request.headers_mut(), left);
+        }
+        if let Some(at) = &at {
+            at.set(Some(endpoint.addr()));
         }
         let active = endpoint.start();
         if let Some(seen) = &seen {
@@ -369,6 +401,12 @@ pub(crate) async fn forward(
         let mut answer = incoming_answer(answer, exchange);
         if let Some(cookie) = sticky.set_cookie {
             answer.headers_mut().append(SET_COOKIE, cookie);
+        }
+        if let Some(seen) = &seen
+            && at.is_some()
+        {
+            // Of two tries, the one whose answer is taken.
+            seen.taken(endpoint.addr());
         }
         return Ok(answer);
     }

@@ -38,6 +38,8 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
             seen: None,
             subset: None,
             hash: outgoing.hash.clone(),
+            avoid: None,
+            at: None,
         };
         let (held, name) = (Held::new(ctx), mirror.cluster.clone());
         // Ends with its answer, at the latest with the time for one; the worker's runtime ends what is left.

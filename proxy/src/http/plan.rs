@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use weft_xds_proto::resource::cluster::Timeouts;
+
 use crate::limits::{RETRY_BACKOFF_DEFAULT, RETRY_BACKOFF_MAX};
 use crate::route::compiled;
 use crate::upstream::request_body::Progress;
@@ -24,41 +26,61 @@ pub(crate) struct Plan {
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Plan {
-    /// Without a route: the caller's deadline, if there is one.
-    pub fn of_caller(deadline: Option<Duration>, started: Instant, default: Duration) -> Option<Self> {
-        deadline.map(|t| Self {
-            head: default,
-            until: Some((tokio::time::Instant::from_std(started + t), t)),
-            by_caller: true,
-            one_try: None,
+    /// Without a route: the caller's deadline and the service's times, if there are any.
+    pub fn of_service(
+        times: Timeouts,
+        deadline: Option<Duration>,
+        started: Instant,
+        default: Duration,
+    ) -> Option<Self> {
+        if deadline.is_none() && times == Timeouts::default() {
+            return None;
+        }
+        Some(Self::of(times, deadline, started, default))
+    }
+
+    fn of(times: Timeouts, deadline: Option<Duration>, started: Instant, default: Duration) -> Self {
+        let by_caller = deadline.is_some_and(|d| times.request.is_none_or(|t| d <= t));
+        let until = times.request.into_iter().chain(deadline).min();
+        Self {
+            head: if times == Timeouts::default() { default } else { FOR_EVER },
+            until: until.map(|t| (tokio::time::Instant::from_std(started + t), t)),
+            by_caller,
+            one_try: times.one_try,
             tries_left: 0,
             codes: Vec::new(),
             backoff: RETRY_BACKOFF_DEFAULT,
-        })
+        }
+    }
+
+    /// The same for one try beside it.
+    pub fn alone(&self) -> Self {
+        Self { tries_left: 0, codes: Vec::new(), ..*self }
     }
 
     /// For a request that came at `started`, from a caller that waits for `deadline`.
     pub fn new(
         route: &compiled::Forward,
+        service: Timeouts,
         deadline: Option<Duration>,
         started: Instant,
         default: Duration,
     ) -> Self {
         let limit = |t: Option<Duration>| t.filter(|t| !t.is_zero());
-        let by_caller = deadline.is_some_and(|d| limit(route.timeout).is_none_or(|t| d <= t));
-        let until = limit(route.timeout).into_iter().chain(deadline).min();
-        let until = until.map(|t| (tokio::time::Instant::from_std(started + t), t));
-        let one_try = limit(route.try_timeout);
+        let times = Timeouts {
+            request: limit(route.timeout.or(service.request)),
+            one_try: limit(route.try_timeout.or(service.one_try)),
+        };
         let says = route.timeout.is_some() || route.try_timeout.is_some();
         let retry = route.retry.as_ref();
+        let plan = Self::of(times, deadline, started, default);
         Self {
-            head: if says { FOR_EVER } else { default },
-            until,
-            by_caller,
-            one_try,
+            // A route that wants no limit has none.
+            head: if says { FOR_EVER } else { plan.head },
             tries_left: retry.map_or(0, |r| r.attempts),
             codes: retry.map(|r| r.codes.clone()).unwrap_or_default(),
             backoff: retry.and_then(|r| r.backoff).unwrap_or(RETRY_BACKOFF_DEFAULT),
+            ..plan
         }
     }
 

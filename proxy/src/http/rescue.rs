@@ -52,7 +52,8 @@ pub(crate) fn status(error: &RequestError) -> (StatusCode, Flag) {
         E::Forbidden { .. } => (StatusCode::FORBIDDEN, Flag::Forbidden),
         E::BadToken { .. } => (StatusCode::UNAUTHORIZED, Flag::BadToken),
         E::Overflow { .. } => (StatusCode::SERVICE_UNAVAILABLE, Flag::Overflow),
-        E::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, Flag::RateLimited),
+        E::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Flag::Overloaded),
+        E::RateLimited { .. } | E::RouteLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, Flag::RateLimited),
         E::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, Flag::SlowBody),
         E::ClientBody(_) => (StatusCode::BAD_REQUEST, Flag::ClientBody),
     }
@@ -98,6 +99,7 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
         RequestError::NoReadyEndpoint { .. }
         | RequestError::NoControlPlane { .. }
         | RequestError::Overflow { .. }
+        | RequestError::Overloaded
         | RequestError::Shortage(_) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -111,7 +113,7 @@ pub(crate) fn answer(error: &RequestError) -> Response<ResponseBody> {
                 headers.insert(WWW_AUTHENTICATE, challenge);
             }
         }
-        RequestError::RateLimited { limit, why, .. } => {
+        RequestError::RateLimited { limit, why, .. } | RequestError::RouteLimited { limit, why, .. } => {
             // Whole seconds, and not before it is time.
             let seconds = |t: Duration| HeaderValue::from(t.as_millis().div_ceil(1000) as u64);
             headers.insert(RETRY_AFTER, seconds(why.retry_after));

@@ -1,6 +1,6 @@
 //! A request that has a route: what the route says happens to it, in this order.
 //!
-//! faults → questions of browsers (CORS) → redirect or own answer, or: the cache, or: backend by weight → header edits, path, host →
+//! rate limit → faults → questions of browsers (CORS) → redirect or own answer, or: the cache, or: backend by weight → header edits, path, host →
 //! copies for mirrors → [`super::forward`] → header edits of the answer, CORS, compression.
 
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Uri, Version, request};
+use http::{Response, StatusCode, Uri, request};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -22,7 +22,7 @@ use super::plan::Plan;
 use super::resolve::{self, Routed};
 use super::seen::Seen;
 use super::target::Target;
-use super::{grpc_status, guarded, mirror, rescue, server, upgrade};
+use super::{grpc_status, guarded, hedge, mirror, rescue, server, upgrade};
 use crate::listener::connection::Connection;
 use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
@@ -41,6 +41,7 @@ pub(crate) struct Call<'a> {
     /// For how long its caller waits.
     pub deadline: Option<Duration>,
     pub seen: Option<&'a Rc<Seen>>,
+    pub grpc: bool,
 }
 
 /// See the module.
@@ -58,6 +59,11 @@ pub(crate) async fn respond(
     let Routed { route, path } = routed;
     if let Some(seen) = call.seen {
         seen.route(&route.name);
+    }
+    if let Some((limit, bucket)) = &route.rate_limit
+        && let Err(why) = bucket.take(*limit, ctx.epoch.elapsed())
+    {
+        return Err(RequestError::RouteLimited { route: route.name.clone(), limit: *limit, why });
     }
     if let Some(fault) = &route.fault {
         let Drawn { delay, abort } = fault.draw(&mut ctx.rng.borrow_mut());
@@ -139,7 +145,7 @@ async fn send(
     path: Option<String>,
     (mut head, mut target, incoming): (request::Parts, Target, Incoming),
 ) -> Result<Response<ResponseBody>, RequestError> {
-    let Call { connection, started, deadline, seen } = call;
+    let Call { connection, started, deadline, seen, grpc } = call;
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
     let upgrade = upgrade::asked(&head, !incoming.is_end_stream());
     let takes_trailers = server::prepare(ctx, connection, &mut head)?;
@@ -159,7 +165,6 @@ async fn send(
     }
     route.request_headers.apply(&mut head.headers);
     backend.request_headers.apply(&mut head.headers);
-    let grpc = head.version == Version::HTTP_2 && grpc_status::is_grpc(&head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
     outgoing.client = Some(connection.peer.ip());
     outgoing.upgrade = upgrade;
@@ -170,9 +175,15 @@ async fn send(
     }
     outgoing.seen = seen.cloned();
     outgoing.subset.clone_from(&backend.subset);
-    let mut plan = Plan::new(to, deadline, started, ctx.timeouts.request);
+    let times = cluster.config.cluster.timeouts;
+    let mut plan = Plan::new(to, times, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
-    let forwarded = server::explained(connection, forward(ctx, cluster, outgoing, Some(&mut plan)).await);
+    let forwarded = match route.hedge.filter(|_| hedge::is_safe(&outgoing)) {
+        None => forward(ctx, cluster, outgoing, Some(&mut plan)).await,
+        // On the heap: requests without one do not pay for its size.
+        Some(hedge) => Box::pin(hedge::race(ctx, cluster, outgoing, &mut plan, hedge)).await,
+    };
+    let forwarded = server::explained(connection, forwarded);
     let status = match &forwarded {
         Ok(response) => response.status(),
         Err(error) => rescue::status(error).0,

@@ -115,6 +115,11 @@ impl Seen {
         self.tries.set(self.tries.get() + 1);
     }
 
+    /// The answer is this endpoint's.
+    pub fn taken(&self, endpoint: SocketAddr) {
+        self.endpoint.set(Some(endpoint));
+    }
+
     /// There is an answer, whose body follows.
     pub fn answered(&self, status: StatusCode) {
         self.status.set(Some(status));

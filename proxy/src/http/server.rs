@@ -39,7 +39,7 @@ pub(crate) async fn handle(
     let mut in_flight = connection.begin();
     let observers = ctx.observers.as_ref();
     let seen = observers.and_then(|o| Seen::new(o, ctx.direction(), connection.peer, &mut request));
-    let mut response = match respond(&ctx, &connection, request, seen.as_ref()).await {
+    let mut response = match respond(&ctx, &connection, (request, grpc), seen.as_ref()).await {
         Ok(response) => response,
         Err(error) => {
             let flag = count(&ctx, &error);
@@ -87,11 +87,15 @@ pub(crate) async fn handle(
 async fn respond(
     ctx: &Rc<Context>,
     connection: &Connection,
-    request: Request<Incoming>,
+    (request, grpc): (Request<Incoming>, bool),
     seen: Option<&Rc<Seen>>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     if let Some(refusal) = guard::is_refused(request.method(), connection) {
         return Err(refusal.into());
+    }
+    let shed = ctx.shed.get();
+    if shed > 0 && ctx.rng.borrow_mut().u32(..1000) < shed {
+        return Err(RequestError::Overloaded);
     }
     let started = Instant::now();
     let (mut head, body) = request.into_parts();
@@ -123,7 +127,7 @@ async fn respond(
         }
         // On the heap: requests without a route do not pay for its size.
         Resolved::Route(found) => {
-            let call = Call { connection, started, deadline, seen };
+            let call = Call { connection, started, deadline, seen, grpc };
             let routed = routed::respond(ctx, call, head, target, body, found);
             return Box::pin(routed).await;
         }
@@ -131,12 +135,12 @@ async fn respond(
     let upgrade = upgrade::asked(&head, !body.is_end_stream());
     let takes_trailers = prepare(ctx, connection, &mut head)?;
     let metrics = cluster.clone();
-    let grpc = head.version == Version::HTTP_2 && grpc_status::is_grpc(&head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
     outgoing.upgrade = upgrade;
     outgoing.client = Some(connection.peer.ip());
     outgoing.seen = seen.cloned();
-    let mut plan = Plan::of_caller(deadline, started, ctx.timeouts.request);
+    let times = cluster.config.cluster.timeouts;
+    let mut plan = Plan::of_service(times, deadline, started, ctx.timeouts.request);
     let forwarded = explained(connection, forward(ctx, cluster, outgoing, plan.as_mut()).await);
     let status = match &forwarded {
         Ok(response) => response.status(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use weft_xds_proto::resource::cluster::RateLimit;
 use weft_xds_proto::resource::route as ir;
 use weft_xds_proto::resource::subset::Subset;
 
@@ -13,6 +14,7 @@ use super::rewrite::{Redirect, Rewrite};
 use crate::policy::cors::Cors;
 use crate::policy::edits::Edits;
 use crate::policy::fault::Fault;
+use crate::policy::rate_limit::Bucket;
 
 /// One route.
 #[derive(Debug)]
@@ -35,6 +37,10 @@ pub struct Route {
     pub compression: Option<ir::Compression>,
     /// A store of answers.
     pub cache: Option<ir::CachePolicy>,
+    /// How many requests pass, and what is left of that.
+    pub rate_limit: Option<(RateLimit, Arc<Bucket>)>,
+    /// Slow requests are sent twice.
+    pub hedge: Option<ir::Hedge>,
 }
 
 /// What happens to a request.
@@ -111,6 +117,8 @@ impl Route {
             cors: r.policy.cors.as_ref().map(Cors::new).transpose()?,
             compression: r.policy.compression.clone(),
             cache: r.policy.cache.clone(),
+            rate_limit: r.policy.rate_limit.map(|limit| (limit, Arc::default())),
+            hedge: r.policy.hedge,
         })
     }
 }

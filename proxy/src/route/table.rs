@@ -7,12 +7,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use weft_xds_proto::resource::cluster::RateLimit;
 use weft_xds_proto::resource::route as ir;
 
 use super::compiled::Route;
 use super::matcher::Seen;
+use crate::policy::rate_limit::Bucket;
 
 type Map<T> = HashMap<Box<str>, T, foldhash::fast::RandomState>;
+
+/// What is left of rate limits, by route.
+type Buckets<'a> = HashMap<&'a str, &'a (RateLimit, Arc<Bucket>)>;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -48,9 +53,18 @@ impl RouteTable {
     /// # Errors
     /// If a route is not usable after all; the text names it.
     pub fn new(config: &ir::RouteConfiguration) -> Result<Self, String> {
+        Self::after(config, &Self::default())
+    }
+
+    /// The same in the place of another, from which rate limits that stay take over what is left of them.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn after(config: &ir::RouteConfiguration, last: &Self) -> Result<Self, String> {
+        let buckets = last.buckets();
         let mut table = Self::default();
         for host in &config.virtual_hosts {
-            let routes = Arc::new(HostRoutes::new(host)?);
+            let routes = Arc::new(HostRoutes::new(host, &buckets)?);
             for domain in &host.domains {
                 if domain == "*" {
                     table.any = Some(routes.clone());
@@ -82,6 +96,13 @@ impl RouteTable {
         Some(found)
     }
 
+    fn buckets(&self) -> Buckets<'_> {
+        let wildcards = self.suffixes.by_text.values().chain(self.prefixes.by_text.values());
+        let hosts = self.exact.values().chain(wildcards).chain(&self.any);
+        let routes = hosts.flat_map(|host| &host.routes);
+        routes.filter_map(|r| r.rate_limit.as_ref().map(|limited| (r.name.as_str(), limited))).collect()
+    }
+
     /// Hosts that have routes of their own, sorted.
     pub fn hosts(&self) -> Vec<&str> {
         let mut hosts: Vec<_> = self.exact.keys().map(|h| &**h).collect();
@@ -107,10 +128,16 @@ impl Affixes {
 }
 
 impl HostRoutes {
-    fn new(host: &ir::VirtualHost) -> Result<Self, String> {
+    fn new(host: &ir::VirtualHost, buckets: &Buckets<'_>) -> Result<Self, String> {
         let (mut routes, mut exact, mut scanned) = (Vec::new(), Map::<Vec<u32>>::default(), Vec::new());
         for (i, route) in host.routes.iter().enumerate() {
-            let compiled = Route::new(route).map_err(|why| format!("route {:?}: {why}", route.name))?;
+            let mut compiled = Route::new(route).map_err(|why| format!("route {:?}: {why}", route.name))?;
+            if let Some((limit, bucket)) = &mut compiled.rate_limit
+                && let Some((before, left)) = buckets.get(route.name.as_str())
+                && before == limit
+            {
+                bucket.clone_from(left);
+            }
             let position = u32::try_from(i).map_err(|_| "too many routes".to_owned())?;
             match compiled.matcher.exact_path() {
                 Some(path) => exact.entry(path.into()).or_default().push(position),

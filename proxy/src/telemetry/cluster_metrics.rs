@@ -28,6 +28,7 @@ pub(crate) struct ClusterFamilies {
     requests: Counters,
     seconds: Histograms,
     retries: Counters,
+    hedges: Counters,
     ejections: Counters,
     connects: Counters,
     connect_failures: Counters,
@@ -54,6 +55,11 @@ impl ClusterFamilies {
                 by_service,
             ),
             retries: r.counters("weft_proxy_retries_total", "Further tries of a request", by_service),
+            hedges: r.counters(
+                "weft_proxy_hedges_total",
+                "Requests sent to a second endpoint because the first took long",
+                by_service,
+            ),
             ejections: r.counters(
                 "weft_proxy_ejections_total",
                 "Endpoints left out for failing requests",
@@ -94,6 +100,7 @@ impl ClusterFamilies {
             classes: CLASSES.map(|class| self.requests.with(&[direction.as_str(), service, class])),
             seconds: self.seconds.with(&labels),
             retries: self.retries.with(&labels),
+            hedges: self.hedges.with(&labels),
             ejections: self.ejections.with(&labels),
             connects: self.connects.with(&labels),
             connect_failures: self.connect_failures.with(&labels),
@@ -116,7 +123,7 @@ impl ClusterFamilies {
         }
         self.seconds.remove(&labels);
         self.tunnels.forget(direction.as_str(), service);
-        for family in [&self.retries, &self.ejections, &self.connects, &self.connect_failures] {
+        for family in [&self.retries, &self.hedges, &self.ejections, &self.connects, &self.connect_failures] {
             family.remove(&labels);
         }
         for kind in OVERFLOWS {
@@ -153,6 +160,8 @@ pub struct ClusterHandles {
     seconds: Histogram,
     /// Further tries of a request.
     pub retries: Counter,
+    /// Second tries beside a first.
+    pub hedges: Counter,
     /// Endpoints ejected.
     pub ejections: Counter,
     /// Connections made.

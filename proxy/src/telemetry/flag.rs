@@ -90,11 +90,13 @@ pub enum Flag {
     ForbiddenAudit,
     /// A token is missing, or does not hold.
     BadToken,
+    /// This proxy had too much to do.
+    Overloaded,
 }
 
 impl Flag {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::Refused,
         Self::Connect,
         Self::ConnectTarget,
@@ -136,6 +138,7 @@ impl Flag {
         Self::Forbidden,
         Self::ForbiddenAudit,
         Self::BadToken,
+        Self::Overloaded,
     ];
 
     /// As people see it.
@@ -182,6 +185,7 @@ impl Flag {
             Self::Forbidden => "forbidden",
             Self::ForbiddenAudit => "forbidden-audit",
             Self::BadToken => "bad-token",
+            Self::Overloaded => "overloaded",
         }
     }
 

@@ -81,6 +81,7 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
         connections_max: 100,
         timeouts,
         phase: phases,
+        overload: Default::default(),
     })
     .unwrap();
     Served { addr, mesh, worker, phase }

@@ -168,6 +168,7 @@ fn database(addr: SocketAddr, inbound_tcp: &str) -> ProxyConfig {
     let mut config = ProxyConfig::new("test");
     config.outbound = None;
     config.services = vec![LocalService {
+        rate_limit: None,
         name: "db".to_owned(),
         addr,
         health_path: None,

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weft_proxy::app;
 use weft_proxy::config::{LocalService, ProxyConfig, TlsFiles};
+use weft_xds_proto::resource::cluster::RateLimit;
 
 use crate::support::*;
 
@@ -15,6 +16,7 @@ pub fn inbound(services: &[(&str, SocketAddr)]) -> ProxyConfig {
     config.outbound = None;
     config.inbound = Some("127.0.0.1:0".parse().unwrap());
     let service = |(name, addr): &(&str, SocketAddr)| LocalService {
+        rate_limit: None,
         name: (*name).to_owned(),
         addr: *addr,
         health_path: None,
@@ -44,6 +46,22 @@ async fn requests_reach_the_local_service_of_their_host() {
         if clusters.matches(" passing").count() >= 2 { Ok(()) } else { Err(clusters) }
     })
     .await;
+    proxy.drain_and_shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_requests_pass_to_a_local_service_as_its_limit_says() {
+    let upstream = Upstream::start("a").await;
+    let mut config = inbound(&[("orders", upstream.addr)]);
+    let limit = RateLimit { requests: 2, per: std::time::Duration::from_secs(60), burst: 2 };
+    config.services[0].rate_limit = Some(limit);
+    let proxy = app::start(config).await.unwrap();
+    let addr = proxy.addrs().inbound.unwrap();
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(get(addr, "orders", "/").await.status.as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 429]);
     proxy.drain_and_shutdown().await;
 }
 

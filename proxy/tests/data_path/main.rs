@@ -25,6 +25,7 @@ mod routes;
 mod semantics;
 mod shortage;
 mod sni;
+mod spared;
 mod support;
 mod trace;
 mod upgrade;

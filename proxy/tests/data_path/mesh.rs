@@ -16,6 +16,7 @@ async fn sidecar(name: &str, join: Option<SocketAddr>, app: Option<SocketAddr>) 
     if let Some(addr) = app {
         config.inbound = Some(any);
         config.services = vec![LocalService {
+            rate_limit: None,
             name: "orders".to_owned(),
             addr,
             health_path: None,

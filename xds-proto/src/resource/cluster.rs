@@ -21,6 +21,7 @@ mod outlier;
 mod panic;
 mod rate_limit;
 mod slow_start;
+mod timeouts;
 pub mod tls;
 mod zone_aware;
 
@@ -31,6 +32,7 @@ pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessR
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;
+pub use timeouts::Timeouts;
 pub use tls::{ClusterTls, UpstreamTls};
 pub use zone_aware::ZoneAware;
 
@@ -65,6 +67,8 @@ pub struct Cluster {
     pub guard: Option<Guard>,
     /// Endpoints near the proxy come first; none: all alike.
     pub zone_aware: Option<ZoneAware>,
+    /// Times of requests whose route says none.
+    pub timeouts: Timeouts,
 }
 
 impl Cluster {
@@ -85,6 +89,7 @@ impl Cluster {
             adaptive: None,
             guard: None,
             zone_aware: None,
+            timeouts: Timeouts::default(),
         }
     }
 }
@@ -184,6 +189,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
             adaptive: adaptive::decode(&v, p.metadata.as_ref())?,
             guard: guard(&v, p.metadata.as_ref())?,
+            timeouts: timeouts::decode(&v, p.metadata.as_ref())?,
             zone_aware: zone_aware::decode(&v, p.metadata.as_ref(), p.common_lb_config.as_ref())?,
             name,
         })
@@ -360,6 +366,7 @@ fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let all = all.chain(c.adaptive.map(adaptive::encode)).chain(c.zone_aware.map(zone_aware::encode));
     let all = all.chain(c.tls.as_ref().and_then(tls::encode_metadata));
     let all = all.chain(c.guard.as_ref().map(guard::encode));
+    let all = all.chain(timeouts::encode(c.timeouts));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::cluster::HashOn;
+use super::cluster::{HashOn, RateLimit};
 use super::subset::Subset;
 
 mod decode;
 mod encode;
+mod own;
 pub mod pattern;
 
 /// Virtual hosts of one configuration.
@@ -339,6 +340,18 @@ pub struct RoutePolicy {
     pub compression: Option<Compression>,
     /// Answers are kept and used again.
     pub cache: Option<CachePolicy>,
+    /// How many requests a proxy lets pass; none: all.
+    pub rate_limit: Option<RateLimit>,
+    /// Slow requests are sent a second time.
+    pub hedge: Option<Hedge>,
+}
+
+/// A request that is safe to repeat and has no answer after a while is sent to a second endpoint as well; the first good
+/// answer counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Hedge {
+    /// The while.
+    pub after: Duration,
 }
 
 /// Changes of header fields: removed, then set, then added. Names in lower case.

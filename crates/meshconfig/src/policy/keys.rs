@@ -15,7 +15,7 @@ fn within(text: &str, min: Duration) -> bool {
     duration(text).is_some_and(|d| (min..=HOUR).contains(&d))
 }
 
-const TIME: Shape = Shape::Text(Rule {
+pub(crate) const TIME: Shape = Shape::Text(Rule {
     allowed: "a time such as 500ms, 10s or 1m30s, from 1ms to 1h",
     pattern: TIME_PATTERN,
     check: |t| within(t, Duration::from_millis(1)),
@@ -129,7 +129,7 @@ const RETRY_BUDGET: Shape = Shape::Object(&[
     optional("min", &ANY, "so many may always be; 3 if missing"),
 ]);
 
-const RATE_LIMIT: Shape = Shape::Object(&[
+pub(crate) const RATE_LIMIT: Shape = Shape::Object(&[
     required("requests", &SOME, "so many"),
     optional("per", &TIME, "in this time; 1s if missing"),
     optional("burst", &SOME, "so many at once, after a time without any; as many as requests if missing"),
@@ -154,8 +154,13 @@ const ZONE_AWARE: Shape = Shape::Object(&[
     ),
 ]);
 
+const TIMEOUTS: Shape = Shape::Object(&[
+    optional("request", &TIME, "for the whole request, all tries together, where its route says nothing"),
+    optional("backendRequest", &TIME, "for each try, where the route says nothing"),
+]);
+
 /// What may be said of a service.
-pub const POLICY: [Field; 12] = [
+pub const POLICY: [Field; 13] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -168,6 +173,7 @@ pub const POLICY: [Field; 12] = [
     optional("tls", &super::tls::TLS, "TLS to the instances"),
     optional("adaptiveConcurrency", &ADAPTIVE, "a limit on what is under way that each sidecar finds out"),
     optional("zoneAware", &ZONE_AWARE, "endpoints in the sidecar's own zone come first, then its region"),
+    optional("timeouts", &TIMEOUTS, "times of requests whose route says none"),
 ];
 
 /// The same behind another key.

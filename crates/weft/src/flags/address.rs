@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
+use weft_core::config::parse_duration;
+use weft_xds_proto::resource::cluster::RateLimit;
 
 /// A listener: `IP:PORT`, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -54,6 +57,8 @@ pub(crate) struct ServiceSpec {
     pub(crate) check: Option<String>,
     /// What peers are told of the instance.
     pub(crate) labels: BTreeMap<String, String>,
+    /// How many requests pass to it.
+    pub(crate) rate_limit: Option<RateLimit>,
 }
 
 impl FromStr for ServiceSpec {
@@ -64,12 +69,13 @@ impl FromStr for ServiceSpec {
         let (name, rest) = text.split_once('=').ok_or_else(|| format!("{text:?} has no =; {shape}"))?;
         let mut parts = rest.split(',');
         let address = parts.next().unwrap_or_default();
-        let (mut check, mut labels) = (None, BTreeMap::new());
+        let (mut check, mut labels, mut rate_limit) = (None, BTreeMap::new(), None);
         for part in parts {
             let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} has no =; {shape}"))?;
             let earlier = match key {
                 "check" if value.starts_with('/') => check.replace(value.to_owned()),
                 "check" => return Err(format!("check path {value:?} does not begin with /; {shape}")),
+                "rate-limit" => rate_limit.replace(rate(value)?).map(|_| String::new()),
                 _ => labels.insert(key.to_owned(), value.to_owned()),
             };
             if earlier.is_some() {
@@ -80,7 +86,7 @@ impl FromStr for ServiceSpec {
             return Err(format!("{text:?} has no name; {shape}"));
         }
         let address = socket(address).map_err(|why| format!("{why}; {shape}"))?;
-        Ok(Self { name: name.to_owned(), address, check, labels })
+        Ok(Self { name: name.to_owned(), address, check, labels, rate_limit })
     }
 }
 
@@ -92,6 +98,23 @@ impl TryFrom<String> for ServiceSpec {
     }
 }
 
+/// `REQUESTS/TIME`, such as `100/1s`; so many may come at once.
+fn rate(text: &str) -> Result<RateLimit, String> {
+    let parsed = text.split_once('/').and_then(|(requests, per)| {
+        let requests = requests.parse().ok().filter(|n| *n > 0)?;
+        let per = parse_duration(per).ok().filter(|t| !t.is_zero() && *t <= RATE_PER_MAX)?;
+        Some(RateLimit { requests, per, burst: requests })
+    });
+    parsed.ok_or_else(|| {
+        format!(
+            "rate-limit {text:?} is not REQUESTS/TIME with at least 1 request and at most 1h, such as 100/1s"
+        )
+    })
+}
+
+/// As in policies.
+const RATE_PER_MAX: Duration = Duration::from_secs(3600);
+
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("{text:?} is no address; expected IP:PORT, such as 127.0.0.1:8080 or [::1]:8080")
@@ -101,6 +124,17 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_limit_of_a_service_is_a_number_in_a_time() {
+        let limited: ServiceSpec = "orders=127.0.0.1:1,rate-limit=100/2s,version=2".parse().unwrap();
+        let limit = RateLimit { requests: 100, per: Duration::from_secs(2), burst: 100 };
+        assert_eq!((limited.rate_limit, limited.labels.len()), (Some(limit), 1));
+        for bad in ["100", "0/1s", "-1/1s", "100/0s", "100/2h", "many/1s"] {
+            let why = format!("orders=127.0.0.1:1,rate-limit={bad}").parse::<ServiceSpec>().unwrap_err();
+            assert!(why.contains("such as 100/1s"), "{why}");
+        }
+    }
 
     #[test]
     fn a_service_has_a_name_an_address_and_maybe_a_check_and_labels() {

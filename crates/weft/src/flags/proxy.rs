@@ -14,6 +14,7 @@ use weft_proxy::config::{
     self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
     StaticConfig, TlsFiles,
 };
+use weft_proxy::policy::overload::Limits;
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
 use weft_proxy::telemetry::trace::TraceConfig;
 use weft_proxy::tls::mesh::{MeshFiles, MeshMode};
@@ -155,7 +156,7 @@ pub(crate) struct ProxyFlags {
     /// A service of this machine, as NAME=IP:PORT, then ,check=/PATH and ,LABEL=VALUE as wanted; repeat it
     /// (in the variable, separate by spaces); without a check, a TCP connection is enough; protocol=http2 or
     /// grpc says that the app speaks HTTP/2, protocol=tcp that it speaks no HTTP (see --inbound-tcp), weight=1 to 10000
-    /// is its share, other labels are told to peers; default: none
+    /// is its share, other labels are told to peers; rate-limit=100/1s lets so many requests of peers pass; default: none
     #[arg(long, env = "WEFT_SERVICE", value_name = "NAME=IP:PORT", value_delimiter = ' ')]
     pub(crate) service: Option<Vec<ServiceSpec>>,
     /// Threads that carry traffic, 1 to 256; default: 2
@@ -172,6 +173,14 @@ pub(crate) struct ProxyFlags {
     /// Log as text or as one JSON object a line; default: text
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+    /// Resident memory of this process in MiB near which it refuses a part of the requests (503), 16 to 1048576;
+    /// default: no limit
+    #[arg(long, env = "WEFT_MAX_MEMORY_MIB", value_name = "MIB")]
+    pub(crate) max_memory_mib: Option<u64>,
+    /// How long requests may wait in a worker before it refuses a part of them (503), 1ms to 10s; default: no limit
+    #[arg(long, env = "WEFT_MAX_QUEUE_TIME", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) max_queue_time: Option<Duration>,
     /// Write a line for each request when its answer is over: stdout, or a file, which is made anew when it was moved
     /// away; default: none
     #[arg(long, env = "WEFT_ACCESS_LOG", value_name = "stdout|FILE")]
@@ -221,7 +230,7 @@ impl ProxyFlags {
             inbound_accept_proxy, trusted_proxies, inbound_tcp, inbound_cert, inbound_key, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
-            trace_endpoint, trace_sample_percent, listeners, routes, clusters,
+            trace_endpoint, trace_sample_percent, max_memory_mib, max_queue_time, listeners, routes, clusters,
             documents,
         );
         self
@@ -266,6 +275,7 @@ impl ProxyFlags {
         };
         let access_log = access_log(self.access_log, self.access_log_format.as_deref())?;
         let trace = trace(self.trace_endpoint, self.trace_sample_percent)?;
+        let overload = overload(self.max_memory_mib, self.max_queue_time)?;
         let gossips = !join.is_empty() || self.gossip_port.is_some();
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
@@ -289,6 +299,7 @@ impl ProxyFlags {
                 addr: service.address,
                 health_path: service.check,
                 labels: service.labels,
+                rate_limit: service.rate_limit,
             }
         });
         let services = services.collect();
@@ -317,6 +328,7 @@ impl ProxyFlags {
             static_config,
             access_log,
             trace,
+            overload,
             drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
         })
     }
@@ -381,6 +393,18 @@ fn access_log(target: Option<PathBuf>, format: Option<&str>) -> Result<Option<Ac
         _ => Target::File(path),
     });
     Ok(target.map(|target| AccessLogConfig { target, format }))
+}
+
+/// Beyond which this proxy refuses.
+fn overload(memory_mib: Option<u64>, queue: Option<Duration>) -> Result<Limits, Failure> {
+    if let Some(mib) = memory_mib.filter(|mib| !(16..=1 << 20).contains(mib)) {
+        return Err(Failure::new(format!("max-memory-mib: {mib} is not between 16 and 1048576")));
+    }
+    let range = Duration::from_millis(1)..=Duration::from_secs(10);
+    if let Some(time) = queue.filter(|time| !range.contains(time)) {
+        return Err(Failure::new(format!("max-queue-time: {time:?} is not between 1ms and 10s")));
+    }
+    Ok(Limits { memory: memory_mib.map(|mib| mib << 20), queue })
 }
 
 /// Where traces go, and how many.
@@ -558,6 +582,15 @@ mod tests {
             let refused = config(endpoint, percent).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
+    }
+
+    #[test]
+    fn limits_of_the_proxy_itself_are_in_a_range() {
+        let limits = |mib, millis: Option<u64>| overload(mib, millis.map(Duration::from_millis));
+        assert_eq!(limits(None, None).unwrap(), Limits::default());
+        assert_eq!(limits(Some(64), None).unwrap().memory, Some(64 << 20));
+        assert!(limits(Some(1), None).unwrap_err().to_string().contains("16 and 1048576"));
+        assert!(limits(None, Some(0)).unwrap_err().to_string().contains("1ms and 10s"));
     }
 
     #[test]

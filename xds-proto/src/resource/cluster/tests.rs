@@ -114,6 +114,7 @@ prop_compose! {
         panic in panic_policy(),
         limit in prop::option::of((1u32.., 1u64..=3_600_000, 1u32..)),
         adaptive in prop::option::of((1u32..1000, 1000u32.., 100u32..=1000)),
+        times in (prop::option::of(1u64..=3_600_000), prop::option::of(1u64..=3_600_000)),
         zone in prop::option::of((1u32.., any::<u32>())),
     ) -> Cluster {
         let slow_start = slow.filter(|_| lb_policy.takes_slow_start()).map(|(window, min_weight_percent)| {
@@ -122,7 +123,9 @@ prop_compose! {
         let rate_limit = limit.map(|(requests, per, burst)| RateLimit { requests, per: Duration::from_millis(per), burst });
         let adaptive = adaptive.map(|(min, max, tolerance_percent)| AdaptiveConcurrency { min, max, tolerance_percent });
         let zone_aware = zone.map(|(min_endpoints, spill_above)| ZoneAware { min_endpoints, spill_above });
-        Cluster { zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
+        let millis = |t: Option<u64>| t.map(Duration::from_millis);
+        let timeouts = Timeouts { request: millis(times.0), one_try: millis(times.1) };
+        Cluster { timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
     }
 }
 

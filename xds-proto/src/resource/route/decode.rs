@@ -11,16 +11,16 @@ use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{HttpFault, fault_abort::ErrorType};
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use envoy_types::pb::google::protobuf::{Any, Struct, value::Kind};
+use envoy_types::pb::google::protobuf::{Any, value::Kind};
 use prost::{Message, Name};
 
-use super::encode::{CORS, FAULT, METADATA, SUBSETS};
+use super::encode::{CORS, FAULT, SUBSETS};
+use super::own::{self, METADATA};
 use super::{
-    ATTEMPTS_MAX, Abort, Action, BACKENDS_MAX, BODY_BYTES_MAX, Backend, CONDITIONS_MAX, CachePolicy,
-    Compression, Cors, DirectResponse, Fault, Forward, Fraction, HASH_PARTS_MAX, HeaderEdits, Mirror,
-    PathMatch, PathRewrite, ROUTES_MAX, Redirect, Retry, Route, RouteConfiguration, RouteHash, RouteMatch,
-    RoutePolicy, StringMatch, TEXT_BYTES_MAX, TIME_MAX, VIRTUAL_HOSTS_MAX, ValueMatch, VirtualHost,
-    WEIGHT_MAX, pattern,
+    ATTEMPTS_MAX, Abort, Action, BACKENDS_MAX, BODY_BYTES_MAX, Backend, CONDITIONS_MAX, Cors, DirectResponse,
+    Fault, Forward, Fraction, HASH_PARTS_MAX, HeaderEdits, Mirror, PathMatch, PathRewrite, ROUTES_MAX,
+    Redirect, Retry, Route, RouteConfiguration, RouteHash, RouteMatch, RoutePolicy, StringMatch,
+    TEXT_BYTES_MAX, TIME_MAX, VIRTUAL_HOSTS_MAX, ValueMatch, VirtualHost, WEIGHT_MAX, pattern,
 };
 use crate::resource::cluster::balancing;
 use crate::resource::subset::Subset;
@@ -168,20 +168,21 @@ fn route(at: &At<'_>, p: &pb::Route) -> Result<Route> {
         &p.response_headers_to_remove,
     )?;
     let (fault, cors) = check_filters(at, &p.typed_per_filter_config, &[FAULT, CORS])?;
-    let weft = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(METADATA));
-    let (compression, cache) = weft.map(own).unwrap_or_default();
+    let mut policy = RoutePolicy {
+        request_headers: request,
+        response_headers: response,
+        fault,
+        cors,
+        ..RoutePolicy::default()
+    };
+    if let Some(weft) = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(METADATA)) {
+        own::decode(weft, &mut policy);
+    }
     Ok(Route {
         name: at.text("name", &p.name)?,
         matches: route_match(&at.within("match"), matches)?,
         action,
-        policy: RoutePolicy {
-            request_headers: request,
-            response_headers: response,
-            fault,
-            cors,
-            compression,
-            cache,
-        },
+        policy,
     })
 }
 
@@ -746,27 +747,4 @@ fn cors(at: &At<'_>, c: &CorsPolicy) -> Result<Cors> {
         max_age,
         credentials: c.allow_credentials.is_some_and(|v| v.value),
     })
-}
-
-/// What only Weft has. It comes from our own servers; what is out of range falls back to defaults.
-fn own(s: &Struct) -> (Option<Compression>, Option<CachePolicy>) {
-    let object = |name: &str| match s.fields.get(name)?.kind.as_ref()? {
-        Kind::StructValue(s) => Some(s),
-        _ => None,
-    };
-    let number = |s: &Struct, name: &str| match s.fields.get(name)?.kind.as_ref()? {
-        Kind::NumberValue(n) if n.is_finite() && *n >= 0.0 => Some(*n),
-        _ => None,
-    };
-    // Saturates.
-    let bytes = |n: f64| n as u32;
-    let compression = object("compression").map(|c| Compression {
-        bytes_min: number(c, "bytes_min").map_or(Compression::default().bytes_min, bytes),
-    });
-    let cache = object("cache").map(|c| CachePolicy {
-        body_bytes_max: number(c, "body_bytes_max").map_or(CachePolicy::default().body_bytes_max, bytes),
-        ttl_default: number(c, "ttl_default_secs")
-            .map(|secs| Duration::try_from_secs_f64(secs).unwrap_or(TIME_MAX).min(TIME_MAX)),
-    });
-    (compression, cache)
 }

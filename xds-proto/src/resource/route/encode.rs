@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use envoy_types::pb::google::protobuf::{self, Any};
 use envoy_types::util::pack_any;
 
+use super::own::{self, METADATA};
 use super::{
     Abort, Action, Cors, Fault, Forward, Fraction, HeaderEdits, PathMatch, PathRewrite, Redirect, Route,
     RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
@@ -25,8 +26,6 @@ pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// Where the labels of a subset stand.
 pub(super) const SUBSETS: &str = "envoy.lb";
-/// Where what only Weft has stands in a route's metadata; others pass over it.
-pub(super) const METADATA: &str = "weft";
 
 impl From<&RouteConfiguration> for pb::RouteConfiguration {
     fn from(c: &RouteConfiguration) -> Self {
@@ -54,7 +53,7 @@ fn route(r: &Route) -> pb::Route {
     pb::Route {
         name: r.name.clone(),
         r#match: Some(route_match(&r.matches)),
-        metadata: metadata(&r.policy),
+        metadata: own::encode(&r.policy),
         typed_per_filter_config: filters(&r.policy),
         request_headers_to_add,
         request_headers_to_remove,
@@ -333,26 +332,4 @@ fn cors(c: &Cors) -> CorsPolicy {
         allow_credentials: c.credentials.then_some(protobuf::BoolValue { value: true }),
         ..CorsPolicy::default()
     }
-}
-
-fn metadata(p: &RoutePolicy) -> Option<core::Metadata> {
-    use protobuf::{Struct, Value, value::Kind};
-    let number = |n: f64| Value { kind: Some(Kind::NumberValue(n)) };
-    let object = |fields: HashMap<String, Value>| Value { kind: Some(Kind::StructValue(Struct { fields })) };
-    let mut fields = HashMap::new();
-    if let Some(c) = &p.compression {
-        let compression = HashMap::from([("bytes_min".to_owned(), number(f64::from(c.bytes_min)))]);
-        fields.insert("compression".to_owned(), object(compression));
-    }
-    if let Some(c) = &p.cache {
-        let mut cache = HashMap::from([("body_bytes_max".to_owned(), number(f64::from(c.body_bytes_max)))]);
-        if let Some(ttl) = c.ttl_default {
-            cache.insert("ttl_default_secs".to_owned(), number(ttl.as_secs_f64()));
-        }
-        fields.insert("cache".to_owned(), object(cache));
-    }
-    (!fields.is_empty()).then(|| core::Metadata {
-        filter_metadata: HashMap::from([(METADATA.to_owned(), Struct { fields })]),
-        ..core::Metadata::default()
-    })
 }

@@ -140,15 +140,27 @@ fn policy() -> impl Strategy<Value = RoutePolicy> {
         prop::option::of(cors),
         prop::option::of((0u32..1_000_000).prop_map(|bytes_min| Compression { bytes_min })),
         prop::option::of(cache),
+        prop::option::of((1u32.., 1u64..1000, 1u32..).prop_map(|(requests, per, burst)| RateLimit {
+            requests,
+            per: Duration::from_secs(per),
+            burst,
+        })),
+        prop::option::of((1u64..1000).prop_map(|secs| Hedge { after: Duration::from_secs(secs) })),
     )
-        .prop_map(|(request_headers, response_headers, fault, cors, compression, cache)| RoutePolicy {
-            request_headers,
-            response_headers,
-            fault,
-            cors,
-            compression,
-            cache,
-        })
+        .prop_map(
+            |(request_headers, response_headers, fault, cors, compression, cache, rate_limit, hedge)| {
+                RoutePolicy {
+                    rate_limit,
+                    hedge,
+                    request_headers,
+                    response_headers,
+                    fault,
+                    cors,
+                    compression,
+                    cache,
+                }
+            },
+        )
 }
 
 prop_compose! {
