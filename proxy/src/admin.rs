@@ -1,7 +1,7 @@
 //! The admin port: what this proxy knows and does, for people and probes. Reads snapshots only, on the control
 //! runtime.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,13 +27,16 @@ use crate::health::LocalServices;
 use crate::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::mesh_view::MeshState;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tap::Taps;
 
 mod certs;
 mod clusters;
 mod config_dump;
+mod explain;
 mod log_level;
 mod ready;
 mod runtime;
+mod tap;
 
 /// Everything that is shown.
 pub(crate) struct AdminState {
@@ -46,6 +49,7 @@ pub(crate) struct AdminState {
     pub gossip: Option<GossipHandle>,
     pub metrics: Metrics,
     pub tls: ProxyTls,
+    pub taps: Arc<Taps>,
     pub draining: Arc<AtomicBool>,
     pub started: Instant,
 }
@@ -66,7 +70,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// For a request head, and for the next request on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-const PATHS: [(&str, &str); 8] = [
+const PATHS: [(&str, &str); 10] = [
     ("/ready", "200 if this proxy takes requests, else 503 and why not"),
     (
         "/clusters",
@@ -75,6 +79,8 @@ const PATHS: [(&str, &str); 8] = [
     ("/config_dump", "configuration and the present snapshot, as JSON"),
     ("/certs", "certificates in use: names, end, source, when they were loaded, as JSON"),
     ("/members", "the gossip pool as this proxy sees it; ?format=json"),
+    ("/explain", "what becomes of a request and why: ?host=orders&path=/a&method=GET&header=NAME:VALUE"),
+    ("/tap", "requests as they end, one JSON object a line: ?service=orders&status=5xx&limit=10"),
     ("/metrics", "Prometheus metrics"),
     ("/runtime", "this process: version, memory, connections, what is logged and traced, as JSON"),
     ("/log-level", "what is logged to stderr; PUT another level to change it"),
@@ -111,8 +117,16 @@ pub(crate) async fn run(socket: std::net::TcpListener, state: Arc<AdminState>) {
                 let state = state.clone();
                 async move {
                     Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
-                        (&Method::PUT, "/log-level") => log_level::change(request.into_body()).await,
-                        _ => answer(&state, &request),
+                        (&Method::PUT, "/log-level") => {
+                            log_level::change(request.into_body()).await.map(Either::Left)
+                        }
+                        (&Method::GET, "/tap") => {
+                            match tap::open(&state.taps, request.uri().query().unwrap_or_default()) {
+                                Ok(lines) => lines.map(Either::Right),
+                                Err((status, why)) => text(status, why).map(Either::Left),
+                            }
+                        }
+                        _ => answer(&state, &request).map(Either::Left),
                     })
                 }
             });
@@ -159,11 +173,45 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
             answer.headers_mut().insert(CONTENT_TYPE, kind);
             answer
         }
+        "/explain" => match explain::json(state, request.uri().query().unwrap_or_default()) {
+            Ok(told) => json_answer(&told),
+            Err((status, why)) => text(status, why),
+        },
+        "/tap" => text(StatusCode::OK, String::new()),
         "/runtime" => json_answer(&runtime::json(state)),
         "/log-level" => log_level::show(),
         "/" => text(StatusCode::OK, known_paths()),
         other => text(StatusCode::NOT_FOUND, format!("no {other} here; known are:\n{}", known_paths())),
     }
+}
+
+/// The pairs of a query; the last of equal keys counts.
+fn query(text: &str) -> Result<HashMap<String, String>, String> {
+    text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
+}
+
+/// A key and its value, without their escapes.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no ="))?;
+    let plain = |text: &str| {
+        let text = text.replace('+', " ");
+        let bytes = text.as_bytes();
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut at = 0;
+        while at < bytes.len() {
+            let escape = |b: &[u8]| u8::from_str_radix(std::str::from_utf8(b).ok()?, 16).ok();
+            match (bytes[at], bytes.get(at + 1..at + 3).and_then(escape)) {
+                (b'%', Some(byte)) => {
+                    out.push(byte);
+                    at += 2;
+                }
+                (byte, _) => out.push(byte),
+            }
+            at += 1;
+        }
+        String::from_utf8(out).map_err(|_| format!("{text:?} is no UTF-8"))
+    };
+    Ok((plain(key)?, plain(value)?))
 }
 
 fn known_paths() -> String {

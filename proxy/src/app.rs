@@ -44,6 +44,7 @@ use crate::sockets::{Handle, Origin, Sockets};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::metrics::{Direction, Metrics};
+use crate::telemetry::tap::Taps;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::export::Exporter;
 use crate::tls::door::DoorTls;
@@ -181,7 +182,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
             Some(tracer)
         }
     };
-    let observers = (log.is_some() || tracer.is_some()).then(|| Arc::new(Observers { log, tracer }));
+    let taps = Arc::new(Taps::default());
+    let observers = Observers { log, tracer, taps: taps.clone(), timing: config.server_timing };
+    let observers = Some(Arc::new(observers));
     let mut descriptors = if handover.is_some() {
         descriptors(&sockets, &identity, bound_gossip.as_ref())?
     } else {
@@ -196,6 +199,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let advertised_before = continuation.as_ref().map(|c| c.instances().to_vec()).unwrap_or_default();
     let gossip =
         bound_gossip.map(|bound| start_gossip(bound, &config, &identity, continuation)).transpose()?;
+    if let Some(gossip) = &gossip {
+        gossip.register_metrics(metrics.registry());
+    }
     let discovery = Discovery::start(DiscoveryConfig {
         node_id: identity.node_id,
         name: config.name.clone(),
@@ -284,6 +290,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         gossip: gossip.clone(),
         metrics,
         tls: proxy_tls,
+        taps,
         draining: draining.clone(),
         started: Instant::now(),
     });

@@ -77,6 +77,8 @@ pub struct ProxyConfig {
     pub access_log: Option<AccessLogConfig>,
     /// Traces; none if missing.
     pub trace: Option<TraceConfig>,
+    /// Requests with `weft-timing` are told in `server-timing` what took how long.
+    pub server_timing: bool,
     /// Beyond these a part of the requests is refused.
     pub overload: Limits,
 }
@@ -146,6 +148,7 @@ impl ProxyConfig {
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             access_log: None,
             trace: None,
+            server_timing: false,
             overload: Limits::default(),
         }
     }

@@ -136,6 +136,7 @@ mod tests {
     fn what_was_said_last_stays_until_something_else_is_said() {
         let mut config = ProxyConfig::new("p");
         config.services = vec![LocalService {
+            rate_limit: None,
             name: "orders".to_owned(),
             addr: "127.0.0.1:1".parse().unwrap(),
             health_path: None,

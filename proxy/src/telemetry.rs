@@ -4,5 +4,7 @@ pub mod access_log;
 pub mod cluster_metrics;
 pub mod flag;
 pub mod metrics;
+pub mod route_metrics;
+pub mod tap;
 pub mod trace;
 pub mod tunnels;

@@ -1,11 +1,13 @@
 //! The command line: one module for each command.
 
+mod admin;
 mod child;
 mod completions;
 mod config;
 mod dev;
 mod elect;
 mod endpoints;
+mod explain;
 mod hold;
 mod kv;
 mod lb;
@@ -20,6 +22,7 @@ pub(crate) mod server;
 mod services;
 mod snapshot;
 mod status;
+mod tap;
 mod token;
 mod txn_format;
 mod wal;
@@ -49,6 +52,8 @@ Look:
   services      All services with their healthy and total instances
   endpoints     Where a service is: address, health, source, owner, age
   members       Who is in the gossip pool
+  explain       What a sidecar would do with a request, and why
+  tap           Requests that pass a sidecar, as they end
   status        The control plane: leader, servers, revisions, proxies
   token         Log in and print a token, for programs that register over HTTP
 
@@ -110,6 +115,8 @@ enum Command {
     Endpoints(endpoints::Endpoints),
     Members(members::Members),
     Status(status::Status),
+    Tap(tap::Tap),
+    Explain(explain::Explain),
     Token(token::Token),
     Lb(lb::Lb),
     Apply(config::Apply),
@@ -148,6 +155,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Endpoints(command) => client(command.run()),
         Command::Members(command) => client(command.run()),
         Command::Status(command) => client(command.run()),
+        Command::Tap(command) => client(command.run()),
+        Command::Explain(command) => client(command.run()),
         Command::Token(command) => client(command.run()),
         Command::Lb(command) => client(command.run()),
         Command::Apply(command) => client(command.run()),

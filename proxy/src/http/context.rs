@@ -115,6 +115,7 @@ impl Context {
             mirrors: Cell::new(0),
             cache: self.cache.clone(),
             storing: Cell::new(0),
+            shed: self.shed.clone(),
         }
     }
 

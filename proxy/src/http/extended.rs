@@ -75,8 +75,9 @@ pub(crate) fn accept(
         // It fails if the client has taken its stream back.
         let Ok(stream) = stream.await else { return };
         let open = ctx.connections.open(peer, tls);
-        let ended =
-            far_end.tunnel(TokioIo::new(stream), Vec::new(), open.shared(), ctx.timeouts.tunnel).await;
+        let ended = far_end
+            .tunnel(TokioIo::new(stream), Vec::new(), open.shared(), ctx.timeouts.tunnel, &Default::default())
+            .await;
         if let Err(error) = ended {
             tracing::debug!(%peer, error = %error, "tunnel ended");
         }

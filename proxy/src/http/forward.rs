@@ -267,6 +267,9 @@ pub(crate) async fn forward(
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
         let planned = plan.as_ref().is_some_and(|p| p.may_retry());
         let spare = (reused || behind_sidecar || planned).then(|| copy(&request)).flatten();
+        if let Some(seen) = &seen {
+            seen.sending();
+        }
         let sent_at = course.time();
         let sent = link.send(request);
         let mut for_caller = false;

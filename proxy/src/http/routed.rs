@@ -51,6 +51,25 @@ pub(crate) struct Call<'a> {
 pub(crate) async fn respond(
     ctx: &Rc<Context>,
     call: Call<'_>,
+    head: request::Parts,
+    target: Target,
+    incoming: Incoming,
+    routed: Routed,
+) -> Result<Response<ResponseBody>, RequestError> {
+    let route = routed.route.clone();
+    let answered = carry_out(ctx, call, head, target, incoming, routed).await;
+    let status = match &answered {
+        Ok(response) => response.status(),
+        Err(error) => rescue::status(error).0,
+    };
+    let metrics = route.metrics.get_or_init(|| ctx.metrics.route(&route.name));
+    metrics.answered(status, call.started.elapsed());
+    answered
+}
+
+async fn carry_out(
+    ctx: &Rc<Context>,
+    call: Call<'_>,
     mut head: request::Parts,
     target: Target,
     incoming: Incoming,

@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 
@@ -19,6 +19,7 @@ use super::rescue::X_WEFT_ERROR;
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::flag::{Flag, Flags};
 use crate::telemetry::metrics::Direction;
+use crate::telemetry::tap::Taps;
 use crate::telemetry::trace::{SpanIds, Tracer, context};
 
 /// Who is told.
@@ -26,6 +27,35 @@ use crate::telemetry::trace::{SpanIds, Tracer, context};
 pub(crate) struct Observers {
     pub log: Option<Arc<AccessLog>>,
     pub tracer: Option<Arc<Tracer>>,
+    /// Who looks on at the moment.
+    pub taps: Arc<Taps>,
+    /// Requests with [`WEFT_TIMING`] are told what took how long.
+    pub timing: bool,
+}
+
+/// A request that has it wants to know where its time went.
+pub(crate) const WEFT_TIMING: HeaderName = HeaderName::from_static("weft-timing");
+
+/// The answer to that (W3C Server Timing).
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+impl Observers {
+    /// Tells log and lookers of something that ended just now.
+    pub fn tell(&self, entry: &Entry) -> Duration {
+        let now = since_epoch();
+        if let Some(log) = &self.log {
+            log.log(entry, now);
+        }
+        if self.taps.any() {
+            self.taps.tell(entry, now);
+        }
+        now
+    }
+
+    /// Whether anybody wants to know of connections.
+    pub fn any(&self) -> bool {
+        self.log.is_some() || self.taps.any()
+    }
 }
 
 /// One request. It is told when it is dropped: with the end of its answer, or with the client.
@@ -49,6 +79,11 @@ pub(crate) struct Seen {
     route: OnceCell<String>,
     endpoint: Cell<Option<SocketAddr>>,
     tries: Cell<u32>,
+    /// Its client wants to know what took how long.
+    timing: bool,
+    /// When the last try began, and when it had its connection.
+    picked: Cell<Option<Duration>>,
+    sent: Cell<Option<Duration>>,
 }
 
 impl Seen {
@@ -62,7 +97,8 @@ impl Seen {
         let headers = request.headers_mut();
         let begin = |tracer: &Arc<Tracer>| tracer.begin(headers, || fastrand::u64(..));
         let span = observers.tracer.as_ref().and_then(begin);
-        if span.is_none() && observers.log.is_none() {
+        let timing = observers.timing && request.headers().contains_key(WEFT_TIMING);
+        if span.is_none() && observers.log.is_none() && !timing && !observers.taps.any() {
             return None;
         }
         let span = span.map(|ids| (ids, context::state_of(request.headers())));
@@ -90,6 +126,9 @@ impl Seen {
             route: OnceCell::new(),
             endpoint: Cell::default(),
             tries: Cell::default(),
+            timing,
+            picked: Cell::default(),
+            sent: Cell::default(),
         }))
     }
 
@@ -113,6 +152,32 @@ impl Seen {
     pub fn tried(&self, endpoint: SocketAddr) {
         self.endpoint.set(Some(endpoint));
         self.tries.set(self.tries.get() + 1);
+        self.picked.set(Some(self.started.elapsed()));
+    }
+
+    /// It has a connection there.
+    pub fn sending(&self) {
+        self.sent.set(Some(self.started.elapsed()));
+    }
+
+    /// What took how long until the head of the answer, for a client that asked: before the last try, for its connection,
+    /// and until the endpoint answered. A sidecar further on has said the same of its own.
+    pub fn timing(&self) -> Option<HeaderValue> {
+        let head = self.head.get().filter(|_| self.timing)?;
+        let millis = |t: Duration| t.as_secs_f64() * 1000.0;
+        let mut text = format!("weft-{};dur={:.3}", self.direction.as_str(), millis(head));
+        if let (Some(picked), Some(sent)) = (self.picked.get(), self.sent.get()) {
+            let parts = [
+                ("wait", picked),
+                ("connect", sent.saturating_sub(picked)),
+                ("endpoint", head.saturating_sub(sent)),
+            ];
+            for (name, took) in parts {
+                text.push_str(&format!(", {name};dur={:.3}", millis(took)));
+            }
+            text.push_str(&format!(", tries;desc={}", self.tries.get()));
+        }
+        HeaderValue::try_from(text).ok()
     }
 
     /// The answer is this endpoint's.
@@ -138,7 +203,7 @@ impl Drop for Seen {
             method: std::mem::take(&mut self.method),
             host: std::mem::take(&mut self.host),
             path: std::mem::take(&mut self.path),
-            protocol: self.protocol,
+            protocol: Some(self.protocol),
             status: self.status.get(),
             flags: self.flags.get(),
             bytes: self.bytes.get(),
@@ -150,10 +215,7 @@ impl Drop for Seen {
             tries: self.tries.get(),
             trace_id: std::mem::take(&mut self.trace_id),
         };
-        let now = since_epoch();
-        if let Some(log) = &self.observers.log {
-            log.log(&entry, now);
-        }
+        let now = self.observers.tell(&entry);
         if let (Some(tracer), Some((ids, state))) = (&self.observers.tracer, self.span.take()) {
             tracer.end(ids, state, &entry, now);
         }

@@ -15,7 +15,7 @@ use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use super::resolve::Resolved;
 use super::routed::Call;
-use super::seen::Seen;
+use super::seen::{SERVER_TIMING, Seen};
 use super::target::Target;
 use super::{
     connect, downgrade, extended, grpc_status, guarded, headers, rescue, resolve, routed, target, upgrade,
@@ -79,6 +79,9 @@ pub(crate) async fn handle(
         None => response,
         Some(seen) => {
             seen.answered(response.status());
+            if let Some(timing) = seen.timing() {
+                response.headers_mut().append(SERVER_TIMING, timing);
+            }
             response.map(|body| body.observed(seen))
         }
     })

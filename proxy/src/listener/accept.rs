@@ -271,7 +271,7 @@ impl Door {
         let tunnel = async {
             let (near, held) = parts.io.into_inner().into_parts();
             let ahead = [&parts.read_buf[..], &held].concat();
-            far_end.tunnel(near, ahead, connection, self.ctx.timeouts.tunnel).await
+            far_end.tunnel(near, ahead, connection, self.ctx.timeouts.tunnel, &Default::default()).await
         };
         Ok(Box::pin(tunnel).await?)
     }

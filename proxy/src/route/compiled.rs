@@ -1,7 +1,7 @@
 //! A route in the form that requests use: patterns compiled, names and values ready to be put into a message. Each
 //! policy is a value here, so that a new one is a field with its own file under [`crate::policy`].
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,6 +15,7 @@ use crate::policy::cors::Cors;
 use crate::policy::edits::Edits;
 use crate::policy::fault::Fault;
 use crate::policy::rate_limit::Bucket;
+use crate::telemetry::route_metrics::RouteMetrics;
 
 /// One route.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Route {
     pub rate_limit: Option<(RateLimit, Arc<Bucket>)>,
     /// Slow requests are sent twice.
     pub hedge: Option<ir::Hedge>,
+    /// Looked up by its first request.
+    pub metrics: OnceLock<RouteMetrics>,
 }
 
 /// What happens to a request.
@@ -119,6 +122,7 @@ impl Route {
             cache: r.policy.cache.clone(),
             rate_limit: r.policy.rate_limit.map(|limit| (limit, Arc::default())),
             hedge: r.policy.hedge,
+            metrics: OnceLock::new(),
         })
     }
 }
@@ -149,6 +153,17 @@ impl Forward {
             retry: f.retry.clone(),
             mirrors: f.mirrors.clone(),
             hash: (!f.hash.is_empty()).then(|| f.hash.as_slice().into()),
+        })
+    }
+
+    /// All backends with their shares in percent.
+    pub fn shares(&self) -> impl Iterator<Item = (&Backend, f64)> {
+        let total = self.backends.last().map_or(1, |(upto, _)| *upto) as f64;
+        let mut before = 0;
+        self.backends.iter().map(move |(upto, backend)| {
+            let weight = upto - before;
+            before = *upto;
+            (backend, weight as f64 * 100.0 / total)
         })
     }
 

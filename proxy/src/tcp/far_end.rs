@@ -1,5 +1,7 @@
 //! Where a tunnel leads, with what it counts for until it ends.
 
+use std::cell::Cell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +24,8 @@ pub(crate) struct FarEnd {
 }
 
 impl FarEnd {
-    /// Carries bytes between a connection and this end of it, until both have ended. `ahead` was read from it already.
+    /// Carries bytes between a connection and this end of it, until both have ended. `ahead` was read from it already;
+    /// `to_near` says how many bytes have gone back.
     ///
     /// # Errors
     /// If a side breaks off, or the tunnel is cut.
@@ -32,6 +35,7 @@ impl FarEnd {
         ahead: Vec<u8>,
         connection: &Connection,
         idle: Duration,
+        to_near: &Cell<u64>,
     ) -> Result<(), Broken>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -39,7 +43,7 @@ impl FarEnd {
         let Self { stream: mut far, seen, counted } = self;
         let metrics = &counted.cluster().shared.metrics.tunnels;
         let ends = ((&mut near, ahead), (&mut far, seen.to_vec()));
-        let ended = relay(ends.0, ends.1, connection, idle, metrics).await;
+        let ended = relay(ends.0, ends.1, connection, idle, metrics, to_near).await;
         // Before what it occupied is given to others.
         drop(far);
         ended
@@ -49,7 +53,7 @@ impl FarEnd {
 /// What a tunnel occupies. Dropped with it, after its connection.
 pub(crate) struct Counted {
     admitted: Admitted,
-    _active: ActiveRequest,
+    active: ActiveRequest,
     _permit: Option<ConnectionPermit>,
     /// At the client's connection.
     in_flight: Option<InFlight>,
@@ -58,12 +62,17 @@ pub(crate) struct Counted {
 impl Counted {
     pub fn new(admitted: Admitted, active: ActiveRequest, permit: Option<ConnectionPermit>) -> Self {
         admitted.cluster().shared.metrics.tunnels.open.inc();
-        Self { admitted, _active: active, _permit: permit, in_flight: None }
+        Self { admitted, active, _permit: permit, in_flight: None }
     }
 
     /// Dropped with it.
     pub fn hold(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
+    }
+
+    /// Which endpoint it leads to.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.active.endpoint().addr()
     }
 
     pub fn cluster(&self) -> &Arc<Cluster> {

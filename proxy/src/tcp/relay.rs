@@ -6,7 +6,7 @@
 //! ```
 //! A tunnel in which nothing waits holds no buffer. Who is slow slows the other down: that is the back-pressure.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -33,7 +33,8 @@ pub(crate) enum Broken {
     Cut,
 }
 
-/// Relays until both ways have ended. What each side sent before is passed on first. The connection's sweep ends it when
+/// Relays until both ways have ended. What each side sent before is passed on first, and `to_near` says how
+/// many bytes have gone to the near end. The connection's sweep ends it when
 /// nothing moves for `idle`.
 ///
 /// # Errors
@@ -44,6 +45,7 @@ pub(crate) async fn relay<N, F>(
     connection: &Connection,
     idle: std::time::Duration,
     metrics: &TunnelMetrics,
+    to_near: &Cell<u64>,
 ) -> Result<(), Broken>
 where
     N: AsyncRead + AsyncWrite + Unpin,
@@ -60,7 +62,9 @@ where
             return Poll::Ready(Err(Broken::Cut));
         }
         let there = there.poll(cx, near, far, connection, &metrics.sent)?;
-        let back = back.poll(cx, far, near, connection, &metrics.received)?;
+        let polled = back.poll(cx, far, near, connection, &metrics.received);
+        to_near.set(back.written);
+        let back = polled?;
         match (there, back) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
@@ -88,6 +92,8 @@ struct Way {
     at: usize,
     /// Written and not flushed yet.
     unflushed: bool,
+    /// Bytes so far.
+    written: u64,
 }
 
 enum State {
@@ -98,7 +104,7 @@ enum State {
 
 impl Way {
     fn new(kept: Vec<u8>) -> Self {
-        Self { state: State::Open, kept, at: 0, unflushed: false }
+        Self { state: State::Open, kept, at: 0, unflushed: false, written: 0 }
     }
 
     fn poll<R, W>(
@@ -191,6 +197,7 @@ impl Way {
         connection.moved();
         self.unflushed = true;
         bytes.inc_by(n as u64);
+        self.written += n as u64;
         Ok(())
     }
 }
@@ -218,7 +225,7 @@ mod tests {
     ) -> Result<(), Broken> {
         let metrics = TunnelMetrics::detached();
         let (near, far) = ((near, b"early ".to_vec()), (far, b"first ".to_vec()));
-        relay(near, far, connection, TUNNEL_IDLE_TIMEOUT, &metrics).await
+        relay(near, far, connection, TUNNEL_IDLE_TIMEOUT, &metrics, &Cell::default()).await
     }
 
     #[tokio::test]

@@ -4,8 +4,10 @@
 //! The endpoint is connected at once and not when the client has said something: many protocols begin with the server's
 //! greeting (P43).
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
@@ -19,6 +21,8 @@ use crate::http::target::Target;
 use crate::http::{guarded, rescue, resolve, server};
 use crate::listener::connection::Connection;
 use crate::listener::proxy_protocol::{self, Version};
+use crate::telemetry::access_log::Entry;
+use crate::telemetry::flag::{Flag, Flags};
 
 /// Why a connection was not passed on, or how it ended.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +58,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.becomes_tunnel(ctx.timeouts.tunnel);
-    let far_end = open(ctx, connection, Target::service(service)).await?;
-    pass(ctx, far_end, stream, Vec::new(), connection, passing).await
+    tcp_from(ctx, stream, Vec::new(), connection, service, passing).await
 }
 
 /// The same, when its beginning was seen already.
@@ -73,8 +76,16 @@ pub(crate) async fn tcp_from<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let far_end = open(ctx, connection, Target::service(service)).await?;
-    pass(ctx, far_end, stream, seen, connection, passing).await
+    let mut noted = Noted::begin(ctx, connection.peer, service);
+    let passed = async {
+        let far_end = open(ctx, connection, Target::service(service)).await?;
+        pass(ctx, far_end, stream, seen, connection, passing, noted.as_ref()).await
+    };
+    let passed = passed.await;
+    if let Some(noted) = &mut noted {
+        noted.ended(&passed);
+    }
+    passed
 }
 
 /// TLS for the service that its client names.
@@ -105,14 +116,19 @@ where
             return Err(error.into());
         }
     };
-    match open(ctx, connection, Target::service(&service)).await {
-        Ok(far_end) => pass(ctx, far_end, stream, seen, connection, passing).await,
+    let mut noted = Noted::begin(ctx, connection.peer, &service);
+    let passed = match open(ctx, connection, Target::service(&service)).await {
+        Ok(far_end) => pass(ctx, far_end, stream, seen, connection, passing, noted.as_ref()).await,
         Err(error) => {
             let unknown = rescue::status(&error).0 == http::StatusCode::NOT_FOUND;
             refuse(&mut stream, if unknown { sni::UNRECOGNIZED_NAME } else { sni::INTERNAL_ERROR }).await;
             Err(error.into())
         }
+    };
+    if let Some(noted) = &mut noted {
+        noted.ended(&passed);
     }
+    passed
 }
 
 async fn open(ctx: &Rc<Context>, connection: &Connection, target: Target) -> Result<FarEnd, RequestError> {
@@ -135,16 +151,87 @@ async fn pass<S>(
     seen: Vec<u8>,
     connection: &Connection,
     passing: &Passing,
+    noted: Option<&Noted>,
 ) -> Result<(), TcpError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let to_near = match noted {
+        Some(noted) => {
+            noted.endpoint.set(Some(far_end.counted.endpoint()));
+            &noted.bytes
+        }
+        None => &Cell::new(0),
+    };
     if let Some(version) = passing.send_proxy {
         let header = proxy_protocol::write(version, connection.peer, passing.local);
         // It fits into any socket's buffer.
         far_end.stream.write_all(&header).await.map_err(Broken::Io)?;
     }
-    Ok(far_end.tunnel(stream, seen, connection, ctx.timeouts.tunnel).await?)
+    Ok(far_end.tunnel(stream, seen, connection, ctx.timeouts.tunnel, to_near).await?)
+}
+
+/// What is told of a connection when it is over: a line of the access log, or of whoever looks on.
+struct Noted {
+    ctx: Rc<Context>,
+    started: Instant,
+    client: SocketAddr,
+    service: String,
+    endpoint: Cell<Option<SocketAddr>>,
+    /// To the client.
+    bytes: Cell<u64>,
+    flags: Flags,
+}
+
+impl Noted {
+    /// None if nobody wants to know.
+    fn begin(ctx: &Rc<Context>, client: SocketAddr, service: &str) -> Option<Self> {
+        ctx.observers.as_ref().filter(|o| o.any())?;
+        Some(Self {
+            ctx: ctx.clone(),
+            started: Instant::now(),
+            client,
+            service: service.to_owned(),
+            endpoint: Cell::default(),
+            bytes: Cell::default(),
+            // Unless it says how it ended, the proxy stopped.
+            flags: Flags::default().with(Flag::UpstreamReset),
+        })
+    }
+
+    fn ended(&mut self, how: &Result<(), TcpError>) {
+        self.flags = match how {
+            Ok(()) => Flags::default(),
+            Err(TcpError::NotForwarded(error)) => Flags::default().with(rescue::status(error).1),
+            Err(TcpError::Sni(error)) => Flags::default().with(error.flag()),
+            Err(TcpError::Tunnel(_)) => Flags::default().with(Flag::UpstreamReset),
+        };
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let Some(observers) = &self.ctx.observers else { return };
+        let endpoint = self.endpoint.get();
+        observers.tell(&Entry {
+            direction: self.ctx.direction(),
+            client: self.client,
+            method: http::Method::CONNECT,
+            host: String::new(),
+            path: String::new(),
+            protocol: None,
+            status: None,
+            flags: self.flags,
+            bytes: self.bytes.get(),
+            took: self.started.elapsed(),
+            head: None,
+            service: std::mem::take(&mut self.service),
+            route: String::new(),
+            endpoint,
+            tries: u32::from(endpoint.is_some()),
+            trace_id: String::new(),
+        });
+    }
 }
 
 /// The client may be gone; there is nothing else to tell it.

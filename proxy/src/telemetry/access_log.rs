@@ -67,7 +67,8 @@ pub struct Entry {
     pub host: String,
     /// With its query.
     pub path: String,
-    pub protocol: Version,
+    /// None: a connection whose bytes were passed on as they are.
+    pub protocol: Option<Version>,
     /// None: the client was gone before.
     pub status: Option<StatusCode>,
     pub flags: Flags,

@@ -9,6 +9,7 @@ use weft_core::metrics::{Counter, Counters, Gauge, Registry};
 
 use super::cluster_metrics::{ClusterFamilies, ClusterMetrics};
 use super::flag::Flag;
+use super::route_metrics::{RouteFamilies, RouteMetrics};
 use super::tunnels::TunnelMetrics;
 
 /// Which way a request passes the sidecar.
@@ -35,6 +36,7 @@ impl Direction {
 pub struct Metrics {
     registry: Registry,
     clusters: Arc<ClusterFamilies>,
+    routes: Arc<RouteFamilies>,
     refused: Counters,
     /// Downstream connections open now.
     pub connections: Gauge,
@@ -62,6 +64,7 @@ impl Metrics {
         let r = &registry;
         Self {
             clusters: Arc::new(ClusterFamilies::new(r)),
+            routes: Arc::new(RouteFamilies::new(r)),
             refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
@@ -90,6 +93,11 @@ impl Metrics {
         }
     }
 
+    /// Where others register theirs.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The text that Prometheus reads.
     pub fn encode(&self) -> String {
         self.registry.encode()
@@ -103,6 +111,11 @@ impl Metrics {
     /// Connections that were on their way to no service.
     pub(crate) fn passed_through(&self) -> TunnelMetrics {
         self.clusters.tunnels.cluster(Direction::Outbound.as_str(), "")
+    }
+
+    /// Handles for one route.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        self.routes.route(name)
     }
 
     /// Forgets a cluster that is gone.

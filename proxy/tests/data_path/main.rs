@@ -30,3 +30,4 @@ mod support;
 mod trace;
 mod upgrade;
 mod upstream_tls;
+mod watched;

@@ -194,6 +194,10 @@ pub(crate) struct ProxyFlags {
     /// came
     #[arg(long, env = "WEFT_TRACE_ENDPOINT", value_name = "URL")]
     pub(crate) trace_endpoint: Option<String>,
+    /// Tell requests that have a weft-timing field, in server-timing of the answer, how long they waited, connected and
+    /// were answered for: true or false; default: false
+    #[arg(long, env = "WEFT_SERVER_TIMING", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) server_timing: Option<bool>,
     /// Percent of the traces that begin here which are sampled, 0 to 100; of others their callers have decided;
     /// default: 1
     #[arg(long, env = "WEFT_TRACE_SAMPLE_PERCENT", value_name = "PERCENT")]
@@ -230,7 +234,7 @@ impl ProxyFlags {
             inbound_accept_proxy, trusted_proxies, inbound_tcp, inbound_cert, inbound_key, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
-            trace_endpoint, trace_sample_percent, max_memory_mib, max_queue_time, listeners, routes, clusters,
+            trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
             documents,
         );
         self
@@ -328,6 +332,7 @@ impl ProxyFlags {
             static_config,
             access_log,
             trace,
+            server_timing: self.server_timing.unwrap_or(false),
             overload,
             drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
         })

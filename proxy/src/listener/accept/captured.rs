@@ -228,7 +228,8 @@ impl Door {
         let metrics = self.ctx.metrics.passed_through();
         let _open = super::Counted::new(&metrics.open);
         let idle = self.ctx.timeouts.tunnel;
-        relay((&mut stream, seen), (&mut far, Vec::new()), connection, idle, &metrics).await?;
+        relay((&mut stream, seen), (&mut far, Vec::new()), connection, idle, &metrics, &Default::default())
+            .await?;
         Ok(())
     }
 }

@@ -180,9 +180,10 @@ fn value(line: &mut String, field: Field, e: &Entry, now: Duration, json: bool) 
         Field::Host => text(line, &e.host, json),
         Field::Path => text(line, &e.path, json),
         Field::Protocol => line.push_str(match e.protocol {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2",
-            _ => "HTTP/1.1",
+            None => "TCP",
+            Some(Version::HTTP_10) => "HTTP/1.0",
+            Some(Version::HTTP_2) => "HTTP/2",
+            Some(_) => "HTTP/1.1",
         }),
         Field::Status => {
             if let Some(status) = e.status {

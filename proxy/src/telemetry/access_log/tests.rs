@@ -12,7 +12,7 @@ fn entry() -> Entry {
         method: Method::GET,
         host: "orders".to_owned(),
         path: "/a?b=c".to_owned(),
-        protocol: Version::HTTP_11,
+        protocol: Some(Version::HTTP_11),
         status: Some(StatusCode::SERVICE_UNAVAILABLE),
         flags: Flags::default().with(Flag::Overflow),
         bytes: 17,

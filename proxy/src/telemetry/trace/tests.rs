@@ -61,7 +61,7 @@ fn entry() -> Entry {
         method: Method::GET,
         host: "orders:80".to_owned(),
         path: "/a?secret".to_owned(),
-        protocol: Version::HTTP_11,
+        protocol: Some(Version::HTTP_11),
         status: Some(StatusCode::NOT_FOUND),
         flags: Flags::default(),
         bytes: 0,
