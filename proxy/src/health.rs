@@ -163,6 +163,7 @@ pub(crate) async fn run(local: Arc<LocalServices>, gossip: Option<GossipHandle>)
     loop {
         tick.tick().await;
         let results = futures::future::join_all(probes.iter().map(Probe::run)).await;
+        let results = results.into_iter().map(|result| result.map(|_| ())).collect();
         if local.record(results) {
             tell(local.records());
         }

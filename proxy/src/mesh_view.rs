@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use weft_core::tls::spiffe::SpiffeId;
-use weft_xds_proto::resource::labels::Place;
+use weft_xds_proto::resource::labels::{Place, ReportedLoad};
 use weft_xds_proto::resource::route::RouteConfiguration;
 
 use crate::cluster::outlier::Cause;
@@ -219,6 +219,13 @@ impl MeshState {
             self.ejected.notify_one();
         }
         done
+    }
+
+    /// Takes over what an endpoint says of its load.
+    pub fn reported(&self, cluster: &str, addr: SocketAddr, load: ReportedLoad) {
+        if let Some(state) = self.view.load().clusters.get(cluster).and_then(|c| c.state_of(addr)) {
+            state.report(load);
+        }
     }
 
     /// Takes over the result of an active check.

@@ -16,7 +16,7 @@ use weft_xds_proto::resource::cluster::{CheckBy, Cluster, HealthCheck, LbPolicy}
 use weft_xds_proto::resource::endpoint::{
     ClusterLoadAssignment, Endpoint, EndpointHealth, EndpointSource, unique_by_address,
 };
-use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
+use weft_xds_proto::resource::route::{Action, OUTBOUND, RouteConfiguration};
 use weft_xds_proto::resource::{content_version, grpc_target, labels};
 use weft_xds_proto::type_url::ResourceType;
 
@@ -75,6 +75,7 @@ pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapsh
             policy.spec.apply(&mut cluster);
         }
         cluster.guard = config.guard(name);
+        cluster.subsets.selectors = selectors(config, name);
         resources.push(resource(previous, ResourceType::Cluster, name, &cluster, |c| {
             pack_any(ClusterProto::from(c))
         }));
@@ -104,6 +105,21 @@ pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapsh
         pack_any(RoutesProto::from(c))
     }));
     ConfigSnapshot::new(resources)
+}
+
+/// The sets of labels by which routes tell instances of a service apart. Envoy knows no ranges of versions.
+fn selectors(config: &Lowered, name: &str) -> BTreeSet<BTreeSet<String>> {
+    let routes = config.all().flat_map(|c| &c.virtual_hosts).flat_map(|h| &h.routes);
+    let backends = routes.filter_map(|r| match &r.action {
+        Action::Forward(forward) => Some(&forward.backends),
+        _ => None,
+    });
+    let named = backends.flatten().filter(|b| b.cluster == name);
+    let keys = named.map(|b| {
+        let exact = b.subset.texts().filter(|(.., range)| !range);
+        exact.map(|(key, ..)| key.to_owned()).collect::<BTreeSet<_>>()
+    });
+    keys.filter(|keys| !keys.is_empty()).collect()
 }
 
 fn has_faults(config: &RouteConfiguration) -> bool {
@@ -368,5 +384,24 @@ mod tests {
         let has = |t: ResourceType, name: &str| snapshot.of(t).get(name).is_some();
         assert!(has(ResourceType::Route, "split") && has(ResourceType::Listener, "split"));
         assert!(!has(ResourceType::Cluster, "split") && has(ResourceType::Cluster, "a"));
+    }
+
+    /// Envoy makes subsets by the labels that it is told of, and passes over what routes ask for otherwise.
+    #[test]
+    fn labels_that_routes_ask_for_are_told_in_the_cluster() {
+        let mut config = routes("s", "s");
+        let routes = config.services.get_mut("s").unwrap();
+        let Action::Forward(forward) = &mut routes.virtual_hosts[0].routes[0].action else { unreachable!() };
+        let wanted = [("version", "^1"), ("region", "eu"), ("shard", "7")];
+        forward.backends[0].subset = weft_xds_proto::resource::subset::Subset::new(wanted).unwrap();
+        let services = [service("s", vec![instance("a", "10.0.0.1:80")]), service("t", vec![])];
+        let snapshot = super::build(&services, &config, &ConfigSnapshot::default());
+        let cluster = |name: &str| {
+            let body = &snapshot.of(ResourceType::Cluster).get(name).unwrap().body;
+            Cluster::try_from(ClusterProto::decode(body.value.as_slice()).unwrap()).unwrap()
+        };
+        let keys = ["region", "shard"].map(str::to_owned);
+        assert_eq!(cluster("s").subsets.selectors, [keys.into()].into());
+        assert!(cluster("t").subsets.selectors.is_empty());
     }
 }

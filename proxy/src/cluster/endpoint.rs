@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -21,6 +21,8 @@ pub struct EndpointState {
     active: AtomicU32,
     /// What it last reported: load and capacity as two `f32`, or nothing.
     reported: AtomicU64,
+    /// That was in the answer to a check.
+    by_check: AtomicBool,
     /// Of answers, where the balancing policy looks at them.
     pub latency: Latency,
     /// Of this interval, where endpoints are compared.
@@ -48,6 +50,7 @@ impl EndpointState {
             since: Instant::now(),
             active: AtomicU32::new(0),
             reported: AtomicU64::new(NOT_REPORTED),
+            by_check: AtomicBool::new(false),
             latency: Latency::default(),
             window: Window::default(),
             failures: Failures::default(),
@@ -81,13 +84,17 @@ impl EndpointState {
         self.latency.cost(now, self.active())
     }
 
-    /// It says that it bears this, or nothing any more.
-    pub fn report(&self, load: Option<ReportedLoad>) {
-        // Six digits are enough to compare by.
-        let pair = |r: ReportedLoad| {
-            u64::from((r.load as f32).to_bits()) << 32 | u64::from((r.capacity as f32).to_bits())
-        };
-        self.reported.store(load.map_or(NOT_REPORTED, pair), Ordering::Relaxed);
+    /// It says that it bears this, in its answer to a check.
+    pub fn report(&self, load: ReportedLoad) {
+        self.by_check.store(true, Ordering::Relaxed);
+        self.reported.store(pair(Some(load)), Ordering::Relaxed);
+    }
+
+    /// Its labels say this, or nothing. What it says in checks is newer.
+    pub fn labelled(&self, load: Option<ReportedLoad>) {
+        if !self.by_check.load(Ordering::Relaxed) {
+            self.reported.store(pair(load), Ordering::Relaxed);
+        }
     }
 
     /// What part of its capacity is in use: as it last said, and this proxy's requests under way on top, since a report
@@ -108,6 +115,12 @@ impl EndpointState {
         self.active.fetch_add(1, Ordering::Relaxed);
         ActiveRequest(self.clone())
     }
+}
+
+/// Six digits are enough to compare by.
+fn pair(load: Option<ReportedLoad>) -> u64 {
+    let bits = |n: f64| u64::from((n as f32).to_bits());
+    load.map_or(NOT_REPORTED, |r| bits(r.load) << 32 | bits(r.capacity))
 }
 
 /// No load has these bits.
@@ -133,6 +146,20 @@ impl Drop for ActiveRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_endpoint_says_in_checks_counts_more_than_its_labels() {
+        let endpoint = EndpointState::new("127.0.0.1:1".parse().unwrap());
+        assert_eq!(endpoint.reported_share(), 0.5, "nothing is known");
+        let load = |load| ReportedLoad { load, capacity: 100.0 };
+        endpoint.labelled(Some(load(20.0)));
+        let held = endpoint.start();
+        assert!((endpoint.reported_share() - 0.21).abs() < 1e-6, "with a request of ours");
+        drop(held);
+        endpoint.report(load(90.0));
+        endpoint.labelled(Some(load(20.0)));
+        assert!((endpoint.reported_share() - 0.9).abs() < 1e-6);
+    }
 
     #[test]
     fn requests_in_flight_are_counted_until_dropped() {

@@ -198,7 +198,7 @@ impl EndpointSet {
         let weights: Box<[u32]> = endpoints.iter().map(weight).collect();
         if *rules.policy == LbPolicy::LowestLoad {
             for view in &endpoints {
-                view.state.report(labels::reported_load(&view.endpoint.metadata));
+                view.state.labelled(labels::reported_load(&view.endpoint.metadata));
             }
         }
         let all = endpoints.iter().zip(&weights).map(|(view, weight)| (view, *weight));

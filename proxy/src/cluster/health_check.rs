@@ -119,7 +119,10 @@ async fn check(mesh: Arc<MeshState>, metrics: Metrics, at_once: Arc<Semaphore>, 
                     tracing::warn!(cluster, endpoint = %plan.probe.addr, why, "an endpoint is not checked");
                 }
                 result => {
-                    let result = result.map_err(|why| why.to_string());
+                    if let Ok(Some(load)) = &result {
+                        mesh.reported(&cluster, plan.probe.addr, *load);
+                    }
+                    let result = result.map(|_| ()).map_err(|why| why.to_string());
                     mesh.checked(&cluster, plan.probe.addr, result, Instant::now());
                 }
             }

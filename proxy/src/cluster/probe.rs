@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use weft_xds_proto::resource::cluster::{CheckBy, Protocol};
+use weft_xds_proto::resource::labels::{self, ReportedLoad};
 
 use super::security::Security;
 use crate::limits::HEALTH_BODY_BYTES_MAX;
@@ -85,18 +86,18 @@ impl<T: Into<String>> From<T> for ProbeError {
 }
 
 impl Probe {
-    /// Runs it.
+    /// Runs it. Answers what the endpoint says of its load, if it does.
     ///
     /// # Errors
     /// Why it failed.
-    pub async fn run(&self) -> Result<(), ProbeError> {
+    pub async fn run(&self) -> Result<Option<ReportedLoad>, ProbeError> {
         let limit = self.timeout;
         tokio::time::timeout(limit, self.run_to_end())
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {limit:?}").into()))
     }
 
-    async fn run_to_end(&self) -> Result<(), ProbeError> {
+    async fn run_to_end(&self) -> Result<Option<ReportedLoad>, ProbeError> {
         let place = self.link.security.place(self.addr)?;
         let place = match &self.by {
             CheckBy::Connect if !self.link.handshake => Place { secure: None, ..place },
@@ -113,13 +114,16 @@ impl Probe {
             if error.is_shortage() { ProbeError::Shortage(why) } else { ProbeError::Failed(why) }
         })?;
         match &self.by {
-            CheckBy::Connect => Ok(()),
+            CheckBy::Connect => Ok(None),
             CheckBy::Get(path) => Ok(self.get(stream, path).await?),
-            CheckBy::Grpc(service) => Ok(grpc::check(stream, &self.host, service).await?),
+            CheckBy::Grpc(service) => {
+                grpc::check(stream, &self.host, service).await?;
+                Ok(None)
+            }
         }
     }
 
-    async fn get(&self, stream: UpstreamStream, path: &str) -> Result<(), String> {
+    async fn get(&self, stream: UpstreamStream, path: &str) -> Result<Option<ReportedLoad>, String> {
         match self.protocol {
             Protocol::Http1 => {
                 let (mut sender, connection) =
@@ -162,13 +166,13 @@ impl Drop for Task {
     }
 }
 
-async fn judge(answer: Response<Incoming>) -> Result<(), String> {
+async fn judge(answer: Response<Incoming>) -> Result<Option<ReportedLoad>, String> {
     let (head, body) = answer.into_parts();
     if !head.status.is_success() {
         return Err(format!("status {}", head.status.as_u16()));
     }
     if body.is_end_stream() {
-        return Ok(());
+        return Ok(None);
     }
     // A body that is too long or breaks off is no statement on health.
     let body =
@@ -176,14 +180,20 @@ async fn judge(answer: Response<Incoming>) -> Result<(), String> {
     judge_body(&body)
 }
 
-/// A body such as `{"status":"DOWN"}` contradicts a status of 200, and wins.
-fn judge_body(body: &[u8]) -> Result<(), String> {
-    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
-    match json.as_ref().and_then(|j| j.get("status")).and_then(|s| s.as_str()) {
+/// A body such as `{"status":"DOWN"}` contradicts a status of 200, and wins. `current_load` and `capacity` beside it are
+/// the load.
+fn judge_body(body: &[u8]) -> Result<Option<ReportedLoad>, String> {
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) else { return Ok(None) };
+    let number = |key: &str| json.get(key).and_then(serde_json::Value::as_f64).filter(|n| *n >= 0.0);
+    let load = || {
+        let capacity = number(labels::CAPACITY).filter(|capacity| *capacity > 0.0)?;
+        Some(ReportedLoad { load: number(labels::CURRENT_LOAD)?, capacity })
+    };
+    match json.get("status").and_then(|s| s.as_str()) {
         Some(status) if DOWN.iter().any(|d| status.eq_ignore_ascii_case(d)) => {
             Err(format!("its body says status {status:?}"))
         }
-        _ => Ok(()),
+        _ => Ok(load()),
     }
 }
 
@@ -216,7 +226,7 @@ mod tests {
             }
             String::from_utf8_lossy(&seen[..n]).into_owned()
         });
-        let result = probe.run().await.map_err(|e| e.to_string());
+        let result = probe.run().await.map(|_| ()).map_err(|e| e.to_string());
         if path.is_some() && !answer.is_empty() {
             let seen = server.await.unwrap().to_lowercase();
             assert!(seen.starts_with("get /health http/1.1") && seen.contains("host: orders"), "{seen}");
@@ -260,8 +270,22 @@ mod tests {
         for fine in
             ["", "hello", "{}", "[1]", "{\"status\":3}", "{\"status\":\"ok\"}", "{\"status\":\"degraded\"}"]
         {
-            judge_body(fine.as_bytes()).unwrap();
+            assert_eq!(judge_body(fine.as_bytes()), Ok(None));
         }
         judge_body(br#"{"status":"down","checks":[]}"#).unwrap_err();
+    }
+
+    #[test]
+    fn a_body_with_load_and_capacity_reports_both() {
+        let load = |body: &str| judge_body(body.as_bytes()).unwrap();
+        let reported = Some(ReportedLoad { load: 45.0, capacity: 100.0 });
+        assert_eq!(load(r#"{"status":"UP","current_load":45,"capacity":100}"#), reported);
+        for nothing in [
+            r#"{"current_load":45}"#,
+            r#"{"current_load":-1,"capacity":9}"#,
+            r#"{"current_load":1,"capacity":0}"#,
+        ] {
+            assert_eq!(load(nothing), None, "{nothing}");
+        }
     }
 }

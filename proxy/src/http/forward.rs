@@ -204,6 +204,8 @@ pub(crate) async fn forward(
         let levels = cluster.subset(&subset);
         (subset, levels)
     });
+    let or_any = cluster.config.cluster.subsets.or_any;
+    let subset = subset.filter(|(_, levels)| !(or_any && levels.is_empty()));
     let protocol = cluster.hop(outgoing.upgrade.is_some());
     let upgrade = outgoing.upgrade.clone().filter(|_| protocol == Protocol::Http1);
     let extended = http2 && outgoing.upgrade.is_some();

@@ -116,3 +116,30 @@ async fn the_endpoint_that_reports_less_load_gets_the_requests() {
     let proxy = proxy(&labelled(&endpoints, "    load-balancing: lowest-load\n")).await;
     assert_eq!(spread(&proxy, 20).await, all("idle", 20));
 }
+
+/// Instances tell their load in what their checks are answered with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_that_checks_are_answered_with_decides() {
+    let reporting = |name: &'static str, load: u32| {
+        raw_upstream(move |mut stream, _| async move {
+            while let Some(head) = read_head(&mut stream).await {
+                let body = match head.starts_with("GET /health") {
+                    true => format!("{{\"status\":\"UP\",\"current_load\":{load},\"capacity\":100}}"),
+                    false => name.to_owned(),
+                };
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                if tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    let ((busy, _busy), (idle, _idle)) = (reporting("busy", 80).await, reporting("idle", 5).await);
+    let more = "    load-balancing: lowest-load\n    health-check: {path: /health, interval: 100ms}\n";
+    let proxy = proxy(&orders(&[busy, idle], more)).await;
+    until("the load of both is known", async || match spread(&proxy, 10).await {
+        seen if seen == all("idle", 10) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+}

@@ -21,6 +21,7 @@ mod outlier;
 mod panic;
 mod rate_limit;
 mod slow_start;
+mod subsets;
 mod timeouts;
 pub mod tls;
 mod zone_aware;
@@ -32,6 +33,7 @@ pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessR
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;
+pub use subsets::Subsets;
 pub use timeouts::Timeouts;
 pub use tls::{ClusterTls, UpstreamTls};
 pub use zone_aware::ZoneAware;
@@ -69,6 +71,8 @@ pub struct Cluster {
     pub zone_aware: Option<ZoneAware>,
     /// Times of requests whose route says none.
     pub timeouts: Timeouts,
+    /// By which labels routes tell its instances apart.
+    pub subsets: Subsets,
 }
 
 impl Cluster {
@@ -90,6 +94,7 @@ impl Cluster {
             guard: None,
             zone_aware: None,
             timeouts: Timeouts::default(),
+            subsets: Subsets::default(),
         }
     }
 }
@@ -189,6 +194,7 @@ impl TryFrom<pb::Cluster> for Cluster {
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
             adaptive: adaptive::decode(&v, p.metadata.as_ref())?,
             guard: guard(&v, p.metadata.as_ref())?,
+            subsets: subsets::decode(&v, &p)?,
             timeouts: timeouts::decode(&v, p.metadata.as_ref())?,
             zone_aware: zone_aware::decode(&v, p.metadata.as_ref(), p.common_lb_config.as_ref())?,
             name,
@@ -342,6 +348,7 @@ impl From<&Cluster> for pb::Cluster {
             }),
             connect_timeout: Some(duration_to_proto(c.connect_timeout)),
             lb_policy: lb_policy as i32,
+            lb_subset_config: subsets::encode(&c.subsets),
             load_balancing_policy,
             lb_config: slow_start::encode(&c.lb_policy, c.slow_start),
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),

@@ -221,7 +221,7 @@ fn place(group: &pb::LocalityLbEndpoints, endpoint: &mut Endpoint) {
     set(labels::PRIORITY, Some(group.priority.to_string()).filter(|_| group.priority > 0).as_ref());
 }
 
-/// Labels by which Envoy makes subsets. Numbers and flags are texts here; lists and the like are passed over.
+/// Labels, where Envoy looks for those by which it makes subsets. Numbers and flags are texts here; lists and the like are passed over.
 fn subset_labels(lb: &Struct, endpoint: &mut Endpoint) {
     for (key, value) in &lb.fields {
         let text = match &value.kind {
@@ -348,21 +348,29 @@ fn endpoint_to_proto(e: &Endpoint) -> pb::LbEndpoint {
         } as i32,
         load_balancing_weight: Some(number_to_proto(e.weight)),
         metadata: Some(core::Metadata {
-            filter_metadata: [(NAMESPACE.to_owned(), provenance_to_proto(e))].into(),
+            filter_metadata: [(NAMESPACE.to_owned(), provenance_to_proto(e))]
+                .into_iter()
+                .chain((!e.metadata.is_empty()).then(|| (SUBSETS.to_owned(), labels_to_proto(e))))
+                .collect(),
             ..core::Metadata::default()
         }),
     }
 }
 
+fn text(s: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(s.to_owned())) }
+}
+
+fn labels_to_proto(e: &Endpoint) -> Struct {
+    Struct { fields: e.metadata.iter().map(|(k, v)| (k.clone(), text(v))).collect() }
+}
+
 fn provenance_to_proto(e: &Endpoint) -> Struct {
-    let text = |s: &str| Value { kind: Some(Kind::StringValue(s.to_owned())) };
-    let labels = e.metadata.iter().map(|(k, v)| (k.clone(), text(v))).collect();
     Struct {
         fields: [
             ("source".to_owned(), text(e.source.as_str())),
             ("owner".to_owned(), text(&e.owner)),
             ("instance_id".to_owned(), text(&e.instance_id)),
-            ("metadata".to_owned(), Value { kind: Some(Kind::StructValue(Struct { fields: labels })) }),
         ]
         .into(),
     }

@@ -218,3 +218,59 @@ proptest! {
         }
     }
 }
+
+/// D07 and P38 for every policy: whatever comes and goes between any two requests, nobody is favoured. With a key at
+/// random, hashing is no exception.
+#[test]
+fn no_policy_favours_anybody_while_endpoints_come_and_go() {
+    for policy in LbPolicy::PLAIN.into_iter().chain([LbPolicy::RingHash(None), LbPolicy::Maglev(None)]) {
+        let hashes = policy.hashes();
+        // Tables of hashing policies are dear to build, and their shares differ by design.
+        let (rounds, bound) = if hashes { (400, 60.0) } else { (8_000, 20.5) };
+        let (all, rotation) = (endpoints(&[1, 2, 3, 4, 5, 6]), rotation());
+        let mut rng = fastrand::Rng::with_seed(17);
+        let (mut seen, mut expected) = ([0.0; 6], [0.0; 6]);
+        for _ in 0..rounds {
+            let mut set: Vec<_> = all.clone();
+            rng.shuffle(&mut set);
+            set.truncate(rng.usize(3..=6));
+            let picker = Picker::new(&policy, &set, &rotation);
+            let picks = if hashes { 20 } else { 1 };
+            for _ in 0..picks {
+                seen[usize::from(picked(&picker, &[], &mut rng).unwrap()) - 1] += 1.0;
+            }
+            for (endpoint, _) in &set {
+                expected[usize::from(endpoint.addr().port()) - 1] += f64::from(picks) / set.len() as f64;
+            }
+        }
+        let chi: f64 = seen.iter().zip(expected).map(|(s, e)| (s - e).powi(2) / e).sum();
+        // Five degrees of freedom; 20.5 is passed once in a thousand seeds.
+        assert!(chi < bound, "{policy}: {seen:?}, expected {expected:?}, χ² {chi}");
+    }
+}
+
+/// Peak EWMA under churn: one that is ten times as slow gets little, whoever else comes and goes.
+#[test]
+fn peak_ewma_spares_a_slow_endpoint_under_churn() {
+    const MS: u64 = 1_000_000;
+    let (all, rotation) = (endpoints(&[1, 2, 3, 4, 5, 6]), rotation());
+    let mut rng = fastrand::Rng::with_seed(23);
+    let mut seen = [0_u32; 6];
+    let mut now = 1000 * MS;
+    for _ in 0..6_000 {
+        let mut set: Vec<_> = all[1..].to_vec();
+        rng.shuffle(&mut set);
+        set.truncate(rng.usize(3..=5));
+        set.push(all[0].clone());
+        let picker = Picker::new(&LbPolicy::PeakEwma, &set, &rotation);
+        let endpoint = picker.pick_for(Ask { now, ..Ask::default() }, &mut rng).unwrap();
+        let port = usize::from(endpoint.addr().port());
+        seen[port - 1] += 1;
+        now += 3 * MS;
+        endpoint.latency.observe(now, if port == 1 { 50 * MS } else { 5 * MS });
+    }
+    let others = f64::from(seen[1..].iter().sum::<u32>()) / 5.0;
+    assert!(f64::from(seen[0]) < others / 5.0, "{seen:?}");
+    let (min, max) = (seen[1..].iter().min().unwrap(), seen[1..].iter().max().unwrap());
+    assert!(f64::from(*max) < f64::from(*min) * 1.5, "the others are alike: {seen:?}");
+}

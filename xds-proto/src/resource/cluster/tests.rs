@@ -115,6 +115,7 @@ prop_compose! {
         limit in prop::option::of((1u32.., 1u64..=3_600_000, 1u32..)),
         adaptive in prop::option::of((1u32..1000, 1000u32.., 100u32..=1000)),
         times in (prop::option::of(1u64..=3_600_000), prop::option::of(1u64..=3_600_000)),
+        subsets in (prop::collection::btree_set(prop::collection::btree_set("[a-z]{1,6}", 1..3), 0..3), any::<bool>()),
         zone in prop::option::of((1u32.., any::<u32>())),
     ) -> Cluster {
         let slow_start = slow.filter(|_| lb_policy.takes_slow_start()).map(|(window, min_weight_percent)| {
@@ -125,7 +126,8 @@ prop_compose! {
         let zone_aware = zone.map(|(min_endpoints, spill_above)| ZoneAware { min_endpoints, spill_above });
         let millis = |t: Option<u64>| t.map(Duration::from_millis);
         let timeouts = Timeouts { request: millis(times.0), one_try: millis(times.1) };
-        Cluster { timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
+        let subsets = Subsets { selectors: subsets.0, or_any: subsets.1 };
+        Cluster { subsets, timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
     }
 }
 

@@ -127,9 +127,8 @@ fn place_and_priority_of_another_control_plane_become_labels() {
     let fields = [
         ("stage".to_owned(), value(Kind::StringValue("prod".to_owned()))),
         ("shard".to_owned(), value(Kind::NumberValue(7.0))),
-        ("version".to_owned(), value(Kind::StringValue("9".to_owned()))),
     ];
-    lb.insert(SUBSETS.to_owned(), Struct { fields: fields.into() });
+    lb.get_mut(SUBSETS).unwrap().fields.extend(fields);
     let c = ClusterLoadAssignment::try_from(p).unwrap();
     let labels: Vec<_> = c.endpoints[0].metadata.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(labels, ["priority=1", "region=eu", "shard=7", "stage=prod", "version=2", "zone=a"]);

@@ -1,0 +1,150 @@
+use std::path::Path;
+
+use super::*;
+
+fn file(text: &str) -> ProxyFlags {
+    weft_core::config::parse_yaml(Path::new("weft.yaml"), text).unwrap()
+}
+
+#[test]
+fn a_file_alone_is_enough_and_needs_no_mesh() {
+    let file = file(
+        "name: edge\nadmin: 127.0.0.1:0\nlisteners:\n  - name: web\n    address: 127.0.0.1:0\nroutes:\n  - cluster: o\nclusters:\n  - name: o\n    endpoints: [\"127.0.0.1:1\"]\n",
+    );
+    let config = ProxyFlags::default().over(file).into_config(Vec::new()).unwrap();
+    assert_eq!((config.name.as_str(), config.outbound, config.gossip), ("edge", None, None));
+    assert_eq!(config.data_dir, None);
+    assert_eq!(config.static_config.unwrap().listeners.len(), 1);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let flags = ProxyFlags { outbound: Some(Listen::Off), workers: Some(4), ..ProxyFlags::default() };
+    let file = file("outbound: 127.0.0.1:9\nworkers: 8\ndrain-timeout: 3s\nservice: [\"a=127.0.0.1:1\"]\n");
+    let config = flags.over(file).into_config(Vec::new()).unwrap();
+    assert_eq!(config.services.len(), 1);
+    assert_eq!((config.outbound, config.workers, config.drain_timeout), (None, 4, Duration::from_secs(3)));
+    assert_eq!(config.services[0].name, "a");
+}
+
+#[test]
+fn listeners_of_single_services_are_spelt_alike_in_flags_and_file() {
+    let file = file(
+        "upstream: [\"127.0.0.1:9191=orders\", \"unix:/run/db.sock=db,protocol=tcp\"]\ninbound-tcp: [\"10.0.0.7:1=db\"]\ninbound-accept-proxy: [10.0.0.0/8]\n",
+    );
+    let config = ProxyFlags::default().over(file).into_config(Vec::new()).unwrap();
+    assert_eq!(config.upstreams[0], "127.0.0.1:9191=orders".parse().unwrap());
+    assert_eq!(config.upstreams[1].protocol(), "tcp");
+    assert_eq!((config.inbound_tcp[0].service(), config.inbound_accept_proxy.len()), ("db", 1));
+    let flags = ProxyFlags { inbound_accept_proxy: Some(vec!["ten".to_owned()]), ..ProxyFlags::default() };
+    assert!(flags.into_config(Vec::new()).unwrap_err().to_string().contains("IP/BITS"));
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let config = ProxyFlags::default().into_config(Vec::new()).unwrap();
+    assert_eq!((config.outbound, config.inbound, config.admin), (Some(OUTBOUND), None, ADMIN));
+    assert_eq!((config.workers, config.drain_timeout), (2, Duration::from_secs(20)));
+}
+
+#[test]
+fn joining_turns_gossip_on_where_others_can_reach_it() {
+    let flags = ProxyFlags { join: Some(vec!["10.0.0.1:7946".to_owned()]), ..ProxyFlags::default() };
+    let config = flags.clone().into_config(Vec::new()).unwrap();
+    assert_eq!(config.gossip, "127.0.0.1:0".parse().ok());
+    assert!(config.data_dir.is_some());
+    let advertised = ProxyFlags { advertise: "10.0.0.9".parse().ok(), ..flags.clone() };
+    assert_eq!(advertised.into_config(Vec::new()).unwrap().gossip, "0.0.0.0:0".parse().ok());
+    let inbound = ProxyFlags { inbound: "10.0.0.9:15006".parse().ok(), ..flags };
+    assert_eq!(inbound.into_config(Vec::new()).unwrap().gossip, "10.0.0.9:0".parse().ok());
+}
+
+#[test]
+fn the_access_log_has_a_target_and_a_format_that_is_checked() {
+    let flags = |target: Option<&str>, format: Option<&str>| ProxyFlags {
+        access_log: target.map(PathBuf::from),
+        access_log_format: format.map(str::to_owned),
+        ..ProxyFlags::default()
+    };
+    let config = |target, format| flags(target, format).into_config(Vec::new());
+    assert_eq!(config(None, None).unwrap().access_log, None);
+    let log = config(Some("stdout"), None).unwrap().access_log;
+    assert_eq!(log, Some(AccessLogConfig { target: Target::Stdout, format: Format::Json }));
+    let log = config(Some("/tmp/a"), Some("{status}")).unwrap().access_log.unwrap();
+    assert_eq!(log.target, Target::File("/tmp/a".into()));
+    for (target, format, why) in
+        [(Some("a"), "{statu}", "no field \"statu\""), (None, "json", "needs access-log")]
+    {
+        let refused = config(target, Some(format)).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn traces_go_to_an_address_and_their_share_is_a_percentage() {
+    let config = |endpoint: Option<&str>, percent: Option<f64>| {
+        let endpoint = endpoint.map(str::to_owned);
+        let flags =
+            ProxyFlags { trace_endpoint: endpoint, trace_sample_percent: percent, ..ProxyFlags::default() };
+        flags.into_config(Vec::new())
+    };
+    assert_eq!(config(None, None).unwrap().trace, None);
+    let trace = config(Some("http://c:4317"), None).unwrap().trace.unwrap();
+    assert_eq!((trace.endpoint.host(), trace.sample_percent), (Some("c"), TRACE_SAMPLE_PERCENT));
+    for (endpoint, percent, why) in [
+        (Some("c:4317"), None, "is not http://HOST:PORT"),
+        (Some("https://c:4317"), None, "is not http://HOST:PORT"),
+        (Some("http://c:4317/v1/traces"), None, "is not http://HOST:PORT"),
+        (Some("http://c:4317"), Some(101.0), "101 is not between"),
+        (Some("http://c:4317"), Some(f64::NAN), "NaN is not between"),
+        (None, Some(1.0), "needs trace-endpoint"),
+    ] {
+        let refused = config(endpoint, percent).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn limits_of_the_proxy_itself_are_in_a_range() {
+    let limits = |mib, millis: Option<u64>| overload(mib, millis.map(Duration::from_millis));
+    assert_eq!(limits(None, None).unwrap(), Limits::default());
+    assert_eq!(limits(Some(64), None).unwrap().memory, Some(64 << 20));
+    assert!(limits(Some(1), None).unwrap_err().to_string().contains("16 and 1048576"));
+    assert!(limits(None, Some(0)).unwrap_err().to_string().contains("1ms and 10s"));
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    let flags = ProxyFlags { inbound_cert: Some("a.pem".into()), ..ProxyFlags::default() };
+    assert!(flags.into_config(Vec::new()).unwrap_err().to_string().contains("inbound-key"));
+}
+
+#[test]
+fn an_identity_is_a_certificate_a_key_and_a_ca() {
+    let flags = |cert: Option<&str>, mode: Option<&str>| ProxyFlags {
+        mesh_cert: cert.map(PathBuf::from),
+        mesh_key: Some("key.pem".into()),
+        mesh_ca: Some("ca.pem".into()),
+        mesh_mode: mode.map(str::to_owned),
+        ..ProxyFlags::default()
+    };
+    let config = |cert, mode| flags(cert, mode).into_config(Vec::new());
+    let mesh = config(Some("cert.pem"), Some("strict")).unwrap().mesh.unwrap();
+    assert_eq!((mesh.mode, mesh.crl), (MeshMode::Strict, None));
+    assert_eq!(config(Some("cert.pem"), None).unwrap().mesh.unwrap().mode, MeshMode::Permissive);
+    for (cert, mode, why) in
+        [(None, None, "all three"), (Some("cert.pem"), Some("lax"), "permissive and strict")]
+    {
+        let refused = config(cert, mode).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    let alone = ProxyFlags { mesh_mode: Some("strict".to_owned()), ..ProxyFlags::default() };
+    assert!(alone.into_config(Vec::new()).unwrap_err().to_string().contains("all three"));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
+    let text = weft_core::config::parse_yaml::<ProxyFlags>(Path::new("weft.yaml"), "name: a\ncolour: red\n");
+    let text = text.unwrap_err().to_string();
+    assert!(text.contains("weft.yaml:2") && text.contains("colour") && text.contains("listeners"), "{text}");
+}
