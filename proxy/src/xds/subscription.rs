@@ -107,6 +107,10 @@ impl Decode for Cluster {
         let cluster = Self::try_from(proto).map_err(|e| e.to_string())?;
         // What is accepted is used, so certificates that come with it are tried here.
         if let Some(ClusterTls::Originate(tls)) = &cluster.tls {
+            if let Some(secret) = client::secrets(tls).first() {
+                let why = "is a secret by name, which is not fetched here; allowed are files and inline PEM";
+                return Err(format!("Cluster {:?}: transport_socket: {secret:?} {why}", cluster.name));
+            }
             client::check(tls)
                 .map_err(|why| format!("Cluster {:?}: transport_socket: {why}", cluster.name))?;
         }

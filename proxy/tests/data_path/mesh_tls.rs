@@ -73,7 +73,8 @@ async fn strict_takes_neither_plaintext_nor_certificates_of_others() {
         let connected = TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await;
         let Ok(mut stream) = connected else { continue };
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        let ask = b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";
+        let _ = stream.write_all(ask).await;
         let mut answer = Vec::new();
         let ended = stream.read_to_end(&mut answer).await;
         assert!(ended.is_err() && answer.is_empty(), "{identity:?}: {}", String::from_utf8_lossy(&answer));

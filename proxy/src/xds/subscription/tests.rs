@@ -1,5 +1,6 @@
 use weft_xds_proto::envoy_types::pb::google::rpc::Status;
 use weft_xds_proto::envoy_types::util::pack_any;
+use weft_xds_proto::resource::cluster::tls::{DataSource, TlsVersion, Trust, UpstreamTls};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
 use super::*;
@@ -42,6 +43,20 @@ fn bad_cluster(name: &str, version: &str) -> WireResource {
     let mut proto = ClusterProto::from(&Cluster::with_defaults(name));
     proto.eds_cluster_config = None;
     wire(name, version, pack_any(proto))
+}
+
+/// A cluster with TLS whose endpoints are verified by this.
+fn tls_cluster(trust: Trust) -> WireResource {
+    let tls = UpstreamTls {
+        server_name: Some("a.example".to_owned()),
+        trust,
+        crl: None,
+        names: Vec::new(),
+        identity: None,
+        min_version: TlsVersion::default(),
+    };
+    let cluster = Cluster { tls: Some(ClusterTls::Originate(Box::new(tls))), ..Cluster::with_defaults("a") };
+    wire("a", "1", pack_any(ClusterProto::from(&cluster)))
 }
 
 /// Routes of a name, all to one cluster, with something that the plain ones have not.
@@ -174,6 +189,8 @@ fn each_malformed_resource_is_rejected_with_its_reason() {
         (no_content, "has no content"),
         (cut, "failed to decode"),
         (endpoints("a", "1", &[80]), "has type"),
+        (tls_cluster(Trust::Ca(DataSource::Inline(b"no PEM".to_vec()))), "inline PEM holds no certificate"),
+        (tls_cluster(Trust::Secret("ROOTCA".to_owned())), "is a secret by name"),
         (wire("a", "1", cluster("b", "1").resource.unwrap()), r#"is named "a" outside and "b" inside"#),
     ];
     for (resource, reason) in cases {
