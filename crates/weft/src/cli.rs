@@ -48,7 +48,7 @@ Run:
   run           Your service and its sidecar as one: started, stopped and ended in order
 
 Look:
-  get           Routes that are stored
+  get           Routes and policies that are stored
   services      All services with their healthy and total instances
   endpoints     Where a service is: address, health, source, owner, age
   members       Who is in the gossip pool
@@ -58,8 +58,8 @@ Look:
   token         Log in and print a token, for programs that register over HTTP
 
 Change:
-  apply         Create or replace routes from files
-  delete        Take a route out
+  apply         Create or replace routes and policies from files
+  delete        Take a route or policy out
   lb            Show or set how proxies balance over a service
   kv            Get, put, delete, watch and transact keys
   quota         Show or set how many bytes may be stored under a prefix
@@ -74,8 +74,8 @@ Data:
   wal           Check or print the log of a server that does not run
 
 More:
-  check         Find every mistake in files with routes, without a server
-  schema        The JSON Schema of routes, for editors
+  check         Find every mistake in files with routes and policies, without a server
+  schema        The JSON Schema of what you write, for editors
   completions   Print a completion script for your shell
   help          This text, or `weft help COMMAND` for one command
 
