@@ -16,6 +16,13 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to end after SIGTERM before the test gives up on it.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+/// The folder of the workspace that is tested. Asked for while the test runs: clones that share a build cache share its
+/// binaries too, and these would remember the clone that they were built in.
+pub fn workspace() -> PathBuf {
+    let tests = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for tests");
+    PathBuf::from(tests).parent().expect("the workspace is one up").to_owned()
+}
+
 /// The binary under test.
 pub fn weft_bin() -> PathBuf {
     if let Some(path) = std::env::var_os("WEFT_BIN") {

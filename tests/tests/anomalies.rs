@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use weft_tests::process::workspace;
+
 /// What must not happen, by the names that tests use.
 const ANOMALIES: &[(&str, &str)] = &[
     ("A01", "stale read by a deposed leader, or after a pause longer than its lease"),
@@ -52,7 +54,7 @@ const WITHOUT_A_TEST: &[&str] = &[];
 
 #[test]
 fn every_anomaly_has_a_test_that_names_it() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is one up");
+    let root = &workspace();
     let mut table: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for file in rust_files(root) {
         let text = fs::read_to_string(&file).expect("a source file can be read");

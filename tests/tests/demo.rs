@@ -3,12 +3,12 @@
 
 use std::process::Command;
 
-use weft_tests::process::weft_bin;
+use weft_tests::process::{weft_bin, workspace};
 
 #[test]
 fn the_demo_keeps_its_bounds() {
     let load = weft_bin().with_file_name("weft-load");
-    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo/run");
+    let demo = workspace().join("deploy/demo/run");
     let output = Command::new(demo)
         .args(["2", "50"])
         .env("WEFT_BIN", weft_bin())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use weft_tests::mesh::{Mesh, strings};
-use weft_tests::process::{Finished, WeftProcess, run, run_program};
+use weft_tests::process::{Finished, WeftProcess, run, run_program, workspace};
 
 const ENV: [(&str, &str); 1] = [("ETCDCTL_API", "3")];
 
@@ -326,8 +326,7 @@ async fn users_and_roles_are_listed_changed_and_taken_away() {
 #[tokio::test]
 async fn the_documentation_says_of_every_command_how_it_is_on_weft() {
     let help = run_program("etcdctl", &["--help"], &ENV, "").await.stdout;
-    let docs =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/etcd.md")).expect("is there");
+    let docs = std::fs::read_to_string(workspace().join("docs/etcd.md")).expect("is there");
     let commands =
         help.split("COMMANDS:").nth(1).and_then(|rest| rest.split("OPTIONS:").next()).expect("a list");
     let commands: Vec<&str> = commands

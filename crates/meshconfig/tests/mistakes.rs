@@ -52,7 +52,7 @@ fn every_mistake_is_found_at_once_with_its_place() {
         "19:19: HTTPRoute orders: spec.rules[0].backendRefs[0].weight: -1; allowed is a whole number from 0 to 1000000",
         "20:28: HTTPRoute orders: spec.rules[0].backendRefs[1].port: \"80\"; allowed is a whole number",
         "21:27: HTTPRoute orders: spec.rules[0].timeouts.request: the number 10; allowed is a time such as 500ms",
-        "23:7: kind: \"HttpRoute\"; allowed are HTTPRoute, GRPCRoute, HTTPRouteFilter, TrafficPolicy; did you mean HTTPRoute?",
+        "23:7: kind: \"HttpRoute\"; allowed are HTTPRoute, GRPCRoute, HTTPRouteFilter, TrafficPolicy, AuthorizationPolicy, RequestAuthentication; did you mean HTTPRoute?",
         "28:1: HTTPRouteFilter f: spec: it does nothing",
     ];
     for (i, expected) in expected.iter().enumerate() {
