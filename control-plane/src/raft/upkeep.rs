@@ -10,7 +10,7 @@ use super::{driver::Node, types::encode_command};
 
 /// Least bytes of log entries in memory at which a snapshot is taken and the log purged, whatever their
 /// number. The log on disk is about as large.
-const LOG_BYTES_MIN: u64 = 16 * 1024 * 1024;
+const LOG_BYTES_MIN: u64 = 24 * 1024 * 1024;
 
 /// Most of them. Between the two it is a quarter of what the state holds: a smaller log would have the state
 /// written more than four times for each byte of new log.

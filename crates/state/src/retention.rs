@@ -23,8 +23,8 @@ pub const HISTORY_CHANGES_MAX: u64 = 500_000;
 /// not bound memory.
 pub const HISTORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// See [`HISTORY_BYTES_MAX`]. About 90,000 changes of 256 bytes.
-pub const HISTORY_BYTES_MIN: u64 = 32 * 1024 * 1024;
+/// See [`HISTORY_BYTES_MAX`]. About 70,000 changes of 256 bytes.
+pub const HISTORY_BYTES_MIN: u64 = 24 * 1024 * 1024;
 
 /// What a change takes beside the value that it replaced: its place in the order of changes, and the version's numbers.
 const CHANGE_BYTES: u64 = 100;

@@ -1,6 +1,5 @@
 //! The `weft` binary: words and wiring, no logic of its own.
 //!
-//! - [`allocator`]: where memory comes from, and when it goes back.
 //! - [`cli`]: one module for each command.
 //! - [`flags`]: what `server`, `proxy` and `dev` are told: flag, then variable, then file, then default.
 //! - [`descriptors`]: the limit of open files.
@@ -10,7 +9,6 @@
 //! - [`signals`]: a graceful end at the first signal, an immediate one at the second.
 //! - [`dev`]: the demo mesh of `weft dev`.
 
-mod allocator;
 mod cli;
 mod descriptors;
 mod dev;
@@ -24,6 +22,10 @@ mod start_pages;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+/// Servers and proxies allocate in many small pieces from several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Before anything can ask for TLS: rustls takes the first provider that is installed.

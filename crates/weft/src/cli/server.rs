@@ -44,7 +44,6 @@ impl Join {
 pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
     start_logging(flags.log_level.as_deref(), flags.log_format, "info")?;
     crate::descriptors::raise_limit();
-    crate::allocator::give_back_at_once();
     let mut signals = Signals::listen()?;
     let config = flags.into_config()?;
     let (name, data_dir, advertised) = (config.name.clone(), config.data_dir.clone(), config.advertised());

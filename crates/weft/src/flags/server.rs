@@ -111,7 +111,7 @@ pub(crate) struct ServerFlags {
     #[arg(long, env = "WEFT_HISTORY_CHANGES", value_name = "N")]
     pub(crate) history_changes: Option<u64>,
     /// MiB of history, with the values that were replaced or deleted, above which its older half goes; 0: no limit;
-    /// default: as much as what exists now takes, at least 32 and at most 256
+    /// default: as much as what exists now takes, at least 24 and at most 256
     #[arg(long, env = "WEFT_HISTORY_MIB", value_name = "MIB")]
     pub(crate) history_mib: Option<u64>,
     /// Folder in which backups of the whole state are made; default: none are made
