@@ -115,9 +115,12 @@ Swap:                  0 kB
         }
 
         #[test]
-        fn the_program_goes_on_without_them() {
+        fn the_program_has_such_pages_and_goes_on_without_them() {
+            let program = fs::read_link("/proc/self/exe").expect("Linux has it");
+            let maps = fs::read_to_string("/proc/self/smaps").expect("and this");
+            let mappings = clean(&maps, &program.to_string_lossy());
+            assert!(mappings.iter().any(|m| m.len > 1 << 20), "the code at least: {mappings:?}");
             let_go();
-            assert_eq!(clean(SMAPS, "/usr/bin/weft").len(), 2);
         }
     }
 }
