@@ -1,6 +1,7 @@
 //! What the data path tells of itself: metrics, and a line for each request.
 
 pub mod access_log;
+pub mod answers;
 pub mod cluster_metrics;
 pub mod flag;
 pub mod metrics;

@@ -15,7 +15,7 @@ use crate::policy::cors::Cors;
 use crate::policy::edits::Edits;
 use crate::policy::fault::Fault;
 use crate::policy::rate_limit::Bucket;
-use crate::telemetry::route_metrics::RouteMetrics;
+use crate::telemetry::answers::Answers;
 
 /// One route.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Route {
     /// Slow requests are sent twice.
     pub hedge: Option<ir::Hedge>,
     /// Looked up by its first request.
-    pub metrics: OnceLock<RouteMetrics>,
+    pub metrics: OnceLock<Answers>,
 }
 
 /// What happens to a request.

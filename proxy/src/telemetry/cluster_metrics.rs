@@ -9,15 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
-use weft_core::metrics::{
-    Counter, Counters, Gauge, Gauges, Histogram, Histograms, Registry, SECONDS_BUCKETS,
-};
+use weft_core::metrics::{Counter, Counters, Gauge, Gauges, Histograms, Registry, SECONDS_BUCKETS};
 
+use super::answers::{Answers, CLASSES};
 use super::flag::Flag;
 use super::metrics::Direction;
 use super::tunnels::{TunnelFamilies, TunnelMetrics};
-
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What can be full, as labels.
 const OVERFLOWS: [&str; 5] = ["requests", "pending", "wait", "retries", "adaptive"];
@@ -97,8 +94,10 @@ impl ClusterFamilies {
     fn handles(&self, direction: Direction, service: &str) -> ClusterHandles {
         let labels = [direction.as_str(), service];
         ClusterHandles {
-            classes: CLASSES.map(|class| self.requests.with(&[direction.as_str(), service, class])),
-            seconds: self.seconds.with(&labels),
+            answers: Answers::new(
+                |class| self.requests.with(&[direction.as_str(), service, class]),
+                self.seconds.with(&labels),
+            ),
             retries: self.retries.with(&labels),
             hedges: self.hedges.with(&labels),
             ejections: self.ejections.with(&labels),
@@ -156,8 +155,7 @@ pub struct Overflows {
 /// Handles of one cluster.
 #[derive(Debug)]
 pub struct ClusterHandles {
-    classes: [Counter; 5],
-    seconds: Histogram,
+    answers: Answers,
     /// Further tries of a request.
     pub retries: Counter,
     /// Second tries beside a first.
@@ -242,9 +240,7 @@ impl ClusterMetrics {
 
     /// Counts an answer.
     pub fn answered(&self, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len());
-        self.classes[class - 1].inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.answers.answered(status, took);
     }
 }
 

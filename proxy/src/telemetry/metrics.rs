@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use weft_core::metrics::{Counter, Counters, Gauge, Registry};
 
+use super::answers::Answers;
 use super::cluster_metrics::{ClusterFamilies, ClusterMetrics};
 use super::flag::Flag;
-use super::route_metrics::{RouteFamilies, RouteMetrics};
+use super::route_metrics::RouteFamilies;
 use super::tunnels::TunnelMetrics;
 
 /// Which way a request passes the sidecar.
@@ -114,7 +115,7 @@ impl Metrics {
     }
 
     /// Handles for one route.
-    pub fn route(&self, name: &str) -> RouteMetrics {
+    pub fn route(&self, name: &str) -> Answers {
         self.routes.route(name)
     }
 

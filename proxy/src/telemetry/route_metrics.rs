@@ -1,16 +1,14 @@
 //! What is counted of a route, from its first request on.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use http::StatusCode;
 use parking_lot::Mutex;
-use weft_core::metrics::{Counter, Counters, Histogram, Histograms, Registry, SECONDS_BUCKETS};
+use weft_core::metrics::{Counters, Histograms, Registry, SECONDS_BUCKETS};
+
+use super::answers::Answers;
 
 /// Routes with series of their own (P36).
 const ROUTE_NAMES_MAX: usize = 300;
-
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The series of all routes.
 #[derive(Debug)]
@@ -18,13 +16,6 @@ pub(crate) struct RouteFamilies {
     requests: Counters,
     seconds: Histograms,
     names: Mutex<HashSet<String>>,
-}
-
-/// Handles of one route.
-#[derive(Debug)]
-pub struct RouteMetrics {
-    classes: [Counter; 5],
-    seconds: Histogram,
 }
 
 impl RouteFamilies {
@@ -48,29 +39,21 @@ impl RouteFamilies {
 
     /// Handles for one route. Names that were once counted keep their series, up to [`ROUTE_NAMES_MAX`] of them; further
     /// ones share one.
-    pub fn route(&self, name: &str) -> RouteMetrics {
+    pub fn route(&self, name: &str) -> Answers {
         let mut names = self.names.lock();
         let known = names.contains(name) || names.len() < ROUTE_NAMES_MAX && names.insert(name.to_owned());
         drop(names);
         let name = if known { name } else { "other" };
-        RouteMetrics {
-            classes: CLASSES.map(|class| self.requests.with(&[name, class])),
-            seconds: self.seconds.with(&[name]),
-        }
-    }
-}
-
-impl RouteMetrics {
-    /// Counts an answer.
-    pub fn answered(&self, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len());
-        self.classes[class - 1].inc();
-        self.seconds.observe(took.as_secs_f64());
+        Answers::new(|class| self.requests.with(&[name, class]), self.seconds.with(&[name]))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+
     use super::*;
 
     /// P36.
