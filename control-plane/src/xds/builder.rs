@@ -68,6 +68,7 @@ pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapsh
         instances: Vec::new(),
     });
     let empty: Vec<ServiceView> = empty.collect();
+    let mut selectors = selectors(config);
     for service in services.iter().chain(&empty) {
         let name = service.name.as_str();
         let (mut cluster, assignment) = (cluster(service), load_assignment(service));
@@ -75,7 +76,7 @@ pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapsh
             policy.spec.apply(&mut cluster);
         }
         cluster.guard = config.guard(name);
-        cluster.subsets.selectors = selectors(config, name);
+        cluster.subsets.selectors = selectors.remove(name).unwrap_or_default();
         resources.push(resource(previous, ResourceType::Cluster, name, &cluster, |c| {
             pack_any(ClusterProto::from(c))
         }));
@@ -107,19 +108,20 @@ pub fn build(services: &[ServiceView], config: &Lowered, previous: &ConfigSnapsh
     ConfigSnapshot::new(resources)
 }
 
-/// The sets of labels by which routes tell instances of a service apart. Envoy knows no ranges of versions.
-fn selectors(config: &Lowered, name: &str) -> BTreeSet<BTreeSet<String>> {
-    let routes = config.all().flat_map(|c| &c.virtual_hosts).flat_map(|h| &h.routes);
-    let backends = routes.filter_map(|r| match &r.action {
-        Action::Forward(forward) => Some(&forward.backends),
-        _ => None,
-    });
-    let named = backends.flatten().filter(|b| b.cluster == name);
-    let keys = named.map(|b| {
-        let exact = b.subset.texts().filter(|(.., range)| !range);
-        exact.map(|(key, ..)| key.to_owned()).collect::<BTreeSet<_>>()
-    });
-    keys.filter(|keys| !keys.is_empty()).collect()
+/// The sets of labels by which routes tell instances of a service apart, by service. Envoy knows no ranges of versions.
+fn selectors(config: &Lowered) -> BTreeMap<&str, BTreeSet<BTreeSet<String>>> {
+    let mut all: BTreeMap<&str, BTreeSet<BTreeSet<String>>> = BTreeMap::new();
+    for route in config.all().flat_map(|c| &c.virtual_hosts).flat_map(|h| &h.routes) {
+        let Action::Forward(forward) = &route.action else { continue };
+        for backend in &forward.backends {
+            let exact = backend.subset.texts().filter(|(.., range)| !range);
+            let keys: BTreeSet<String> = exact.map(|(key, ..)| key.to_owned()).collect();
+            if !keys.is_empty() {
+                all.entry(&backend.cluster).or_default().insert(keys);
+            }
+        }
+    }
+    all
 }
 
 fn has_faults(config: &RouteConfiguration) -> bool {
