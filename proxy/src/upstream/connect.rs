@@ -106,10 +106,10 @@ pub(crate) async fn open(
     let connecting = async {
         let stream = TcpStream::connect(to.addr).await?;
         stream.set_nodelay(true)?;
-        let Some(secure) = &to.secure else { return Ok(UpstreamStream::Tcp(stream)) };
+        let Some(secure) = &to.secure else { return Ok(UpstreamStream::Left(stream)) };
         // On the heap, so that connections without TLS have no room for it.
         let stream = Box::pin(secure.over(stream, speaks)).await?;
-        io::Result::Ok(UpstreamStream::Tls(Box::new(stream)))
+        io::Result::Ok(UpstreamStream::Right(Box::new(stream)))
     };
     Ok(tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))??)
 }

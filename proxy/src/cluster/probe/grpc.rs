@@ -126,7 +126,7 @@ mod tests {
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(served), service),
         );
-        let result = check(UpstreamStream::Tcp(stream), "orders", "shop.Orders").await;
+        let result = check(UpstreamStream::Left(stream), "orders", "shop.Orders").await;
         server.abort();
         result
     }
