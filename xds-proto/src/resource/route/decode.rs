@@ -2,7 +2,7 @@
 //! answered is refused; mere hints are passed over.
 //!
 //! - [`matching`]: which requests a route is for.
-//! - [`forward`]: where it leads to.
+//! - [`mod@forward`]: where it leads to.
 //! - [`filters`]: what stands in the configuration of single filters.
 
 mod filters;
