@@ -241,6 +241,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)
+        .asked_at(told_admin(addrs.admin, config.advertise.or(advertised.map(|addr| addr.ip()))))
         .with_identity(proxy_tls.mesh.as_deref());
     local.inherit(&advertised_before);
     if let Some(taken) = taken {
@@ -469,6 +470,14 @@ fn start_gossip(
         Some(continuation) => bound.go_on(gossip, continuation)?,
         None => bound.start(gossip)?,
     })
+}
+
+/// Where people are told to ask. One on all addresses is asked at the address that peers use.
+fn told_admin(addr: SocketAddr, instead: Option<IpAddr>) -> Option<SocketAddr> {
+    match addr.ip().is_unspecified() {
+        true => instead.map(|ip| SocketAddr::new(ip, addr.port())),
+        false => Some(addr),
+    }
 }
 
 /// What peers are told of an address.

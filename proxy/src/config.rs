@@ -9,7 +9,7 @@ use weft_core::tls::Trust;
 use weft_xds_proto::resource::cluster::RateLimit;
 use weft_xds_proto::resource::labels::{self, Place};
 
-use crate::health::SIDECAR_LABEL;
+use crate::health::{ADMIN_LABEL, SIDECAR_LABEL};
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::listener::proxy_protocol::Network;
 use crate::policy::overload::Limits;
@@ -311,7 +311,7 @@ pub fn check_service_name(name: &str) -> Result<(), String> {
 
 /// A label travels in gossip datagrams, so it is short.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), String> {
-    if key == SIDECAR_LABEL || key == SPIFFE_LABEL {
+    if [SIDECAR_LABEL, ADMIN_LABEL, SPIFFE_LABEL].contains(&key) {
         return Err(format!("label {key} is set by the sidecar itself"));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -18,7 +18,10 @@ use crate::limits::{LOCAL_CHECK_INTERVAL, LOCAL_CHECK_TIMEOUT};
 use crate::tls::mesh::{MeshMode, MeshTls, SPIFFE_LABEL};
 
 /// Label of an instance that is reached through its sidecar: the sidecar's name.
-pub(crate) const SIDECAR_LABEL: &str = "sidecar";
+pub const SIDECAR_LABEL: &str = "sidecar";
+
+/// Label of an instance that has a sidecar: the address of its admin port.
+pub const ADMIN_LABEL: &str = "sidecar-admin";
 
 /// Longest part of an instance id that comes from the proxy's name.
 const NAME_PART_MAX: usize = 40;
@@ -44,6 +47,8 @@ pub struct LocalServices {
     own: Vec<(String, SocketAddr)>,
     /// Label of this proxy.
     name: String,
+    /// Where people ask this sidecar.
+    admin: Option<SocketAddr>,
     /// SPIFFE ID of this sidecar, and whether services with a port of their own take TLS as well.
     identity: Option<(String, bool)>,
     /// Held to copy in or out, nothing else.
@@ -69,9 +74,15 @@ impl LocalServices {
             inbound,
             own,
             name: name.to_owned(),
+            admin: None,
             identity: None,
             statuses: Mutex::new(services.iter().map(status).collect()),
         }
+    }
+
+    /// With the admin port that is told of. One on loopback is for those on the same machine.
+    pub fn asked_at(self, admin: Option<SocketAddr>) -> Self {
+        Self { admin, ..self }
     }
 
     /// With the identity that peers find there.
@@ -107,6 +118,9 @@ impl LocalServices {
             let inbound = own.or(self.inbound);
             if inbound.is_some() {
                 metadata.insert(SIDECAR_LABEL.to_owned(), self.name.clone());
+            }
+            if let Some(admin) = self.admin {
+                metadata.insert(ADMIN_LABEL.to_owned(), admin.to_string());
             }
             if let Some((id, _)) = self.identity.as_ref().filter(|(_, strict)| match own {
                 Some(_) => *strict,
@@ -247,6 +261,14 @@ mod tests {
             (records[0].metadata["sidecar"].as_str(), records[0].metadata["version"].as_str()),
             ("p", "2")
         );
+    }
+
+    #[test]
+    fn whoever_looks_on_is_told_where_the_sidecar_is_asked() {
+        let local = LocalServices::new("p", NodeId(1), None, vec![], &services());
+        assert_eq!(local.records()[0].metadata.get(ADMIN_LABEL), None);
+        let local = local.asked_at(Some("10.0.0.1:15000".parse().unwrap()));
+        assert_eq!(local.records()[1].metadata[ADMIN_LABEL], "10.0.0.1:15000");
     }
 
     #[test]
