@@ -30,7 +30,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tap::Taps;
 
 mod certs;
-mod clusters;
+pub(crate) mod clusters;
 mod config_dump;
 mod explain;
 mod log_level;

@@ -6,7 +6,7 @@
 //! - [`listener`]: sockets and the guard in front of the HTTP/1 parser; [`http`]: the request path; [`route`]: which
 //!   route a request takes, [`policy`]: what happens to it beside; [`upstream`]: connections to endpoints, one pool a
 //!   worker. `tcp`: tunnels, for bytes that are no HTTP of ours.
-//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`telemetry`], [`tls`], [`drain`],
+//! - [`health`]: checks of the services beside this sidecar; [`admin`], [`explain`], [`telemetry`], [`tls`], [`drain`],
 //!   [`handover`]: operation.
 //!
 //! The request path never waits for the control plane, except for the first request to a service that it has not
@@ -20,6 +20,7 @@ pub mod config_snapshot;
 pub mod discovery;
 pub mod drain;
 pub mod error;
+pub mod explain;
 pub mod handover;
 pub mod health;
 pub mod http;

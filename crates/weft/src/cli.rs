@@ -20,6 +20,7 @@ mod run;
 mod semaphore;
 pub(crate) mod server;
 mod services;
+mod sidecars;
 mod snapshot;
 mod status;
 mod tap;
@@ -52,7 +53,7 @@ Look:
   services      All services with their healthy and total instances
   endpoints     Where a service is: address, health, source, owner, age
   members       Who is in the gossip pool
-  explain       What a sidecar would do with a request, and why
+  explain       What would become of a request from one service to another, and why
   tap           Requests that pass a sidecar, as they end
   status        The control plane: leader, servers, revisions, proxies
   token         Log in and print a token, for programs that register over HTTP

@@ -84,7 +84,7 @@ fn section(out: &mut String, direction: &str, mesh: &MeshState) {
     }
 }
 
-pub(super) fn cluster_json(cluster: &Cluster) -> Value {
+pub(crate) fn cluster_json(cluster: &Cluster) -> Value {
     let counts = cluster.endpoints.counts();
     let endpoint = |view: &EndpointView| {
         let row = Row::of(view);

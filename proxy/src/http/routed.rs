@@ -225,7 +225,7 @@ fn happened(ctx: &Context, seen: Option<&Rc<Seen>>, flag: Flag) {
 }
 
 /// Puts another path in place; keeps the query. None if the path makes no target, such as one that has become too long.
-pub(super) fn replace_path(head: &mut request::Parts, path: &str) -> Option<()> {
+pub(crate) fn replace_path(head: &mut request::Parts, path: &str) -> Option<()> {
     let target = match head.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),

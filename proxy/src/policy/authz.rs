@@ -155,6 +155,11 @@ impl Policies {
         }
     }
 
+    /// For each policy, in its order, the first of its rules that is for the call.
+    pub fn rules_for(&self, call: &Call<'_>) -> Vec<Option<usize>> {
+        self.policies.iter().map(|policy| policy.rule_for(call)).collect()
+    }
+
     fn refusal(&self, call: &Call<'_>, with_audit: bool) -> Option<Refusal<'_>> {
         let heard = || self.policies.iter().filter(|policy| with_audit || !policy.audit);
         let mut denying = heard().filter(|policy| policy.action == AuthzAction::Deny);
@@ -178,7 +183,11 @@ impl Policy {
     }
 
     fn is_for(&self, call: &Call<'_>) -> bool {
-        self.rules.iter().any(|rule| rule.is_for(call, self.action))
+        self.rule_for(call).is_some()
+    }
+
+    fn rule_for(&self, call: &Call<'_>) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.is_for(call, self.action))
     }
 }
 

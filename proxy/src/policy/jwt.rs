@@ -166,7 +166,7 @@ fn json<T: DeserializeOwned>(text: &[u8]) -> Result<T, TokenError> {
 }
 
 /// What stands behind `Bearer`, in any case (RFC 6750 §2.1, RFC 9110 §11.1).
-fn bearer(field: &[u8]) -> Option<&[u8]> {
+pub(crate) fn bearer(field: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = field.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }

@@ -14,10 +14,14 @@ use crate::flags::ADMIN;
 /// Which sidecar to ask.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Sidecar {
-    /// Admin port of the sidecar that is asked
-    #[arg(long, env = "WEFT_ADMIN", value_name = "IP:PORT", default_value_t = ADMIN)]
-    admin: SocketAddr,
+    /// Admin port of the sidecar that is asked; default: 127.0.0.1:15000, or that of the service that is named
+    #[arg(long, env = "WEFT_ADMIN", value_name = "IP:PORT")]
+    admin: Option<SocketAddr>,
 }
+
+/// A sidecar that is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admin(pub(crate) SocketAddr);
 
 /// It is on this machine, or near.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -26,6 +30,18 @@ const HEAD_LINES_MAX: usize = 64;
 const BODY_BYTES_MAX: u64 = 64 << 20;
 
 impl Sidecar {
+    /// The one that is named.
+    pub(crate) fn named(&self) -> Option<Admin> {
+        self.admin.map(Admin)
+    }
+
+    /// The one that is named, else the one on this machine.
+    pub(crate) fn beside(&self) -> Admin {
+        Admin(self.admin.unwrap_or(ADMIN))
+    }
+}
+
+impl Admin {
     /// A path with pairs of a query. Answers the body as it comes.
     pub(crate) async fn get(
         &self,
@@ -34,9 +50,9 @@ impl Sidecar {
     ) -> Result<BufReader<TcpStream>, Failure> {
         let pairs: Vec<_> = query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
         // HTTP/1.0: the body ends with the connection.
-        let request = format!("GET {path}?{} HTTP/1.0\r\nhost: {}\r\n\r\n", pairs.join("&"), self.admin);
+        let request = format!("GET {path}?{} HTTP/1.0\r\nhost: {}\r\n\r\n", pairs.join("&"), self.0);
         let asked = async {
-            let mut stream = BufReader::new(TcpStream::connect(self.admin).await?);
+            let mut stream = BufReader::new(TcpStream::connect(self.0).await?);
             stream.write_all(request.as_bytes()).await?;
             let mut status = String::new();
             stream.read_line(&mut status).await?;
@@ -53,20 +69,20 @@ impl Sidecar {
         let (status, stream) = asked.map_err(|error| {
             Failure::new(format!(
                 "no sidecar answers at {}: {error}; name its admin port with --admin or WEFT_ADMIN",
-                self.admin
+                self.0
             ))
         })?;
         if status.split_whitespace().nth(1) == Some("200") {
             return Ok(stream);
         }
         let why = whole(stream).await.unwrap_or_default();
-        Err(Failure::new(format!("the sidecar at {} refuses: {}", self.admin, why.trim_end())))
+        Err(Failure::new(format!("the sidecar at {} refuses: {}", self.0, why.trim_end())))
     }
 
     /// The same, to its end.
     pub(crate) async fn get_whole(&self, path: &str, query: &[(&str, String)]) -> Result<String, Failure> {
         let stream = self.get(path, query).await?;
-        let lost = |error| Failure::new(format!("the sidecar at {} broke off: {error}", self.admin));
+        let lost = |error| Failure::new(format!("the sidecar at {} broke off: {error}", self.0));
         whole(stream).await.map_err(lost)
     }
 }

@@ -66,7 +66,7 @@ impl Tap {
         put("client", self.client.map(|ip| ip.to_string()));
         put("min-ms", self.min_ms.map(|ms| ms.to_string()));
         put("limit", self.limit.map(|n| n.to_string()));
-        let mut lines = self.sidecar.get("/tap", &query).await?.lines();
+        let mut lines = self.sidecar.beside().get("/tap", &query).await?.lines();
         while let Ok(Some(line)) = lines.next_line().await {
             output::print(match self.output.output {
                 Format::Json => format!("{line}\n"),
