@@ -49,7 +49,7 @@ use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::export::Exporter;
 use crate::tls::door::DoorTls;
 use crate::tls::live::{self, Certificates};
-use crate::tls::mesh::{MeshMode, MeshTls};
+use crate::tls::mesh::MeshTls;
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 
 pub use running::{Event, WhenDone};
@@ -69,6 +69,8 @@ pub struct ProxyAddrs {
     pub listeners: Vec<(String, SocketAddr)>,
     /// For connections that the kernel redirects.
     pub captures: Vec<SocketAddr>,
+    /// For connections of others that the kernel redirects.
+    pub inbound_captures: Vec<SocketAddr>,
     /// Ports and sockets of single services.
     pub upstreams: Vec<BoundListener>,
     /// Inbound ports of services that speak no HTTP.
@@ -85,6 +87,7 @@ impl ProxyAddrs {
             gossip: None,
             listeners: Vec::new(),
             captures: Vec::new(),
+            inbound_captures: Vec::new(),
             upstreams: Vec::new(),
             inbound_tcp: Vec::new(),
         }
@@ -236,8 +239,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     });
     let memory = Arc::new(AtomicU32::new(0));
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers, &memory));
-    let doors = Doors::new(tls, proxy_tls.mesh.as_deref());
-    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, doors, shared, &phases)?;
+    let tls = proxy_tls.mesh.as_deref().map(DoorTls::peers).or(tls);
+    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, tls, shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)
@@ -365,26 +368,12 @@ fn descriptors(
     Ok(all)
 }
 
-/// TLS on the ports for peers.
-struct Doors {
-    http: Option<DoorTls>,
-    /// Nobody can tell by the first byte of a connection on which the server may speak first, so it is TLS or not.
-    tcp: Option<DoorTls>,
-}
-
-impl Doors {
-    fn new(terminate: Option<DoorTls>, mesh: Option<&MeshTls>) -> Self {
-        let strict = mesh.filter(|mesh| mesh.mode == MeshMode::Strict);
-        Self { http: mesh.map(DoorTls::peers).or(terminate), tcp: strict.map(DoorTls::peers) }
-    }
-}
-
 fn start_workers(
     config: &ProxyConfig,
     sockets: &mut Sockets<'_>,
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
-    doors: Doors,
+    tls: Option<DoorTls>,
     (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<Vec<Worker>, StartError> {
@@ -413,7 +402,7 @@ fn start_workers(
             forwarding: forwarding.clone(),
             side: Side::Inbound { only: Some(service) },
             mesh: inbound.clone(),
-            tls: doors.tcp.clone(),
+            tls: tls.as_ref().and_then(DoorTls::for_bytes),
         },
         Origin::Peers { to: None } => DoorConfig {
             socket,
@@ -421,7 +410,7 @@ fn start_workers(
             forwarding: forwarding.clone(),
             side: Side::Inbound { only: only.clone() },
             mesh: inbound.clone(),
-            tls: doors.http.clone(),
+            tls: tls.clone(),
         },
     };
     let mut workers = Vec::with_capacity(config.workers);

@@ -49,6 +49,8 @@ pub struct ProxyConfig {
     pub upstreams: Vec<Declared>,
     /// Where peers send calls for the local services.
     pub inbound: Option<SocketAddr>,
+    /// Where connections of others to the local services' own ports arrive, which the kernel redirects.
+    pub inbound_captures: Vec<SocketAddr>,
     /// Load balancers in front of `inbound` that tell with a PROXY protocol header who the client is.
     pub inbound_accept_proxy: Vec<Network>,
     /// Proxies in front of `inbound` that are believed what they say of earlier hops.
@@ -134,6 +136,7 @@ impl ProxyConfig {
             captures: Vec::new(),
             upstreams: Vec::new(),
             inbound: None,
+            inbound_captures: Vec::new(),
             inbound_accept_proxy: Vec::new(),
             trusted_proxies: Vec::new(),
             inbound_tcp: Vec::new(),
@@ -185,6 +188,13 @@ impl ProxyConfig {
         if self.inbound.is_some() && self.services.is_empty() {
             problems
                 .push("inbound: no service to receive for; name one with --service NAME=IP:PORT".to_owned());
+        }
+        if !self.inbound_captures.is_empty() && self.inbound.is_none() && self.inbound_tcp.is_empty() {
+            problems.push(
+                "capture-inbound takes what is on its way to a service's own port: give the port that peers are told of \
+                 with inbound or inbound-tcp"
+                    .to_owned(),
+            );
         }
         if !self.join.is_empty() && self.gossip.is_none() {
             problems.push("join needs a gossip address".to_owned());

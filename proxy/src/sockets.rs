@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use crate::app::ProxyAddrs;
 use crate::config::declared::BoundListener;
-use crate::config::{Declared, ListenAt, ProxyConfig, Takes};
+use crate::config::{Declared, ListenAt, LocalService, ProxyConfig, Takes};
 use crate::error::StartError;
 use crate::handover::offer::Descriptors;
 use crate::handover::take::Inherited;
 use crate::handover::wire::What;
 use crate::listener::accept::captured::Outgoing;
+use crate::listener::accept::captured_inbound::Local;
 use crate::listener::accept::{self, Entry};
 use crate::listener::proxy_protocol::Network;
 use crate::listener::socket;
@@ -88,7 +89,7 @@ impl<'a> Sockets<'a> {
             all.addrs.outbound = Some(all.tcp("outbound", addr, workers, Entry::http(), app)?);
         }
         if let Some(addr) = config.inbound {
-            let entry = Entry { accept_proxy: config.inbound_accept_proxy.clone().into(), ..Entry::http() };
+            let entry = http_of_peers(config);
             all.addrs.inbound = Some(all.tcp("inbound", addr, workers, entry, Origin::Peers { to: None })?);
         }
         for (name, addr, networks, trusted) in
@@ -117,6 +118,13 @@ impl<'a> Sockets<'a> {
             let addr = all.tcp(&what, addr, workers, entry(one), peers)?;
             all.own.push((one.service().to_owned(), addr));
             all.addrs.inbound_tcp.push(bound(addr.to_string(), one));
+        }
+        let local: Arc<[Local]> = config.services.iter().map(|service| local(config, service)).collect();
+        for addr in &config.inbound_captures {
+            let takes = accept::Takes::CapturedInbound(local.clone());
+            let entry = Entry { takes, ..Entry::http() };
+            let addr = all.tcp("capture-inbound", *addr, workers, entry, Origin::Peers { to: None })?;
+            all.addrs.inbound_captures.push(addr);
         }
         Ok(all)
     }
@@ -236,6 +244,23 @@ fn entry(one: &Declared) -> Entry {
         accept_proxy: one.accept_proxy.clone().into(),
         send_proxy: one.send_proxy,
     }
+}
+
+/// As what comes to the port of this service that peers are told of.
+fn local(config: &ProxyConfig, service: &LocalService) -> Local {
+    let own = config.inbound_tcp.iter().find(|one| one.service() == service.name);
+    let entry = match own {
+        Some(own) => entry(own),
+        None if service.is_tcp() => {
+            Entry { takes: accept::Takes::Tcp(service.name.clone()), ..Entry::http() }
+        }
+        None => http_of_peers(config),
+    };
+    Local { service: service.name.clone(), addr: service.addr, entry }
+}
+
+fn http_of_peers(config: &ProxyConfig) -> Entry {
+    Entry { accept_proxy: config.inbound_accept_proxy.clone().into(), ..Entry::http() }
 }
 
 fn bound(address: String, one: &Declared) -> BoundListener {

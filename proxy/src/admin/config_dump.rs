@@ -39,7 +39,7 @@ pub(super) fn json(state: &AdminState) -> Value {
             "gossip": optional(addrs.gossip),
             "listeners": addrs.listeners.iter().map(|(n, a)| json!({ "name": n, "address": a.to_string() })).collect::<Vec<_>>(),
             "upstreams": addrs.upstreams,
-            "inbound_tcp": addrs.inbound_tcp,
+            "inbound_captures": addrs.inbound_captures, "inbound_tcp": addrs.inbound_tcp,
             "workers": config.workers,
             "drain_timeout": format_duration(config.drain_timeout),
             "data_dir": config.data_dir,

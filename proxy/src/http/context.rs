@@ -95,12 +95,13 @@ impl Context {
 
     /// The same, for one service whatever host requests name.
     pub fn toward(&self, service: &str) -> Self {
-        let want = match &self.side {
-            Side::Outbound { want, .. } => want.clone(),
-            Side::Inbound { .. } => None,
+        let only = Some(service.to_owned());
+        let side = match &self.side {
+            Side::Outbound { want, .. } => Side::Outbound { want: want.clone(), to: only },
+            Side::Inbound { .. } => Side::Inbound { only },
         };
         Self {
-            side: Side::Outbound { want, to: Some(service.to_owned()) },
+            side,
             forwarding: self.forwarding.clone(),
             cached: RefCell::new(Cache::new(MeshSwap(self.mesh.clone()))),
             mesh: self.mesh.clone(),

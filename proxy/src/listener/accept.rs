@@ -18,6 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_core::metrics::Gauge;
 
+use captured_inbound::Local;
+
 use super::connection::{Connection, Connections};
 use super::detect::{Detected, detect};
 use super::guard::Guard;
@@ -60,6 +62,8 @@ pub(crate) enum Takes {
     Tls(Option<String>),
     /// Whatever was on its way elsewhere.
     Captured(Arc<captured::Outgoing>),
+    /// Whatever was on its way to the port of one of these.
+    CapturedInbound(Arc<[Local]>),
 }
 
 impl Entry {
@@ -87,6 +91,7 @@ pub(crate) struct Door {
 }
 
 pub(crate) mod captured;
+pub(crate) mod captured_inbound;
 
 /// Accepts until [`Door::stop`]; wake it by `stopped` then. What waits in the kernel's queue at that moment is still
 /// served: closing the socket resets it.
@@ -135,13 +140,21 @@ impl Door {
         // Without it small answers may wait for acknowledgements; it fails only on a dead connection.
         let _ = stream.set_nodelay();
         let door = self.clone();
-        tokio::task::spawn_local(async move { door.serve(stream, peer).await });
+        tokio::task::spawn_local(async move {
+            match &door.entry.takes {
+                Takes::CapturedInbound(local) => Box::pin(door.captured_inbound(local, stream, peer)).await,
+                _ => {
+                    let local = stream.local_addr();
+                    door.serve(stream, peer, local).await;
+                }
+            }
+        });
     }
 
-    async fn serve(&self, mut stream: Stream, mut peer: SocketAddr) {
+    /// `local`: whom the client had connected to.
+    async fn serve(&self, mut stream: Stream, mut peer: SocketAddr, mut local: SocketAddr) {
         self.ctx.metrics.connections_total.inc();
         let _counted = Counted::new(&self.ctx.metrics.connections);
-        let mut local = stream.local_addr();
         if self.entry.expects_header(peer) {
             let _open = self.connections.open(peer, false);
             match Box::pin(self.proxy_header(&mut stream)).await {
@@ -173,6 +186,8 @@ impl Door {
                 Box::pin(served).await
             }
             (Takes::Captured(outgoing), _) => Box::pin(self.captured(stream, open.shared(), outgoing)).await,
+            // Each is served by the door of its service.
+            (Takes::CapturedInbound(_), _) => Ok(()),
             (Takes::Tls(domain), _) => {
                 let domain = domain.as_deref();
                 Box::pin(serve::tls(&self.ctx, stream, open.shared(), domain, &passing))

@@ -47,6 +47,12 @@ impl DoorTls {
         Self { live: mesh.inbound.clone(), plaintext: mesh.mode == MeshMode::Permissive, peers: true }
     }
 
+    /// The same for what is no HTTP: nobody can tell by the first byte of a connection on which the server may speak first,
+    /// so it is always TLS, between sidecars, or never.
+    pub fn for_bytes(&self) -> Option<Self> {
+        Some(self.clone()).filter(|tls| tls.peers && !tls.plaintext)
+    }
+
     /// What the next connection is to use.
     pub fn config(&self) -> Option<Arc<ServerConfig>> {
         self.live.current().value.as_ref().ok().cloned()

@@ -41,6 +41,10 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
     lines.extend(addrs.captures.iter().map(captured));
     lines.extend(declared(&addrs.upstreams, "  upstream"));
     lines.push(("  inbound", listener(addrs.inbound, "calls to the local services")));
+    let captured = |addr: &SocketAddr| {
+        ("  capture-inbound", format!("{addr:21}  connections to local services that the kernel redirects"))
+    };
+    lines.extend(addrs.inbound_captures.iter().map(captured));
     lines.extend(declared(&addrs.inbound_tcp, "  inbound-tcp"));
     lines.push(("  admin", format!("{:21}  /ready, /clusters, /config_dump, /metrics", addrs.admin)));
     lines.push(("  gossip", listener(addrs.gossip, "members")));
@@ -49,6 +53,7 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         "role": "proxy", "name": name, "outbound": addrs.outbound, "inbound": addrs.inbound,
         "admin": addrs.admin, "gossip": addrs.gossip,
         "captures": addrs.captures, "upstreams": addrs.upstreams, "inbound_tcp": addrs.inbound_tcp,
+        "inbound_captures": addrs.inbound_captures,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
     crate::notify::ready();

@@ -10,10 +10,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::failure::Failure;
 use crate::flags::ProxyFlags;
 use crate::output;
-use rules::{CHAIN, Family, Network, Rules, remove_nft};
+use rules::{CHAINS, Family, Incoming, Network, Outgoing, Rules, remove_nft};
 
-/// Where captured connections go, unless told otherwise.
+/// Where captured connections of this machine go, unless told otherwise.
 const TO_PORT: u16 = 15002;
+/// The same of connections of others.
+const INBOUND_TO_PORT: u16 = 15007;
 
 // `weft proxy`, or what belongs to it. Its description is that of the flags.
 #[derive(Debug, Args)]
@@ -28,13 +30,17 @@ pub(crate) struct Proxy {
 /// Rules of the kernel for transparent capture.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Redirect {
-    /// Have the kernel redirect this machine's outgoing TCP connections to a sidecar
+    /// Have the kernel redirect this machine's TCP connections, or those of others to it, to a sidecar
     ///
-    /// Connections go to --to-port on loopback, where the sidecar listens with --capture. What stays on loopback is left alone,
-    /// and so is what is excluded: above all the user that the sidecar runs as, whose connections would come back to it
-    /// for ever. Rules are in a table or chain of their own; a second call replaces them whole. Needs root or CAP_NET_ADMIN.
+    /// With --exclude-uid outgoing connections go to --to-port on loopback, where the sidecar listens with --capture. What stays
+    /// on loopback is left alone, and so is what is excluded: above all the user that the sidecar runs as, whose connections
+    /// would come back to it for ever. With --inbound-port connections of other machines to the ports of apps go to
+    /// --inbound-to-port, where the sidecar listens with --capture-inbound. Rules are in a table or chains of their own; a second
+    /// call replaces them whole. Needs root or CAP_NET_ADMIN.
     ///
     /// Example: weft proxy install-redirect --exclude-uid weft --exclude-port 22 --exclude-network 10.96.0.0/16
+    ///
+    /// Example: weft proxy install-redirect --inbound-port 8080,5432 --exclude-source 10.0.0.1
     InstallRedirect(Install),
     /// Remove what install-redirect has installed; nothing is there to remove is no error
     RemoveRedirect(Remove),
@@ -43,21 +49,33 @@ pub(crate) enum Redirect {
 /// See [`Redirect::InstallRedirect`].
 #[derive(Debug, Args)]
 pub(crate) struct Install {
-    /// Where the sidecar listens, on 127.0.0.1 and ::1
+    /// Where outgoing connections go: the sidecar listens there on 127.0.0.1 and ::1
     #[arg(long, value_name = "PORT", default_value_t = TO_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     to_port: u16,
-    /// Leave alone the connections of this user, by number or name: that of the sidecar; repeat it or separate by commas
-    #[arg(long, value_name = "USER", value_delimiter = ',', required = true, value_parser = uid)]
+    /// Redirect outgoing connections, but for those of this user, by number or name: that of the sidecar; repeat it or
+    /// separate by commas
+    #[arg(long, value_name = "USER", value_delimiter = ',', required_unless_present = "inbound_port", value_parser = uid)]
     exclude_uid: Vec<u32>,
     /// Leave alone connections to this port; repeat it or separate by commas
-    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", value_delimiter = ',', requires = "exclude_uid", value_parser = clap::value_parser!(u16).range(1..))]
     exclude_port: Vec<u16>,
     /// Leave alone connections to these addresses, such as 10.96.0.0/16 or fd00::/8; repeat it or separate by commas
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', requires = "exclude_uid")]
     exclude_network: Vec<Network>,
     /// Redirect connections to these ports only; repeat it or separate by commas
-    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", value_delimiter = ',', requires = "exclude_uid", value_parser = clap::value_parser!(u16).range(1..))]
     only_port: Vec<u16>,
+    /// Redirect connections of other machines to this port of this one, where an app listens that the sidecar receives for;
+    /// repeat it or separate by commas
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    inbound_port: Vec<u16>,
+    /// Where these go: the sidecar listens there with --capture-inbound
+    #[arg(long, value_name = "PORT", default_value_t = INBOUND_TO_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    inbound_to_port: u16,
+    /// Leave alone connections to --inbound-port from these addresses, such as those of health checks by the machine itself;
+    /// repeat it or separate by commas
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', requires = "inbound_port")]
+    exclude_source: Vec<Network>,
     #[command(flatten)]
     how: How,
 }
@@ -101,14 +119,8 @@ impl Redirect {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let (how, rules) = match self {
             Self::InstallRedirect(install) => {
-                let rules = Rules {
-                    to_port: install.to_port,
-                    exclude_uids: install.exclude_uid,
-                    exclude_ports: install.exclude_port,
-                    exclude_networks: install.exclude_network,
-                    only_ports: install.only_port,
-                };
-                (install.how, Some(rules))
+                let (how, rules) = install.rules()?;
+                (how, Some(rules))
             }
             Self::RemoveRedirect(remove) => (remove.how, None),
         };
@@ -126,6 +138,31 @@ impl Redirect {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Install {
+    fn rules(self) -> Result<(How, Rules), Failure> {
+        let to = self.inbound_to_port;
+        if self.inbound_port.contains(&to) {
+            return Err(Failure::new(format!(
+                "inbound-port {to} is where connections are redirected to; name the ports of apps"
+            )));
+        }
+        let outgoing = Outgoing {
+            to_port: self.to_port,
+            exclude_uids: self.exclude_uid,
+            exclude_ports: self.exclude_port,
+            exclude_networks: self.exclude_network,
+            only_ports: self.only_port,
+        };
+        let incoming =
+            Incoming { to_port: to, ports: self.inbound_port, exclude_sources: self.exclude_source };
+        let rules = Rules {
+            outgoing: Some(outgoing).filter(|rules| !rules.exclude_uids.is_empty()),
+            incoming: Some(incoming).filter(|rules| !rules.ports.is_empty()),
+        };
+        Ok((self.how, rules))
     }
 }
 
@@ -154,27 +191,30 @@ fn step(command: &[&str], input: String) -> Step {
 }
 
 fn install_iptables(rules: &Rules) -> Vec<Step> {
-    let of = |family, tool: &str| {
-        let restore = format!("{tool}-restore");
-        let jump = |action| words(&[tool, "-w", "-t", "nat", action, "OUTPUT", "-p", "tcp", "-j", CHAIN]);
-        let mut jumps = step(&[], String::new());
-        (jumps.command, jumps.unless) = (jump("-A"), Some(jump("-C")));
-        [step(&[&restore, "-w", "--noflush"], rules.iptables(family)), jumps]
+    let of = |(family, tool): (Family, &str)| {
+        let restore = step(&[&format!("{tool}-restore"), "-w", "--noflush"], rules.iptables(family));
+        let jumps = CHAINS.map(|(from, to)| {
+            let jump = |action| words(&[tool, "-w", "-t", "nat", action, from, "-p", "tcp", "-j", to]);
+            Step { command: jump("-A"), unless: Some(jump("-C")), ..step(&[], String::new()) }
+        });
+        [restore].into_iter().chain(jumps)
     };
-    [of(Family::V4, "iptables"), of(Family::V6, "ip6tables")].into_iter().flatten().collect()
+    [(Family::V4, "iptables"), (Family::V6, "ip6tables")].into_iter().flat_map(of).collect()
 }
 
 fn remove_iptables() -> Vec<Step> {
-    let of = |tool: &str| {
+    let of = |(tool, (from, to)): (&str, (&str, &str))| {
         let gone = |words_of: &[&str]| Step {
-            command: words(&[&[tool, "-w", "-t", "nat"], words_of].concat()),
-            input: String::new(),
             may_fail: true,
-            unless: None,
+            ..step(&[&[tool, "-w", "-t", "nat"], words_of].concat(), String::new())
         };
-        [gone(&["-D", "OUTPUT", "-p", "tcp", "-j", CHAIN]), gone(&["-F", CHAIN]), gone(&["-X", CHAIN])]
+        [gone(&["-D", from, "-p", "tcp", "-j", to]), gone(&["-F", to]), gone(&["-X", to])]
     };
-    ["iptables", "ip6tables"].into_iter().flat_map(of).collect()
+    ["iptables", "ip6tables"]
+        .into_iter()
+        .flat_map(|tool| CHAINS.map(|chain| (tool, chain)))
+        .flat_map(of)
+        .collect()
 }
 
 impl Step {

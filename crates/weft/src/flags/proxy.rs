@@ -119,6 +119,11 @@ pub(crate) struct ProxyFlags {
     /// spaces); default: none
     #[arg(long, env = "WEFT_INBOUND_TCP", value_name = "IP:PORT=SERVICE", value_delimiter = ' ')]
     pub(crate) inbound_tcp: Option<Vec<DeclaredTcp>>,
+    /// Where connections of others to the local services' own ports arrive, which the kernel redirects by the rules of
+    /// `weft proxy install-redirect --inbound-port`, usually `[::]:15007` for IPv4 and IPv6: they are received as on --inbound
+    /// and --inbound-tcp, so that nobody gets around the sidecar; repeat it or separate by commas; Linux only; default: none
+    #[arg(long, env = "WEFT_CAPTURE_INBOUND", value_name = "IP:PORT", value_delimiter = ',')]
+    pub(crate) capture_inbound: Option<Vec<SocketAddr>>,
     /// PEM file with the certificate chain to terminate TLS with on --inbound, the leaf first; default:
     /// none, plaintext
     #[arg(long, env = "WEFT_INBOUND_CERT", value_name = "FILE")]
@@ -231,7 +236,7 @@ impl ProxyFlags {
         layer!(self, file;
             name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, capture, upstream,
             inbound,
-            inbound_accept_proxy, trusted_proxies, inbound_tcp, inbound_cert, inbound_key, mesh_cert, mesh_key,
+            inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
@@ -318,6 +323,7 @@ impl ProxyFlags {
             captures: self.capture.unwrap_or_default(),
             upstreams: self.upstream.unwrap_or_default(),
             inbound,
+            inbound_captures: self.capture_inbound.unwrap_or_default(),
             inbound_accept_proxy,
             trusted_proxies,
             inbound_tcp: self.inbound_tcp.unwrap_or_default().into_iter().map(|one| one.0).collect(),

@@ -45,6 +45,8 @@ pub(crate) enum CaptureError {
     NotCaptured,
     #[error("it is a connection of this proxy, captured in turn: exclude the user that runs it")]
     Loop,
+    #[error("it was on its way to {0}, and no local service has that port")]
+    NoService(SocketAddr),
     #[error("no connection to {0} within {CAPTURED_CONNECT_TIMEOUT:?}")]
     Slow(SocketAddr),
     #[error("no connection to {0}: {1}")]
@@ -95,15 +97,11 @@ impl Door {
         connection: &Rc<Connection>,
         outgoing: &Outgoing,
     ) -> Result<(), Ended> {
-        let refused = |kind, why| {
-            self.ctx.metrics.refused(kind);
-            Err(Ended::Captured(why))
-        };
-        let Some(to) = original(&stream).filter(|to| *to != stream.local_addr()) else {
-            return refused("not_captured", CaptureError::NotCaptured);
+        let Some(to) = original(&stream) else {
+            return Err(self.refused("not_captured", CaptureError::NotCaptured));
         };
         if outgoing.has(connection.peer) {
-            return refused("capture_loop", CaptureError::Loop);
+            return Err(self.refused("capture_loop", CaptureError::Loop));
         }
         connection.becomes_tunnel(self.ctx.timeouts.tunnel);
         let mut seen = Vec::new();
@@ -179,6 +177,11 @@ impl Door {
         self.pass(stream, seen, far, to, connection, outgoing).await
     }
 
+    pub(super) fn refused(&self, kind: &'static str, why: CaptureError) -> Ended {
+        self.ctx.metrics.refused(kind);
+        Ended::Captured(why)
+    }
+
     async fn is_service(&self, name: &str) -> bool {
         // Not worth a question: everybody has it.
         if name == "localhost" {
@@ -251,20 +254,23 @@ async fn cut(connection: &Connection) {
     .await;
 }
 
-/// Where it was on its way, if the kernel knows.
+/// Where it was on its way before the kernel has redirected it, if it has.
 #[cfg(target_os = "linux")]
-fn original(stream: &Stream) -> Option<SocketAddr> {
+pub(super) fn original(stream: &Stream) -> Option<SocketAddr> {
     let Stream::Tcp(stream) = stream else { return None };
+    let local = stream.local_addr().ok()?;
+    // A socket for both families shows IPv4 in IPv6 form.
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let socket = SockRef::from(stream);
-    let found = match stream.local_addr().ok()? {
+    let found = match local {
         SocketAddr::V4(_) => socket.original_dst_v4(),
         SocketAddr::V6(_) => socket.original_dst_v6(),
     };
-    found.ok()?.as_socket()
+    found.ok()?.as_socket().filter(|to| *to != local)
 }
 
 /// Only Linux redirects so.
 #[cfg(not(target_os = "linux"))]
-fn original(_: &Stream) -> Option<SocketAddr> {
+pub(super) fn original(_: &Stream) -> Option<SocketAddr> {
     None
 }

@@ -6,12 +6,23 @@ use std::net::IpAddr;
 /// Of the nftables table. It is ours alone, so replacing it changes nobody else's rules.
 pub(super) const TABLE: &str = "weft_redirect";
 
-/// Of the iptables chain.
-pub(super) const CHAIN: &str = "WEFT_REDIRECT";
+/// The iptables chains, each with the chain of the kernel that jumps there.
+pub(super) const CHAINS: [(&str, &str); 2] = [("OUTPUT", OUT), ("PREROUTING", IN)];
+const OUT: &str = "WEFT_REDIRECT";
+const IN: &str = "WEFT_REDIRECT_IN";
 
-/// Which connections of this machine are redirected: all TCP ones, but for what is excluded and what stays on loopback.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is redirected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Rules {
+    /// Connections of this machine: all TCP ones, but for what is excluded and what stays on loopback.
+    pub outgoing: Option<Outgoing>,
+    /// Connections of others to this machine.
+    pub incoming: Option<Incoming>,
+}
+
+/// See [`Rules`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outgoing {
     pub to_port: u16,
     /// Users whose connections are left alone.
     pub exclude_uids: Vec<u32>,
@@ -19,6 +30,16 @@ pub(super) struct Rules {
     pub exclude_networks: Vec<Network>,
     /// If any, only these ports are redirected.
     pub only_ports: Vec<u16>,
+}
+
+/// See [`Rules`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Incoming {
+    pub to_port: u16,
+    /// Only these are redirected.
+    pub ports: Vec<u16>,
+    /// From these they are left alone.
+    pub exclude_sources: Vec<Network>,
 }
 
 /// Addresses that begin alike.
@@ -53,6 +74,16 @@ impl std::fmt::Display for Network {
     }
 }
 
+impl Network {
+    fn nft(&self) -> &'static str {
+        if self.base.is_ipv4() { "ip" } else { "ip6" }
+    }
+
+    fn is_of(&self, family: Family) -> bool {
+        self.base.is_ipv4() == (family == Family::V4)
+    }
+}
+
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
@@ -64,58 +95,94 @@ impl Rules {
     /// For `nft -f -`: one transaction, which replaces what was there before.
     pub fn nft(&self) -> String {
         let mut text = remove_nft();
-        let chain = "type nat hook output priority -100; policy accept;";
         // Writing to a text never fails; so below.
-        let _ = writeln!(text, "add table inet {TABLE}\nadd chain inet {TABLE} output {{ {chain} }}");
-        let mut rule = |words: &str| {
-            let _ = writeln!(text, "add rule inet {TABLE} output {words}");
-        };
-        if !self.exclude_uids.is_empty() {
-            rule(&format!("meta skuid {{ {} }} return", list(&self.exclude_uids)));
-        }
-        for network in self.left_alone() {
-            let family = if network.base.is_ipv4() { "ip" } else { "ip6" };
-            rule(&format!("{family} daddr {network} return"));
-        }
-        if !self.exclude_ports.is_empty() {
-            rule(&format!("tcp dport {{ {} }} return", list(&self.exclude_ports)));
-        }
-        let to = format!("redirect to :{}", self.to_port);
-        match self.only_ports.as_slice() {
-            [] => rule(&format!("meta l4proto tcp {to}")),
-            ports => rule(&format!("tcp dport {{ {} }} {to}", list(ports))),
+        let _ = writeln!(text, "add table inet {TABLE}");
+        let outgoing = self.outgoing.as_ref().map(|rules| ("output", rules.nft()));
+        let incoming = self.incoming.as_ref().map(|rules| ("prerouting", rules.nft()));
+        for (hook, rules) in [outgoing, incoming].into_iter().flatten() {
+            let chain = format!("type nat hook {hook} priority -100; policy accept;");
+            let _ = writeln!(text, "add chain inet {TABLE} {hook} {{ {chain} }}");
+            for rule in rules {
+                let _ = writeln!(text, "add rule inet {TABLE} {hook} {rule}");
+            }
         }
         text
     }
 
-    /// For `iptables-restore --noflush` or `ip6tables-restore --noflush`: the whole chain at once.
+    /// For `iptables-restore --noflush` or `ip6tables-restore --noflush`: both chains whole, at once. One that nothing is
+    /// asked of is empty.
     pub fn iptables(&self, family: Family) -> String {
-        let mut text = format!("*nat\n:{CHAIN} - [0:0]\n");
-        let mut rule = |words: &str| {
-            let _ = writeln!(text, "-A {CHAIN} {words}");
-        };
-        for uid in &self.exclude_uids {
-            rule(&format!("-m owner --uid-owner {uid} -j RETURN"));
-        }
-        for network in self.left_alone().filter(|n| n.base.is_ipv4() == (family == Family::V4)) {
-            rule(&format!("-d {network} -j RETURN"));
-        }
-        for port in &self.exclude_ports {
-            rule(&format!("-p tcp --dport {port} -j RETURN"));
-        }
-        let to = format!("-j REDIRECT --to-ports {}", self.to_port);
-        match self.only_ports.as_slice() {
-            [] => rule(&format!("-p tcp {to}")),
-            ports => ports.iter().for_each(|port| rule(&format!("-p tcp --dport {port} {to}"))),
+        let mut text = format!("*nat\n:{OUT} - [0:0]\n:{IN} - [0:0]\n");
+        let outgoing = self.outgoing.as_ref().map(|rules| (OUT, rules.iptables(family)));
+        let incoming = self.incoming.as_ref().map(|rules| (IN, rules.iptables(family)));
+        for (chain, rules) in [outgoing, incoming].into_iter().flatten() {
+            for rule in rules {
+                let _ = writeln!(text, "-A {chain} {rule}");
+            }
         }
         text.push_str("COMMIT\n");
         text
+    }
+}
+
+impl Outgoing {
+    fn nft(&self) -> Vec<String> {
+        let mut rules = Vec::new();
+        if !self.exclude_uids.is_empty() {
+            rules.push(format!("meta skuid {{ {} }} return", list(&self.exclude_uids)));
+        }
+        rules.extend(self.left_alone().map(|network| format!("{} daddr {network} return", network.nft())));
+        if !self.exclude_ports.is_empty() {
+            rules.push(format!("tcp dport {{ {} }} return", list(&self.exclude_ports)));
+        }
+        let to = format!("redirect to :{}", self.to_port);
+        rules.push(match self.only_ports.as_slice() {
+            [] => format!("meta l4proto tcp {to}"),
+            ports => format!("tcp dport {{ {} }} {to}", list(ports)),
+        });
+        rules
+    }
+
+    fn iptables(&self, family: Family) -> Vec<String> {
+        let mut rules = Vec::new();
+        rules.extend(self.exclude_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN")));
+        let networks = self.left_alone().filter(|network| network.is_of(family));
+        rules.extend(networks.map(|network| format!("-d {network} -j RETURN")));
+        rules.extend(self.exclude_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
+        let to = format!("-j REDIRECT --to-ports {}", self.to_port);
+        match self.only_ports.as_slice() {
+            [] => rules.push(format!("-p tcp {to}")),
+            ports => rules.extend(ports.iter().map(|port| format!("-p tcp --dport {port} {to}"))),
+        }
+        rules
     }
 
     /// What stays on this machine is not on its way through the mesh, and the sidecar's own ports are there.
     fn left_alone(&self) -> impl Iterator<Item = Network> {
         let loopback = ["127.0.0.0/8", "::1/128"].map(|text| text.parse().expect("a network"));
         loopback.into_iter().chain(self.exclude_networks.iter().copied())
+    }
+}
+
+/// What only passes through this machine is for the same port of another one.
+impl Incoming {
+    fn nft(&self) -> Vec<String> {
+        let mut rules = vec!["iifname \"lo\" return".to_owned(), "fib daddr type != local return".to_owned()];
+        let sources = self.exclude_sources.iter();
+        rules.extend(sources.map(|network| format!("{} saddr {network} return", network.nft())));
+        rules.push(format!("tcp dport {{ {} }} redirect to :{}", list(&self.ports), self.to_port));
+        rules
+    }
+
+    fn iptables(&self, family: Family) -> Vec<String> {
+        let mut rules =
+            vec!["-i lo -j RETURN".to_owned(), "-m addrtype ! --dst-type LOCAL -j RETURN".to_owned()];
+        let sources = self.exclude_sources.iter().filter(|network| network.is_of(family));
+        rules.extend(sources.map(|network| format!("-s {network} -j RETURN")));
+        let to = self.to_port;
+        let ports = self.ports.iter();
+        rules.extend(ports.map(|port| format!("-p tcp --dport {port} -j REDIRECT --to-ports {to}")));
+        rules
     }
 }
 
@@ -132,13 +199,21 @@ fn list<T: ToString>(all: &[T]) -> String {
 mod tests {
     use super::*;
 
-    fn rules() -> Rules {
-        Rules {
+    fn outgoing() -> Outgoing {
+        Outgoing {
             to_port: 15002,
             exclude_uids: vec![1337],
             exclude_ports: vec![22, 2379],
             exclude_networks: vec!["10.1.0.0/16".parse().unwrap(), "fd00::7".parse().unwrap()],
             only_ports: Vec::new(),
+        }
+    }
+
+    fn incoming() -> Incoming {
+        Incoming {
+            to_port: 15007,
+            ports: vec![8080, 5432],
+            exclude_sources: vec!["10.2.0.1".parse().unwrap(), "fd00::9".parse().unwrap()],
         }
     }
 
@@ -156,31 +231,50 @@ add rule inet weft_redirect output ip daddr 10.1.0.0/16 return
 add rule inet weft_redirect output ip6 daddr fd00::7/128 return
 add rule inet weft_redirect output tcp dport { 22, 2379 } return
 add rule inet weft_redirect output meta l4proto tcp redirect to :15002
+add chain inet weft_redirect prerouting { type nat hook prerouting priority -100; policy accept; }
+add rule inet weft_redirect prerouting iifname \"lo\" return
+add rule inet weft_redirect prerouting fib daddr type != local return
+add rule inet weft_redirect prerouting ip saddr 10.2.0.1/32 return
+add rule inet weft_redirect prerouting ip6 saddr fd00::9/128 return
+add rule inet weft_redirect prerouting tcp dport { 8080, 5432 } redirect to :15007
 ";
-        assert_eq!(rules().nft(), expected);
-        let only = Rules { only_ports: vec![80, 443], ..rules() };
-        assert!(only.nft().ends_with("output tcp dport { 80, 443 } redirect to :15002\n"));
+        let both = Rules { outgoing: Some(outgoing()), incoming: Some(incoming()) };
+        assert_eq!(both.nft(), expected);
+        let only = Outgoing { only_ports: vec![80, 443], ..outgoing() };
+        let only = Rules { outgoing: Some(only), incoming: None }.nft();
+        assert!(only.ends_with("output tcp dport { 80, 443 } redirect to :15002\n"), "{only}");
+        assert!(!Rules { outgoing: None, incoming: Some(incoming()) }.nft().contains(" output "));
     }
 
     #[test]
-    fn iptables_get_a_chain_of_their_own_for_each_family() {
+    fn iptables_get_chains_of_their_own_for_each_family() {
         let expected = "\
 *nat
 :WEFT_REDIRECT - [0:0]
+:WEFT_REDIRECT_IN - [0:0]
 -A WEFT_REDIRECT -m owner --uid-owner 1337 -j RETURN
 -A WEFT_REDIRECT -d 127.0.0.0/8 -j RETURN
 -A WEFT_REDIRECT -d 10.1.0.0/16 -j RETURN
 -A WEFT_REDIRECT -p tcp --dport 22 -j RETURN
 -A WEFT_REDIRECT -p tcp --dport 2379 -j RETURN
 -A WEFT_REDIRECT -p tcp -j REDIRECT --to-ports 15002
+-A WEFT_REDIRECT_IN -i lo -j RETURN
+-A WEFT_REDIRECT_IN -m addrtype ! --dst-type LOCAL -j RETURN
+-A WEFT_REDIRECT_IN -s 10.2.0.1/32 -j RETURN
+-A WEFT_REDIRECT_IN -p tcp --dport 8080 -j REDIRECT --to-ports 15007
+-A WEFT_REDIRECT_IN -p tcp --dport 5432 -j REDIRECT --to-ports 15007
 COMMIT
 ";
-        assert_eq!(rules().iptables(Family::V4), expected);
-        let six = rules().iptables(Family::V6);
-        assert!(
-            six.contains("-d ::1/128") && six.contains("-d fd00::7/128") && !six.contains("10.1"),
-            "{six}"
-        );
+        let both = Rules { outgoing: Some(outgoing()), incoming: Some(incoming()) };
+        assert_eq!(both.iptables(Family::V4), expected);
+        let six = both.iptables(Family::V6);
+        for part in ["-d ::1/128", "-d fd00::7/128", "-s fd00::9/128"] {
+            assert!(six.contains(part), "{six}");
+        }
+        assert!(!six.contains("10."), "{six}");
+        // What an earlier call has redirected is no more.
+        let none = "*nat\n:WEFT_REDIRECT - [0:0]\n:WEFT_REDIRECT_IN - [0:0]\nCOMMIT\n";
+        assert_eq!(Rules::default().iptables(Family::V4), none);
     }
 
     #[test]

@@ -1,0 +1,275 @@
+//! Connections of other machines to an app's own port, which the kernel redirects to its sidecar, in namespaces of the test's
+//! own: nobody gets around the sidecar.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use weft_tests::http_client;
+use weft_tests::mesh::strings;
+use weft_tests::netns::inside;
+use weft_tests::process::{WeftProcess, run, run_program};
+
+/// This machine, in both families.
+const HERE: [&str; 2] = ["10.98.0.1", "[fd98::1]"];
+const POLICY: &str = "\
+---
+apiVersion: weft.dev/v1
+kind: AuthorizationPolicy
+metadata: {name: no-secrets}
+spec:
+  targetRef: {kind: Service, name: orders}
+  action: DENY
+  rules: [{to: [{paths: [\"/secret\"]}]}]
+";
+
+/// Another machine, at the other end of a cable. Its namespace ends with this.
+struct Other(Child);
+
+impl Other {
+    fn new() -> Self {
+        let keeper =
+            Command::new("unshare").args(["--net", "sleep", "infinity"]).stdin(Stdio::null()).spawn();
+        let other = Self(keeper.expect("unshare can be started"));
+        let pid = other.0.id();
+        let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+        // The keeper is in its namespace only once it is no longer `unshare`.
+        while namespace(&pid.to_string()).is_none_or(|theirs| Some(theirs) == namespace("self")) {
+            std::thread::yield_now();
+        }
+        let there = format!("nsenter --net=/proc/{pid}/ns/net ");
+        for command in [
+            "ip link set lo up".to_owned(),
+            format!("ip link add cable0 type veth peer name cable1 netns {pid}"),
+            "ip addr add 10.98.0.1/24 dev cable0".to_owned(),
+            "ip -6 addr add fd98::1/64 dev cable0 nodad".to_owned(),
+            "ip link set cable0 up".to_owned(),
+            format!("{there}ip addr add 10.98.0.2/24 dev cable1"),
+            format!("{there}ip -6 addr add fd98::2/64 dev cable1 nodad"),
+            format!("{there}ip link set cable1 up"),
+        ] {
+            let mut words = command.split(' ');
+            let ended = Command::new(words.next().expect("a command")).args(words).status().expect("starts");
+            assert!(ended.success(), "{command}");
+        }
+        other
+    }
+
+    /// What a command says there.
+    async fn run(&self, command: &[&str]) -> String {
+        let namespace = format!("--net=/proc/{}/ns/net", self.0.id());
+        let ended = run_program("nsenter", &[&[namespace.as_str()], command].concat(), &[], "").await;
+        ended.stdout
+    }
+
+    /// Status and body of an answer, and what went wrong where there is none: `000`.
+    async fn get(&self, url: &str, more: &[&str]) -> String {
+        let curl = ["curl", "-s", "-g", "--max-time", "10", "-w", " %{http_code}"];
+        self.run(&[&curl[..], more, &[url]].concat()).await
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Answers whether requests have come by a proxy.
+async fn app(at: &str) {
+    let listener = TcpListener::bind(at).await.expect("binds");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    match stream.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => return,
+                    }
+                }
+                let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                let body = if head.contains("\r\nvia:") { "guarded" } else { "direct" };
+                let head =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            });
+        }
+    });
+}
+
+/// Speaks first.
+async fn database(at: &str) {
+    let listener = TcpListener::bind(at).await.expect("binds");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"ready\n").await;
+        }
+    });
+}
+
+async fn sidecar(policy: &str, more: &[&str]) -> WeftProcess {
+    let file = std::env::temp_dir().join(format!("weft-capture-inbound-{}.yaml", std::process::id()));
+    std::fs::write(&file, format!("name: orders\n{policy}")).expect("writes");
+    let mut args = strings(&["proxy", "--config", &file.display().to_string(), "--admin", "127.0.0.1:0"]);
+    args.extend(strings(&["--outbound", "127.0.0.1:0", "--inbound", "10.98.0.1:15006"]));
+    args.extend(strings(&["--service", "orders=127.0.0.1:8080", "--capture-inbound", "[::]:15007"]));
+    args.extend(strings(more));
+    let proxy = WeftProcess::start("orders", &args).await;
+    let _ = std::fs::remove_file(file);
+    proxy
+}
+
+async fn redirect(args: &[&str], backend: &str) {
+    let ended = run(&[&["proxy"], args, &["--backend", backend]].concat()).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+async fn metric(proxy: &WeftProcess, line: &str) -> bool {
+    let metrics = http_client::get(proxy.addr("admin"), "admin", "/metrics").await.expect("metrics").body;
+    metrics.lines().any(|l| l == line)
+}
+
+async fn captured_with(backend: &str) {
+    let other = Other::new();
+    app("[::]:8080").await;
+    app("[::]:8081").await;
+    database("[::]:5432").await;
+    let db = ["--service", "db=127.0.0.1:5432,protocol=tcp", "--inbound-tcp", "10.98.0.1:15432=db"];
+    let proxy = sidecar(POLICY, &db).await;
+    let secret = HERE.map(|ip| format!("http://{ip}:8080/secret"));
+    for url in &secret {
+        assert_eq!(other.get(url, &[]).await, "direct 200", "without rules anybody gets around the sidecar");
+    }
+
+    let install = ["install-redirect", "--inbound-port", "8080,5432,9999"];
+    redirect(&install, backend).await;
+    // A second time is the same.
+    redirect(&install, backend).await;
+    for (ip, secret) in HERE.iter().zip(&secret) {
+        let refused = other.get(secret, &["-D", "-"]).await;
+        assert!(refused.contains("x-weft-error: forbidden") && refused.ends_with(" 403"), "{ip}: {refused}");
+        // Whatever the host says.
+        assert_eq!(other.get(&format!("http://{ip}:8080/x"), &[]).await, "guarded 200", "{ip}");
+        let http2 = other.get(&format!("http://{ip}:8080/x"), &["--http2-prior-knowledge"]).await;
+        assert_eq!(http2, "guarded 200", "{ip}");
+        assert_eq!(
+            other.get(&format!("http://{ip}:8081/secret"), &[]).await,
+            "direct 200",
+            "not one of these"
+        );
+        assert_eq!(other.get(&format!("http://{ip}:9999/"), &[]).await, " 000", "no service has this port");
+        assert_eq!(
+            other.get(&format!("http://{ip}:15007/"), &[]).await,
+            " 000",
+            "it was not redirected there"
+        );
+    }
+    // Bash has connections without a tool for them.
+    let ready = other.run(&["bash", "-c", "exec 3<>/dev/tcp/10.98.0.1/5432; head -c 6 <&3"]).await;
+    assert_eq!(ready, "ready\n");
+    for line in [
+        r#"weft_proxy_refused_total{kind="no_service"} 2"#,
+        r#"weft_proxy_refused_total{kind="not_captured"} 2"#,
+        r#"weft_proxy_tunnel_bytes_total{direction="inbound",service="db",way="received"} 6"#,
+    ] {
+        assert!(metric(&proxy, line).await, "{line}");
+    }
+    // The port that peers are told of is as it was, and so is what this machine says to itself.
+    assert_eq!(other.get("http://10.98.0.1:15006/x", &["-H", "host: orders"]).await, "guarded 200");
+    let own = http_client::get("10.98.0.1:8080".parse().expect("an address"), "orders", "/secret").await;
+    assert_eq!(own.expect("an answer").body, "direct");
+
+    // Probes of one address, and rules for outgoing connections beside them.
+    let more = ["--exclude-source", "10.98.0.2", "--exclude-uid", "0"];
+    redirect(&[&install[..], &more].concat(), backend).await;
+    assert_eq!(other.get(&secret[0], &[]).await, "direct 200", "left alone");
+    assert!(other.get(&secret[1], &[]).await.ends_with(" 403"), "another address");
+
+    redirect(&["install-redirect", "--exclude-uid", "0"], backend).await;
+    assert_eq!(other.get(&secret[1], &[]).await, "direct 200", "rules are replaced whole");
+    redirect(&install, backend).await;
+    redirect(&["remove-redirect"], backend).await;
+    redirect(&["remove-redirect"], backend).await;
+    for url in &secret {
+        assert_eq!(other.get(url, &[]).await, "direct 200", "nothing is redirected any more");
+    }
+    assert_eq!(proxy.stop().await, 0);
+}
+
+#[test]
+fn nobody_gets_around_the_sidecar_of_an_app_with_nftables() {
+    inside("nobody_gets_around_the_sidecar_of_an_app_with_nftables", || captured_with("nft"));
+}
+
+#[test]
+fn nobody_gets_around_the_sidecar_of_an_app_with_iptables() {
+    inside("nobody_gets_around_the_sidecar_of_an_app_with_iptables", || captured_with("iptables"));
+}
+
+/// PEM files of a sidecar, or of whoever calls it.
+fn identity(folder: &Path, ca: &CertifiedIssuer<'static, KeyPair>, name: &str) -> [String; 3] {
+    let mut params = CertificateParams::new(Vec::new()).expect("names");
+    let id = format!("spiffe://mesh.example/ns/shop/sa/{name}");
+    params.subject_alt_names.push(SanType::URI(id.try_into().expect("ASCII")));
+    let key = KeyPair::generate().expect("a key");
+    let cert = params.signed_by(&key, ca).expect("signed");
+    [("cert", cert.pem()), ("key", key.serialize_pem()), ("ca", ca.pem())].map(|(what, pem)| {
+        let path = folder.join(format!("{name}-{what}.pem"));
+        std::fs::write(&path, pem).expect("written");
+        path.display().to_string()
+    })
+}
+
+#[test]
+fn in_strict_mode_an_apps_port_is_for_sidecars_alone() {
+    inside("in_strict_mode_an_apps_port_is_for_sidecars_alone", || async {
+        let other = Other::new();
+        app("[::]:8080").await;
+        database("[::]:5432").await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut params = CertificateParams::new(Vec::new()).expect("names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed");
+        let [cert, key, trusted] = identity(folder.path(), &ca, "orders");
+        let mesh = ["--mesh-cert", &cert, "--mesh-key", &key, "--mesh-ca", &trusted, "--mesh-mode", "strict"];
+        let db = ["--service", "db=127.0.0.1:5432,protocol=tcp", "--inbound-tcp", "10.98.0.1:15432=db"];
+        let proxy = sidecar("", &[&mesh[..], &db].concat()).await;
+        redirect(&["install-redirect", "--inbound-port", "8080,5432"], "auto").await;
+        assert_eq!(other.get("http://10.98.0.1:8080/", &[]).await, " 000", "plaintext");
+        let bytes =
+            other.run(&["bash", "-c", "exec 3<>/dev/tcp/10.98.0.1/5432; echo hello >&3; cat <&3"]).await;
+        assert!(!bytes.contains("ready"), "plaintext: {bytes}");
+        // It has no DNS name that curl could look for; who calls is what counts here.
+        assert_eq!(other.get("https://10.98.0.1:8080/", &["-k"]).await, " 000", "without a certificate");
+        let [cert, key, _] = identity(folder.path(), &ca, "web");
+        let with = ["-k", "--cert", &cert, "--key", &key];
+        assert_eq!(other.get("https://10.98.0.1:8080/", &with).await, "guarded 200");
+        assert_eq!(proxy.stop().await, 0);
+    });
+}
+
+#[tokio::test]
+async fn flags_that_do_not_fit_together_are_refused() {
+    for (bad, part) in [
+        (&["proxy", "install-redirect"][..], "--exclude-uid"),
+        (&["proxy", "install-redirect", "--inbound-port", "8080", "--exclude-port", "9"], "--exclude-uid"),
+        (
+            &["proxy", "install-redirect", "--exclude-uid", "0", "--exclude-source", "10.0.0.1"],
+            "--inbound-port",
+        ),
+        (&["proxy", "install-redirect", "--inbound-port", "15007"], "name the ports of apps"),
+        (&["proxy", "install-redirect", "--inbound-port", "0"], "not in 1..=65535"),
+        (&["proxy", "--capture-inbound", "[::]:0", "--service", "a=127.0.0.1:9"], "inbound or inbound-tcp"),
+    ] {
+        let refused = run(bad).await;
+        assert_ne!(refused.code, 0, "{refused:?}");
+        assert!(refused.stderr.contains(part), "{bad:?}: {refused:?}");
+    }
+    let printed =
+        run(&["proxy", "install-redirect", "--inbound-port", "80", "--dry-run", "--backend", "nft"]).await;
+    assert!(printed.stdout.contains("tcp dport { 80 } redirect to :15007"), "{printed:?}");
+}
