@@ -1,6 +1,8 @@
 //! Connections to endpoints: one pool a worker, nothing shared between workers.
 
+pub(crate) mod answer;
 pub(crate) mod connect;
+pub(crate) mod http1;
 pub(crate) mod pool;
 pub(crate) mod request_body;
 pub(crate) mod stream;

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::cached::Storing;
@@ -19,12 +18,13 @@ use super::{grpc_status, headers};
 use crate::listener::connection::InFlight;
 use crate::tcp::far_end::FarEnd;
 use crate::telemetry::flag::Flag;
+use crate::upstream::answer::{AnswerBody, UpstreamError};
 
 /// One of the proxy's own, or an endpoint's as it streams.
 pub(crate) enum ResponseBody {
     Own(Option<Bytes>),
     Upstream {
-        incoming: Incoming,
+        incoming: AnswerBody,
         exchange: Option<Box<Exchange>>,
         /// When it is cut off.
         until: Option<Box<Until>>,
@@ -47,7 +47,7 @@ pub(crate) struct Until {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error(transparent)]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] UpstreamError),
     #[error("the answer was not complete within the time of its route")]
     Late,
 }
@@ -88,7 +88,7 @@ impl ResponseBody {
     }
 
     /// Streams what an endpoint sends; the exchange ends with it.
-    pub fn upstream(incoming: Incoming, exchange: Box<Exchange>) -> Self {
+    pub fn upstream(incoming: AnswerBody, exchange: Box<Exchange>) -> Self {
         if incoming.is_end_stream() {
             exchange.complete();
             return Self::Upstream { incoming, exchange: None, until: None };

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
 use weft_xds_proto::resource::cluster::Protocol;
 use weft_xds_proto::resource::endpoint::EndpointSource;
 use weft_xds_proto::resource::subset::Subset;
@@ -21,7 +20,9 @@ use crate::cluster::picker::{Ask, Tried};
 use crate::cluster::state::Cluster;
 use crate::limits::CONNECT_RETRIES_MAX;
 use crate::telemetry::flag::Flag;
+use crate::upstream::answer::{AnswerBody, UpstreamError};
 use crate::upstream::connect::{ConnectError, Key};
+use crate::upstream::http1;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
 
@@ -44,8 +45,8 @@ pub(super) struct Course<'a> {
 }
 
 pub(super) enum Retry {
-    SameEndpoint(Request<RequestBody>),
-    OtherEndpoint(Request<RequestBody>),
+    SameEndpoint,
+    OtherEndpoint,
 }
 
 impl Course<'_> {
@@ -172,33 +173,35 @@ impl Course<'_> {
         &mut self,
         endpoint: &Arc<EndpointState>,
         reused: bool,
-        error: hyper::Error,
-        unsent: Option<Request<RequestBody>>,
-        spare: Option<Request<RequestBody>>,
+        SendError { why, unsent }: SendError,
+        kept: bool,
         progress: Option<&Progress>,
     ) -> Result<Retry, RequestError> {
         if progress.is_some_and(Progress::has_failed) {
-            return Err(RequestError::ClientBody(cause(&error)));
+            return Err(RequestError::ClientBody(why.to_string()));
         }
-        let unsent = unsent.filter(|_| !progress.is_some_and(Progress::is_touched));
+        let unsent = unsent && !progress.is_some_and(Progress::is_touched);
         if reused {
-            if let Some(same) = unsent.or(spare.filter(|_| !self.replayed)) {
+            if unsent || kept && !self.replayed {
                 self.replayed = true;
                 self.cluster.shared.metrics.retries.inc();
-                return Ok(Retry::SameEndpoint(same));
+                return Ok(Retry::SameEndpoint);
             }
-        } else if let Some(same) = unsent {
+        } else if unsent {
             // It took the connection and closed it at once: nobody serves there.
-            self.not_connected(endpoint, cause(&error))?;
-            return Ok(Retry::OtherEndpoint(same));
+            self.not_connected(endpoint, why.to_string())?;
+            return Ok(Retry::OtherEndpoint);
         }
-        let outcome = if error.is_parse() { Outcome::Failure } else { Outcome::GatewayFailure };
+        let outcome = if why.is_malformed() { Outcome::Failure } else { Outcome::GatewayFailure };
         report(self.ctx, self.cluster, endpoint, outcome);
-        let (cluster, addr) = (self.cluster.name().to_owned(), endpoint.addr());
-        if error.is_parse() {
-            return Err(RequestError::BadAnswer { cluster, addr, why: error.to_string() });
-        }
-        Err(RequestError::Broken { cluster, addr, why: cause(&error) })
+        let (cluster, addr, malformed) =
+            (self.cluster.name().to_owned(), endpoint.addr(), why.is_malformed());
+        let why = why.to_string();
+        Err(if malformed {
+            RequestError::BadAnswer { cluster, addr, why }
+        } else {
+            RequestError::Broken { cluster, addr, why }
+        })
     }
 
     pub fn bad_answer(&self, endpoint: &EndpointState, why: &str) -> RequestError {
@@ -221,40 +224,71 @@ pub(super) enum Link {
     Http2(hyper::client::conn::http2::SendRequest<RequestBody>, Key),
 }
 
-/// An error with the request, if nothing of it was sent.
-pub(super) type SendError = (hyper::Error, Option<Request<RequestBody>>);
+/// Why there is no answer, and whether nothing of the request was sent.
+pub(super) struct SendError {
+    pub why: UpstreamError,
+    pub unsent: bool,
+}
 
 impl Link {
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let sent = match self {
-            Self::Http1(lease) => lease.sender.try_send_request(request).await,
-            Self::Http2(sender, _) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error| {
-            let unsent = error.take_message();
-            (error.into_error(), unsent)
-        })
-    }
-
-    pub fn into_lease(self) -> Option<Lease> {
+    /// Its place in the pool, if others use it at the same time.
+    pub fn shared(&self) -> Option<Key> {
         match self {
-            Self::Http1(lease) => Some(lease),
-            Self::Http2(..) => None,
+            Self::Http1(_) => None,
+            Self::Http2(_, key) => Some(*key),
         }
     }
+
+    /// Sends a request and waits for the head of its answer. With `keep` it is there to be sent again afterwards, and so is one
+    /// of which nothing was sent.
+    pub async fn send(
+        self,
+        request: &mut Request<RequestBody>,
+        keep: bool,
+    ) -> Result<Response<AnswerBody>, SendError> {
+        match self {
+            Self::Http1(lease) => {
+                let sent = http1::send(lease, request).await;
+                sent.map(|a| a.map(AnswerBody::Http1))
+                    .map_err(|error| SendError { why: error.into(), unsent: false })
+            }
+            Self::Http2(mut sender, _) => {
+                let kept = if keep { copy(request) } else { Request::new(RequestBody::Empty) };
+                let sent = sender.try_send_request(std::mem::replace(request, kept)).await;
+                sent.map(|a| a.map(AnswerBody::Http2)).map_err(|mut error| {
+                    let message = error.take_message();
+                    let unsent = message.is_some();
+                    if let Some(message) = message {
+                        *request = message;
+                    }
+                    SendError { why: error.into_error().into(), unsent }
+                })
+            }
+        }
+    }
+}
+
+/// Whether sending it twice does no harm and costs little.
+pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    idempotent && matches!(request.body(), RequestBody::Empty)
+}
+
+/// A second one like it, without a body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 pub(super) fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {
     if let Some(cause) = cluster.record(endpoint, outcome) {
         ctx.mesh.eject(cluster.name(), endpoint.addr(), cause, Instant::now());
     }
-}
-
-/// The innermost reason, which is what tells a person something.
-fn cause(error: &hyper::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

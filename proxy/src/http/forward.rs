@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
 use weft_xds_proto::resource::cluster::Protocol;
 use weft_xds_proto::resource::route::RouteHash;
@@ -25,7 +25,7 @@ use weft_xds_proto::resource::subset::Subset;
 
 use super::body::ResponseBody;
 use super::context::Context;
-use super::course::{Course, Link, Retry, report};
+use super::course::{Course, Retry, is_repeatable, report};
 use super::error::RequestError;
 use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
@@ -41,18 +41,16 @@ use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
 use crate::tcp::far_end::Counted;
 use crate::telemetry::flag::Flag;
-use crate::upstream::pool::Lease;
+use crate::upstream::answer::AnswerBody;
 use crate::upstream::request_body::{Progress, RequestBody};
 
 /// A request that an endpoint is answering. It ends by [`Exchange::complete`], by [`Exchange::broke_off`], or by
-/// being dropped when the client is gone; its connection is kept only in the first case. What it says of its endpoint
-/// is told once: a head below 500 is no success before the body has followed.
+/// being dropped when the client is gone. What it says of its endpoint is told once: a head below 500 is no success
+/// before the body has followed.
 pub(crate) struct Exchange {
     ctx: Rc<Context>,
     admitted: Admitted,
     active: ActiveRequest,
-    /// `None` on HTTP/2, whose connection is shared.
-    lease: Option<Lease>,
     /// Given up after the connection is.
     _permit: Option<ConnectionPermit>,
     progress: Option<Rc<Progress>>,
@@ -73,10 +71,6 @@ impl Exchange {
     /// The answer has been read to its end.
     pub fn complete(mut self) {
         self.ended = true;
-        let request_done = self.progress.as_ref().is_none_or(|p| p.is_finished());
-        if let (Some(lease), true) = (self.lease.take(), request_done) {
-            lease.give_back();
-        }
     }
 
     /// The answer ended in its middle: because the endpoint went away, or because the client's body did, which takes
@@ -258,7 +252,7 @@ pub(crate) async fn forward(
         if let Some(seen) = &seen {
             seen.tried(endpoint.addr());
         }
-        let (mut link, reused) = match course.link(&endpoint, fresh).await {
+        let (link, reused) = match course.link(&endpoint, fresh).await {
             Ok(link) => link,
             Err(why) if why.is_shortage() => return Err(RequestError::Shortage(why.to_string())),
             Err(why) => {
@@ -268,12 +262,13 @@ pub(crate) async fn forward(
         };
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
         let planned = plan.as_ref().is_some_and(|p| p.may_retry());
-        let spare = (reused || behind_sidecar || planned).then(|| copy(&request)).flatten();
+        let kept = (reused || behind_sidecar || planned) && is_repeatable(&request);
         if let Some(seen) = &seen {
             seen.sending();
         }
         let sent_at = course.time();
-        let sent = link.send(request);
+        let shared = link.shared();
+        let sent = link.send(&mut request, kept);
         let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(sent, progress.as_deref(), stall, ctx.timeouts.request).await,
@@ -301,14 +296,11 @@ pub(crate) async fn forward(
             Err(Late::Endpoint(limit)) => {
                 course.waited_in_vain(sent_at);
                 report(ctx, cluster, &endpoint, Outcome::GatewayFailure);
-                if let Link::Http2(_, key) = link {
+                if let Some(key) = shared {
                     // It may be dead without a word; others should not find out one after the other.
                     ctx.pool.discard(key);
                 }
-                if let Some(spare) = spare
-                    && course.again(&mut plan, &endpoint).await
-                {
-                    request = spare;
+                if kept && course.again(&mut plan, &endpoint).await {
                     continue;
                 }
                 let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
@@ -323,46 +315,34 @@ pub(crate) async fn forward(
                 }
                 answer
             }
-            Ok(Err((error, unsent))) => {
-                let kept = planned.then(|| spare.as_ref().and_then(copy)).flatten();
-                let failed = course.failed(&endpoint, reused, error, unsent, spare, progress.as_deref());
-                let retry = match (failed, kept) {
-                    (Err(error @ RequestError::Broken { .. }), Some(kept)) => {
+            Ok(Err(error)) => {
+                match course.failed(&endpoint, reused, error, kept, progress.as_deref()) {
+                    Ok(Retry::SameEndpoint) => again = Some(endpoint),
+                    Ok(Retry::OtherEndpoint) => {}
+                    Err(error @ RequestError::Broken { .. }) if planned && kept => {
                         if !course.again(&mut plan, &endpoint).await {
                             return Err(error);
                         }
-                        Retry::OtherEndpoint(kept)
                     }
-                    (failed, _) => failed?,
-                };
-                match retry {
-                    Retry::SameEndpoint(same) => {
-                        request = same;
-                        again = Some(endpoint);
-                    }
-                    Retry::OtherEndpoint(same) => request = same,
+                    Err(error) => return Err(error),
                 }
                 continue;
             }
         };
-        let mut spare = spare;
         if behind_sidecar
+            && kept
             && says_app_is_down(&answer)
-            && spare.is_some()
             && course.not_connected(&endpoint, "its sidecar says that the app is down".to_owned()).is_ok()
-            && let Some(same) = spare.take()
         {
-            request = same;
             continue;
         }
-        if plan.as_ref().is_some_and(|p| p.codes.contains(&answer.status().as_u16()))
-            && let Some(same) = spare.take()
+        if kept
+            && plan.as_ref().is_some_and(|p| p.codes.contains(&answer.status().as_u16()))
             && course.again(&mut plan, &endpoint).await
         {
             if answer.status().is_server_error() {
                 report(ctx, cluster, &endpoint, Outcome::of_status(answer.status()));
             }
-            request = same;
             continue;
         }
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -371,9 +351,11 @@ pub(crate) async fn forward(
                 return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
             };
             report(ctx, cluster, &endpoint, Outcome::Success);
-            let ended = |why: hyper::Error| course.bad_answer(&endpoint, &why.to_string());
-            let switched = upgrade::far_end(answer).await.map_err(ended)?;
-            drop(link);
+            let Some(switched) = upgrade::far_end(answer) else {
+                return Err(
+                    course.bad_answer(&endpoint, "it switches protocols before it has the whole request")
+                );
+            };
             let mut answer = switched.into_answer(protocol, Counted::new(admitted, active, permit));
             if let Some(cookie) = sticky.set_cookie {
                 answer.headers_mut().append(SET_COOKIE, cookie);
@@ -396,7 +378,6 @@ pub(crate) async fn forward(
             ctx: ctx.clone(),
             admitted,
             active,
-            lease: link.into_lease(),
             _permit: permit,
             progress,
             outcome,
@@ -460,29 +441,12 @@ fn request_to(
     Ok(request)
 }
 
-/// A second one like it, if sending it twice does no harm and costs little.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    );
-    if !idempotent || !matches!(request.body(), RequestBody::Empty) {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-fn says_app_is_down(answer: &Response<Incoming>) -> bool {
+fn says_app_is_down(answer: &Response<AnswerBody>) -> bool {
     answer.status() == StatusCode::SERVICE_UNAVAILABLE
         && answer.headers().get(X_WEFT_ERROR).is_some_and(|v| v == LOCAL_APP_DOWN)
 }
 
-fn incoming_answer(answer: Response<Incoming>, exchange: Exchange) -> Response<ResponseBody> {
+fn incoming_answer(answer: Response<AnswerBody>, exchange: Exchange) -> Response<ResponseBody> {
     let (mut head, body) = answer.into_parts();
     headers::strip_hop_by_hop(&mut head.headers);
     if head.status == StatusCode::NO_CONTENT {

@@ -9,14 +9,13 @@
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode, Version, request};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
 
 use super::body::ResponseBody;
 use super::extended::Extended;
 use super::headers::{self, tokens};
 use crate::tcp::far_end::{Counted, FarEnd};
+use crate::upstream::answer::AnswerBody;
 use crate::upstream::stream::UpstreamStream;
 
 /// Never passed on: they would put HTTP where the proxy sees none of its requests, or TLS where it can see nothing.
@@ -73,17 +72,12 @@ pub(crate) struct Switched {
     seen: Bytes,
 }
 
-/// Takes the connection from HTTP.
-///
-/// # Errors
-/// If it ended in that moment.
-pub(crate) async fn far_end(mut answer: Response<Incoming>) -> Result<Switched, hyper::Error> {
-    let headers = std::mem::take(answer.headers_mut());
-    let upgraded = hyper::upgrade::on(answer).await?;
-    let parts = upgraded
-        .downcast::<TokioIo<UpstreamStream>>()
-        .unwrap_or_else(|_| unreachable!("connections to endpoints are made of nothing else"));
-    Ok(Switched { headers, stream: parts.io.into_inner(), seen: parts.read_buf })
+/// Takes the connection from HTTP. `None` if it cannot be had: the request was still being sent.
+pub(crate) fn far_end(answer: Response<AnswerBody>) -> Option<Switched> {
+    let (head, body) = answer.into_parts();
+    let AnswerBody::Http1(body) = body else { return None };
+    let (stream, seen) = body.into_switched()?;
+    Some(Switched { headers: head.headers, stream, seen })
 }
 
 impl Switched {

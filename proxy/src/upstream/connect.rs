@@ -5,10 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::http1::{Conn, Shared};
 use super::request_body::RequestBody;
 use super::stream::UpstreamStream;
 use crate::limits;
@@ -60,22 +61,9 @@ where
     }
 }
 
-/// A connection that speaks HTTP/1.1. Its task ends with the connection, which ends with its sender.
-pub(crate) async fn http1(
-    to: &Place,
-    limit: Duration,
-) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-    let stream = open(to, Speaks::Http1, limit).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(limits::HEADERS_MAX)
-        .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    tokio::task::spawn_local(async move {
-        // Its requests hear of the error. After an answer 101 it is theirs.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(sender)
+/// A connection that speaks HTTP/1.1.
+pub(crate) async fn http1(to: &Place, limit: Duration) -> Result<Shared, ConnectError> {
+    open(to, Speaks::Http1, limit).await.map(Conn::new)
 }
 
 /// A connection that speaks HTTP/2 by prior knowledge, which ALPN says as well where there is TLS.

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 
 use super::connect::{self, ConnectError, Key, Place};
+use super::http1::Shared;
 use super::request_body::RequestBody;
 use crate::limits::{UPSTREAM_IDLE_MAX, UPSTREAM_IDLE_TIMEOUT};
 
@@ -24,7 +25,7 @@ pub(crate) struct Pool {
 }
 
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    conn: Shared,
     since: Instant,
 }
 
@@ -41,19 +42,19 @@ struct Multiplexed {
 
 /// A connection to send one request on.
 pub(crate) struct Lease {
-    pub sender: http1::SendRequest<RequestBody>,
+    pub conn: Shared,
     key: Key,
     pool: Rc<Pool>,
 }
 
 impl Pool {
-    /// An idle connection that still looks alive.
+    /// An idle connection that is still open.
     pub fn take(self: &Rc<Self>, key: Key) -> Option<Lease> {
         let mut all = self.idle.borrow_mut();
         let stack = all.get_mut(&key)?;
         while let Some(idle) = stack.pop() {
-            if idle.sender.is_ready() {
-                return Some(Lease { sender: idle.sender, key, pool: self.clone() });
+            if idle.conn.borrow_mut().is_open() {
+                return Some(Lease { conn: idle.conn, key, pool: self.clone() });
             }
         }
         None
@@ -61,8 +62,8 @@ impl Pool {
 
     /// A new connection.
     pub async fn connect(self: &Rc<Self>, to: &Place, limit: Duration) -> Result<Lease, Arc<ConnectError>> {
-        let sender = connect::http1(to, limit).await.map_err(Arc::new)?;
-        Ok(Lease { sender, key: to.key(), pool: self.clone() })
+        let conn = connect::http1(to, limit).await.map_err(Arc::new)?;
+        Ok(Lease { conn, key: to.key(), pool: self.clone() })
     }
 
     /// The HTTP/2 connection to an endpoint, and whether it was there already. `fresh` asks for another one than that
@@ -110,11 +111,18 @@ impl Pool {
         }
     }
 
-    /// Closes connections that were not used for [`UPSTREAM_IDLE_TIMEOUT`].
+    /// Closes connections that were not used for [`UPSTREAM_IDLE_TIMEOUT`], or that their endpoint has closed.
     pub fn expire(&self, now: Instant) {
         let old = |since: Instant| now.saturating_duration_since(since) >= UPSTREAM_IDLE_TIMEOUT;
         self.idle.borrow_mut().retain(|_, stack| {
-            stack.retain(|idle| !old(idle.since) && !idle.sender.is_closed());
+            stack.retain(|idle| {
+                let mut conn = idle.conn.borrow_mut();
+                let keep = !old(idle.since) && conn.is_open();
+                if !keep {
+                    conn.close();
+                }
+                keep
+            });
             !stack.is_empty()
         });
         self.multiplexed.borrow_mut().retain(|_, slot| {
@@ -125,11 +133,11 @@ impl Pool {
         });
     }
 
-    fn give_back(&self, key: Key, sender: http1::SendRequest<RequestBody>) {
+    fn give_back(&self, key: Key, conn: Shared) {
         let mut all = self.idle.borrow_mut();
         let stack = all.entry(key).or_default();
         if stack.len() < UPSTREAM_IDLE_MAX {
-            stack.push(Idle { sender, since: Instant::now() });
+            stack.push(Idle { conn, since: Instant::now() });
         }
     }
 }
@@ -144,17 +152,8 @@ impl Multiplexed {
 
 impl Lease {
     /// The exchange is complete on both sides: others may use the connection.
-    pub fn give_back(mut self) {
-        if self.sender.is_ready() {
-            self.pool.give_back(self.key, self.sender);
-        } else if !self.sender.is_closed() {
-            // Its task has not come round yet; it will in a moment, or close.
-            tokio::task::spawn_local(async move {
-                if self.sender.ready().await.is_ok() {
-                    self.pool.give_back(self.key, self.sender);
-                }
-            });
-        }
+    pub fn give_back(self) {
+        self.pool.give_back(self.key, self.conn);
     }
 }
 

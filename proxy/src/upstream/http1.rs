@@ -1,0 +1,163 @@
+//! HTTP/1.1 to endpoints (RFC 9112), one exchange at a time on a connection.
+//!
+//! The task that serves the client drives the connection to the endpoint as well: nothing is handed from task to task, and
+//! an idle connection has no task at all. Whether it is still open is asked when it is to be used. Only a request
+//! whose answer has begun before its body has ended gets a task, for the rest of that body.
+//!
+//! ```text
+//!   encode the head ─▶ write it and the body ─┬─▶ head of the answer ─▶ body as it is asked for ─▶ back to the pool
+//!                      read ──────────────────┘   1xx are passed over
+//! ```
+
+mod answer;
+mod chunked;
+mod head;
+mod upload;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use futures::task::noop_waker_ref;
+use http::{Method, Request, Response, StatusCode, response};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+pub(crate) use answer::Answer;
+
+use self::head::{Framing, Heads};
+use self::upload::{Output, Upload};
+use super::pool::Lease;
+use super::request_body::{RequestBody, RequestBodyError};
+use super::stream::UpstreamStream;
+use crate::limits::READ_BUFFER_BYTES_MAX;
+
+/// Room for one read of an answer's head, and of its body once the first read was full.
+const READ_BYTES: usize = 8 * 1024;
+const BODY_READ_BYTES: usize = 64 * 1024;
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The endpoint's fault.
+    #[error("the answer is no HTTP/1.1: {0}")]
+    Malformed(&'static str),
+    #[error("connection closed before the answer was complete")]
+    Closed,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The client's fault.
+    #[error(transparent)]
+    Body(#[from] RequestBodyError),
+}
+
+/// A connection to an endpoint.
+pub(crate) struct Conn {
+    io: UpstreamStream,
+    /// Read and not used yet.
+    input: BytesMut,
+    output: Output,
+}
+
+/// Shared with the task that sends the rest of a body, if there is one.
+pub(crate) type Shared = Rc<RefCell<Conn>>;
+
+impl Conn {
+    pub fn new(io: UpstreamStream) -> Shared {
+        Rc::new(RefCell::new(Self { io, input: BytesMut::new(), output: Output::default() }))
+    }
+
+    /// Whether an idle connection may be used: the endpoint has not closed it, nor said anything unasked. It costs a
+    /// system call only if something has arrived.
+    pub fn is_open(&mut self) -> bool {
+        let mut cx = Context::from_waker(noop_waker_ref());
+        self.input.is_empty() && self.poll_read(&mut cx, READ_BYTES).is_pending()
+    }
+
+    /// Says goodbye, where the protocol below has a word for it, without waiting.
+    pub fn close(&mut self) {
+        // The connection ends anyway.
+        let _ = Pin::new(&mut self.io).poll_shutdown(&mut Context::from_waker(noop_waker_ref()));
+    }
+
+    /// What is below, with what was read already.
+    pub fn into_parts(self) -> (UpstreamStream, Bytes) {
+        (self.io, self.input.freeze())
+    }
+
+    /// Reads more; 0 at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        if self.input.capacity() - self.input.len() < room / 4 {
+            self.input.reserve(room);
+        }
+        poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input)
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Upload) -> Poll<Result<(), Error>> {
+        upload.poll(cx, &mut self.output, Pin::new(&mut self.io))
+    }
+
+    /// Reads until a head is complete. `write_failed` is what is said if none comes.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        heads: &mut Heads,
+        write_failed: &mut Option<io::Error>,
+    ) -> Poll<Result<response::Parts, Error>> {
+        loop {
+            if let Some(head) = heads.take(&mut self.input)? {
+                return Poll::Ready(Ok(head));
+            }
+            if self.input.len() > READ_BUFFER_BYTES_MAX {
+                return Poll::Ready(Err(Error::Malformed("its head is too large")));
+            }
+            if ready!(self.poll_read(cx, READ_BYTES))? == 0 {
+                return Poll::Ready(Err(write_failed.take().map_or(Error::Closed, Error::Io)));
+            }
+        }
+    }
+}
+
+/// Sends a request and waits for the head of its answer. The head of the request stays whole, so that it can be sent
+/// again; its body is used up.
+///
+/// # Errors
+/// If there is no answer; the connection is closed then, as it is if this is dropped.
+pub(crate) async fn send(
+    lease: Lease,
+    request: &mut Request<RequestBody>,
+) -> Result<Response<Answer>, Error> {
+    let framing = head::encode(request, lease.conn.borrow_mut().output.bytes());
+    let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
+    let mut sending = Some(Upload::new(body, framing));
+    let (mut heads, mut write_failed) = (Heads::default(), None);
+    let head = poll_fn(|cx| {
+        let mut conn = lease.conn.borrow_mut();
+        if let Some(upload) = &mut sending
+            && write_failed.is_none()
+        {
+            match conn.poll_upload(cx, upload) {
+                Poll::Ready(Ok(())) => sending = None,
+                // It may have answered before it stopped to listen.
+                Poll::Ready(Err(Error::Io(error))) => write_failed = Some(error),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            let head = ready!(conn.poll_head(cx, &mut heads, &mut write_failed))?;
+            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Ok(head));
+            }
+        }
+    })
+    .await?;
+    let framing = Framing::of_answer(&head, request.method() == Method::HEAD).map_err(Error::Malformed)?;
+    let keep = head::keeps_open(&head) && write_failed.is_none();
+    let rest = sending.filter(|_| write_failed.is_none());
+    Ok(Response::from_parts(head, Answer::new(lease, framing, keep, rest)))
+}
