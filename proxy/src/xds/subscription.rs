@@ -8,26 +8,23 @@
 //!
 //! What is held outlives the stream: a new one starts with the versions held, and is sent only what differs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use prost::Message;
-use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
-use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
-use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
 use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::nack;
-use weft_xds_proto::resource::cluster::{Cluster, ClusterTls};
+use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::ClusterLoadAssignment;
 use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
 use weft_xds_proto::type_url::ResourceType;
 
-use crate::route::table::RouteTable;
-use crate::tls::client;
+mod decode;
+mod held;
+
+use held::TypeState;
 
 /// A resource in use: decoded, and as it came, for the cache.
 #[derive(Debug, Clone)]
@@ -74,76 +71,6 @@ pub struct Client {
     clusters: TypeState<Cluster>,
     endpoints: TypeState<ClusterLoadAssignment>,
     routes: TypeState<RouteConfiguration>,
-}
-
-#[derive(Debug)]
-struct TypeState<T> {
-    /// Subscribed to, or to be when there is a stream. Everything below is about these only, and so bounded.
-    wanted: BTreeSet<String>,
-    held: HashMap<String, Held<T>>,
-    /// Does not exist, with what the server said.
-    absent: HashMap<String, String>,
-    /// The first request of this type on this stream is out.
-    started: bool,
-}
-
-impl<T> Default for TypeState<T> {
-    fn default() -> Self {
-        Self { wanted: BTreeSet::new(), held: HashMap::new(), absent: HashMap::new(), started: false }
-    }
-}
-
-/// A resource type that can be checked.
-trait Decode: Sized {
-    const TYPE: ResourceType;
-    fn decode(body: &[u8]) -> Result<Self, String>;
-    fn name(&self) -> &str;
-}
-
-impl Decode for Cluster {
-    const TYPE: ResourceType = ResourceType::Cluster;
-    fn decode(body: &[u8]) -> Result<Self, String> {
-        let proto = ClusterProto::decode(body).map_err(|e| e.to_string())?;
-        let cluster = Self::try_from(proto).map_err(|e| e.to_string())?;
-        // What is accepted is used, so certificates that come with it are tried here.
-        if let Some(ClusterTls::Originate(tls)) = &cluster.tls {
-            if let Some(secret) = client::secrets(tls).first() {
-                let why = "is a secret by name, which is not fetched here; allowed are files and inline PEM";
-                return Err(format!("Cluster {:?}: transport_socket: {secret:?} {why}", cluster.name));
-            }
-            client::check(tls)
-                .map_err(|why| format!("Cluster {:?}: transport_socket: {why}", cluster.name))?;
-        }
-        Ok(cluster)
-    }
-    fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Decode for ClusterLoadAssignment {
-    const TYPE: ResourceType = ResourceType::Endpoint;
-    fn decode(body: &[u8]) -> Result<Self, String> {
-        let proto = AssignmentProto::decode(body).map_err(|e| e.to_string())?;
-        Self::try_from(proto).map_err(|e| e.to_string())
-    }
-    fn name(&self) -> &str {
-        &self.cluster_name
-    }
-}
-
-impl Decode for RouteConfiguration {
-    const TYPE: ResourceType = ResourceType::Route;
-    fn decode(body: &[u8]) -> Result<Self, String> {
-        let proto = RoutesProto::decode(body).map_err(|e| e.to_string())?;
-        let config = Self::try_from(proto).map_err(|e| e.to_string())?;
-        // What is accepted is used, so it is tried here.
-        RouteTable::new(&config)?;
-        Ok(config)
-    }
-    fn name(&self) -> &str {
-        &self.name
-    }
 }
 
 /// All that is held of each type, as it came: for the cache.
@@ -301,136 +228,6 @@ impl Client {
         }
         requests
     }
-}
-
-impl<T: Decode> TypeState<T> {
-    fn request() -> DeltaDiscoveryRequest {
-        DeltaDiscoveryRequest { type_url: T::TYPE.url().to_owned(), ..DeltaDiscoveryRequest::default() }
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.wanted.iter().any(|n| !self.held.contains_key(n) && !self.absent.contains_key(n))
-    }
-
-    fn first_request(&mut self) -> Option<DeltaDiscoveryRequest> {
-        if self.wanted.is_empty() {
-            return None;
-        }
-        self.started = true;
-        Some(DeltaDiscoveryRequest {
-            resource_names_subscribe: self.wanted.iter().cloned().collect(),
-            initial_resource_versions: self
-                .held
-                .iter()
-                .map(|(n, h)| (n.clone(), h.version.clone()))
-                .collect(),
-            ..Self::request()
-        })
-    }
-
-    fn want(&mut self, names: &[String], streaming: bool) -> Option<DeltaDiscoveryRequest> {
-        let new: Vec<String> = names.iter().filter(|n| self.wanted.insert((*n).clone())).cloned().collect();
-        if new.is_empty() || !streaming {
-            return None;
-        }
-        if !self.started {
-            return self.first_request();
-        }
-        Some(DeltaDiscoveryRequest { resource_names_subscribe: new, ..Self::request() })
-    }
-
-    fn unwant(&mut self, names: &[String], streaming: bool) -> Option<DeltaDiscoveryRequest> {
-        let gone: Vec<String> = names.iter().filter(|n| self.wanted.remove(*n)).cloned().collect();
-        for name in &gone {
-            self.held.remove(name);
-            self.absent.remove(name);
-        }
-        (!gone.is_empty() && streaming && self.started)
-            .then(|| DeltaDiscoveryRequest { resource_names_unsubscribe: gone, ..Self::request() })
-    }
-
-    fn handle(&mut self, response: DeltaDiscoveryResponse) -> Handled {
-        let mut changes = Vec::new();
-        let mut rejected = Vec::new();
-        let mut seen = HashSet::new();
-        for resource in response.resources {
-            let name = resource.name.clone();
-            // A response may cross with our unsubscription; what is not wanted is not held, or it would never leave.
-            let wanted = self.wanted.contains(&name);
-            let result = if seen.insert(name.clone()) {
-                decode::<T>(resource)
-            } else {
-                Err("comes twice in one response".to_owned())
-            };
-            let change = match result {
-                Ok(held) if wanted => {
-                    self.absent.remove(&name);
-                    match self.held.insert(name.clone(), held) {
-                        None => Change::Added,
-                        Some(old) if old.version == self.held[&name].version => Change::Unchanged,
-                        Some(_) => Change::Replaced,
-                    }
-                }
-                Ok(_) => continue,
-                Err(reason) => {
-                    rejected.push((name.clone(), reason));
-                    Change::Rejected
-                }
-            };
-            if wanted {
-                changes.push((T::TYPE, name, change));
-            }
-        }
-        let mut errors: HashMap<String, String> = response
-            .resource_errors
-            .into_iter()
-            .map(|e| (e.resource_name.unwrap_or_default().name, e.error_detail.unwrap_or_default().message))
-            .collect();
-        for name in response.removed_resources {
-            if !self.wanted.contains(&name) {
-                continue;
-            }
-            self.held.remove(&name);
-            let text = errors.remove(&name).unwrap_or_else(|| format!("no service {name}"));
-            self.absent.insert(name.clone(), nack::shortened(&text));
-            changes.push((T::TYPE, name, Change::Removed));
-        }
-        let answer = DeltaDiscoveryRequest {
-            response_nonce: response.nonce,
-            error_detail: (!rejected.is_empty()).then(|| nack::rejection(&rejected)),
-            ..Self::request()
-        };
-        Handled { answer, changes, rejected }
-    }
-
-    fn export(&self) -> Vec<WireResource> {
-        let mut all: Vec<_> = self
-            .held
-            .iter()
-            .map(|(name, held)| WireResource {
-                name: name.clone(),
-                version: held.version.clone(),
-                resource: Some(held.body.clone()),
-                ..WireResource::default()
-            })
-            .collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-}
-
-fn decode<T: Decode>(resource: WireResource) -> Result<Held<T>, String> {
-    let body = resource.resource.ok_or("has no content")?;
-    if body.type_url != T::TYPE.url() {
-        let seen = nack::shortened(&body.type_url);
-        return Err(format!("has type {seen:?}, expected {:?}", T::TYPE.url()));
-    }
-    let value = T::decode(&body.value)?;
-    if value.name() != resource.name {
-        let seen = nack::shortened(value.name());
-        return Err(format!("is named {:?} outside and {seen:?} inside", resource.name));
-    }
-    Ok(Held { version: resource.version, value: Arc::new(value), body })
 }
 
 #[cfg(test)]

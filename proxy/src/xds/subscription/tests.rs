@@ -1,5 +1,9 @@
+use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
+use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
 use weft_xds_proto::envoy_types::pb::google::rpc::Status;
 use weft_xds_proto::envoy_types::util::pack_any;
+use weft_xds_proto::resource::cluster::ClusterTls;
 use weft_xds_proto::resource::cluster::tls::{DataSource, TlsVersion, Trust, UpstreamTls};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
