@@ -10,6 +10,8 @@ use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::Endpoint;
 use weft_xds_proto::resource::route::RouteConfiguration;
 
+use crate::tls::live::Secrets;
+
 /// Everything that discovery knows, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigSnapshot {
@@ -23,6 +25,8 @@ pub struct ConfigSnapshot {
     pub hosts: Option<Arc<RouteConfiguration>>,
     /// Whether somebody has said what `hosts` is.
     pub hosts_known: bool,
+    /// What clusters take by name.
+    pub secrets: Arc<Secrets>,
     /// Whom this comes from.
     pub control_plane: ControlPlaneState,
     /// Grows with each snapshot of this process.

@@ -170,6 +170,10 @@ impl MeshState {
     /// Takes over what the mesh says now. Clusters that did not change stay as they are.
     pub fn apply(&self, snapshot: &ConfigSnapshot) {
         let _writer = self.writer.lock();
+        // Services beside this sidecar are spoken to in plaintext; their snapshots have no secrets.
+        if self.direction == Direction::Outbound {
+            self.tls.certificates.set_secrets(&snapshot.secrets);
+        }
         let old = self.view.load_full();
         let mut clusters = Clusters::with_capacity_and_hasher(snapshot.clusters.len(), Default::default());
         for (name, config) in &snapshot.clusters {

@@ -4,10 +4,12 @@ use std::fmt;
 
 /// A resource type, known on the wire by its type URL.
 ///
-/// The order of the variants is the push order (make before break): a cluster is there before its endpoints,
-/// and both before the routes that name them.
+/// The order of the variants is the push order (make before break): a secret is there before the clusters that name it,
+/// a cluster before its endpoints, and all of them before the routes that lead there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
+    /// SDS: certificates, keys and who is trusted, by name. Weft's servers have none; other control planes do.
+    Secret,
     /// CDS: how to reach a service.
     Cluster,
     /// EDS: where its instances are.
@@ -19,12 +21,14 @@ pub enum ResourceType {
 }
 
 impl ResourceType {
-    /// All types in push order: CDS, EDS, LDS, RDS.
-    pub const PUSH_ORDER: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+    /// All types in push order: SDS, CDS, EDS, LDS, RDS.
+    pub const PUSH_ORDER: [Self; 5] =
+        [Self::Secret, Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
 
     /// The type URL on the wire.
     pub const fn url(self) -> &'static str {
         match self {
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -32,14 +36,15 @@ impl ResourceType {
         }
     }
 
-    /// The type with this URL; none if Weft does not serve it.
+    /// The type with this URL; none if Weft does not know it.
     pub fn from_url(url: &str) -> Option<Self> {
         Self::PUSH_ORDER.into_iter().find(|t| t.url() == url)
     }
 
-    /// Name of the discovery service, for people: `CDS`, `EDS`, `LDS`, `RDS`.
+    /// Name of the discovery service, for people: `SDS`, `CDS`, `EDS`, `LDS`, `RDS`.
     pub const fn service(self) -> &'static str {
         match self {
+            Self::Secret => "SDS",
             Self::Cluster => "CDS",
             Self::Endpoint => "EDS",
             Self::Listener => "LDS",
@@ -78,9 +83,9 @@ mod tests {
     }
 
     #[test]
-    fn push_order_is_clusters_endpoints_listeners_routes() {
+    fn push_order_is_secrets_clusters_endpoints_listeners_routes() {
         let order: Vec<_> = ResourceType::PUSH_ORDER.iter().map(|t| t.service()).collect();
-        assert_eq!(order, ["CDS", "EDS", "LDS", "RDS"]);
+        assert_eq!(order, ["SDS", "CDS", "EDS", "LDS", "RDS"]);
         assert!(ResourceType::PUSH_ORDER.is_sorted());
     }
 }

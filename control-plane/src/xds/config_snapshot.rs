@@ -22,7 +22,7 @@ pub struct Resource {
 /// names. The builder sees to it that the clusters that routes lead to are there.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigSnapshot {
-    types: [TypeSnapshot; 4],
+    types: [TypeSnapshot; ResourceType::PUSH_ORDER.len()],
 }
 
 /// All resources of one type.
@@ -38,7 +38,7 @@ impl ConfigSnapshot {
     /// # Panics
     /// If the invariant does not hold: the builder makes resources of all types for each service.
     pub fn new(resources: impl IntoIterator<Item = (ResourceType, Arc<Resource>)>) -> Self {
-        let mut types: [TypeSnapshot; 4] = Default::default();
+        let mut types: [TypeSnapshot; ResourceType::PUSH_ORDER.len()] = Default::default();
         for (t, resource) in resources {
             types[t as usize].resources.insert(resource.name.clone(), resource);
         }
@@ -100,8 +100,20 @@ impl TypeSnapshot {
         before.chain(after).map(|(k, _)| k.as_str()).collect()
     }
 
-    /// What to tell someone who asks for a service that is not there: what is, the closest first.
-    pub fn unknown_service(&self, name: &str) -> String {
+    /// What to tell someone who asks for a resource of this type that is not there.
+    pub fn unknown(&self, t: ResourceType, name: &str) -> String {
+        match t {
+            ResourceType::Secret => {
+                format!(
+                    "no secret {name}; weft servers keep none: name files, or run a control plane that has it"
+                )
+            }
+            _ => self.unknown_service(name),
+        }
+    }
+
+    /// The same of a service: what is there, the closest first.
+    fn unknown_service(&self, name: &str) -> String {
         // Bounds the work for names that come from anyone's Host header.
         const COMPARED: usize = 200;
         const SHOWN: usize = 3;

@@ -50,7 +50,7 @@ pub struct ResourceStatus {
 pub struct Subscriptions {
     node: Option<Node>,
     nonces: Nonces,
-    types: [TypeState; 4],
+    types: [TypeState; ResourceType::PUSH_ORDER.len()],
     /// Clusters that were sent changed, and whose endpoints were not sent since: a client that takes up a changed
     /// cluster waits for its endpoints even if they are the same.
     rewarm: HashSet<String>,

@@ -98,7 +98,11 @@ impl Probe {
     }
 
     async fn run_to_end(&self) -> Result<Option<ReportedLoad>, ProbeError> {
-        let place = self.link.security.place(self.addr)?;
+        let place =
+            self.link.security.place(self.addr).map_err(|why| match self.link.security.is_usable() {
+                true => ProbeError::Failed(why),
+                false => ProbeError::Shortage(why),
+            })?;
         let place = match &self.by {
             CheckBy::Connect if !self.link.handshake => Place { secure: None, ..place },
             _ => place,

@@ -128,6 +128,14 @@ impl Security {
         matches!(self, Self::Peers(peers) if peers.all_peers)
     }
 
+    /// Whether there is what connections are to be made with. If not, that says nothing of the endpoints.
+    pub(crate) fn is_usable(&self) -> bool {
+        match self {
+            Self::Originate(tls) => tls.live.current().value.is_ok(),
+            Self::Plain | Self::Peers(_) => true,
+        }
+    }
+
     /// An endpoint with what a connection to it needs.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use crate::xds::apply::Pairs;
 use crate::xds::cache;
 use crate::xds::routes::RoutesInUse;
 use crate::xds::stream::{Link, LinkEvent};
-use crate::xds::subscription::Client;
+use crate::xds::subscription::{Change, Client};
 
 /// Waits between connection attempts: short at first, since another server may be there, and never long, since a
 /// group that comes back should be found soon.
@@ -241,8 +241,14 @@ impl Driver {
         }
         let now = std::time::Instant::now();
         let mut touched = self.pairs.update(&handled.changes, &self.client, now);
-        let mut requests = Vec::new();
-        for (t, name, _) in handled.changes {
+        let mut requests = self.want_secrets();
+        for (t, name, change) in handled.changes {
+            if t == ResourceType::Secret {
+                if change == Change::Removed && self.client.secrets().contains_key(&name) {
+                    tracing::warn!(secret = %name, "removed by the control plane; what it sent last stays in use");
+                }
+                continue;
+            }
             if t == ResourceType::Route {
                 let backends = self.want_backends(&name);
                 if !backends.is_empty() {
@@ -258,6 +264,12 @@ impl Driver {
         // The ACK says that it is in use, so it comes after.
         requests.push(handled.answer);
         self.send(requests);
+    }
+
+    /// Subscribes to secrets that clusters name now, and gives up those that none names any more.
+    fn want_secrets(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let in_use = self.publish.borrow().clone();
+        self.client.want_secrets(in_use.clusters.values().map(|config| &config.cluster))
     }
 
     /// The clusters that routes lead to and nobody asked for yet, so that they are there when the routes are used.
@@ -338,6 +350,8 @@ impl Driver {
             self.share_calls();
             self.publish(&Touched::Only(expired.into_iter().collect()));
         }
+        let requests = self.want_secrets();
+        self.send(requests);
         self.cache.write(&self.client);
     }
 
@@ -378,6 +392,7 @@ impl Driver {
         next.control_plane.connected_since = self.connected_since;
         next.control_plane.last_error.clone_from(&self.last_error);
         next.control_plane.servers_known = !self.servers().is_empty();
+        next.secrets = self.client.secrets().clone();
 
         let pool = self.pool.take();
         let mut names: Vec<String> = match touched {
@@ -413,6 +428,7 @@ impl Driver {
         self.pool = pool;
 
         let same = next.control_plane == current.control_plane
+            && Arc::ptr_eq(&next.secrets, &current.secrets)
             && next.absent == current.absent
             && next.hosts_known == current.hosts_known
             && next.hosts.as_ref().map(Arc::as_ptr) == current.hosts.as_ref().map(Arc::as_ptr)
@@ -453,31 +469,34 @@ impl Driver {
         if let (Some(merged), Some(policy)) = (&mut merged, self.config.policies.get(name)) {
             policy.spec.apply(&mut merged.cluster);
         }
-        // Not used before its routes are: a request must not slip past them.
-        let in_use = next.clusters.contains_key(name);
+        // Not used before its routes are: a request must not slip past them. Nor before there is what it is connected to with.
+        let in_use = next.clusters.get(name);
         let now = std::time::Instant::now();
-        let standing =
-            if merged.is_some() && !in_use && self.routes.holds_back(name, &self.client, expected, now) {
-                Standing::Pending
-            } else if let Some(merged) = merged {
+        let waits = merged.as_ref().is_some_and(|merged| {
+            in_use.is_none_or(|old| old.cluster.tls != merged.cluster.tls)
+                && self.routes.holds_back(&merged.cluster, in_use.is_none(), &self.client, expected, now)
+        });
+        let standing = if waits {
+            if in_use.is_some() { Standing::Present } else { Standing::Pending }
+        } else if let Some(merged) = merged {
+            next.absent.remove(name);
+            if next.clusters.get(name).is_none_or(|old| **old != merged) {
+                next.clusters.insert(name.to_owned(), Arc::new(merged));
+            }
+            Standing::Present
+        } else {
+            next.clusters.remove(name);
+            if next.routes.contains_key(name) {
                 next.absent.remove(name);
-                if next.clusters.get(name).is_none_or(|old| **old != merged) {
-                    next.clusters.insert(name.to_owned(), Arc::new(merged));
-                }
                 Standing::Present
+            } else if let Some(message) = self.client.absent(name) {
+                next.absent.insert(name.to_owned(), message.to_owned());
+                Standing::Absent
             } else {
-                next.clusters.remove(name);
-                if next.routes.contains_key(name) {
-                    next.absent.remove(name);
-                    Standing::Present
-                } else if let Some(message) = self.client.absent(name) {
-                    next.absent.insert(name.to_owned(), message.to_owned());
-                    Standing::Absent
-                } else {
-                    next.absent.remove(name);
-                    Standing::Pending
-                }
-            };
+                next.absent.remove(name);
+                Standing::Pending
+            }
+        };
         self.wanted.set_standing(name, standing);
     }
 
@@ -507,6 +526,7 @@ impl Driver {
         let names = self.client.held_names();
         self.pairs.restore(names.iter().map(String::as_str), &self.client);
         self.routes.restore(&names);
+        self.want_secrets();
         tracing::info!(services = names.len(), "the last good state is in use until a server answers");
     }
 }

@@ -149,7 +149,9 @@ impl Course<'_> {
     /// Another endpoint may be tried if this answers `Ok`.
     pub fn not_connected(&mut self, endpoint: &Arc<EndpointState>, why: String) -> Result<(), RequestError> {
         let addr = endpoint.addr();
-        report(self.ctx, self.cluster, endpoint, Outcome::ConnectFailure);
+        if self.cluster.security().is_usable() {
+            report(self.ctx, self.cluster, endpoint, Outcome::ConnectFailure);
+        }
         if matches!(self.ctx.side, Side::Inbound { .. }) {
             return Err(RequestError::LocalAppDown { service: self.cluster.name().to_owned(), addr, why });
         }

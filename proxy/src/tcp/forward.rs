@@ -72,7 +72,9 @@ pub(crate) async fn open(
         if why.is_shortage() {
             return Err(RequestError::Shortage(why.to_string()));
         }
-        report(ctx, cluster, &endpoint, Outcome::ConnectFailure);
+        if cluster.security().is_usable() {
+            report(ctx, cluster, &endpoint, Outcome::ConnectFailure);
+        }
         let (addr, why) = (endpoint.addr(), why.to_string());
         if matches!(ctx.side, Side::Inbound { .. }) {
             return Err(RequestError::LocalAppDown { service: cluster.name().to_owned(), addr, why });

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use weft_core::tls::{self, About, Accept};
 use weft_xds_proto::resource::cluster::tls::{
-    DataSource, Identity, PeerName, SecretMaterial, TlsVersion, Trust, UpstreamTls,
+    DataSource, Identity, PeerName, Secret, SecretMaterial, TlsVersion, Trust, UpstreamTls,
 };
 
 use super::live::{Certificates, Live, Made, Secrets, Shown};
@@ -58,21 +58,44 @@ impl ClientTls {
     }
 }
 
-/// Whether what a resource brings with it can be used, as far as that can be known now.
+/// Whether what a cluster brings with it can be used, as far as that can be known now.
 ///
 /// # Errors
 /// Says what is wrong with it.
 pub fn check(spec: &UpstreamTls) -> Result<(), String> {
-    let inline = |source: &DataSource| matches!(source, DataSource::Inline(_));
-    if let Trust::Ca(ca) = &spec.trust
+    check_trust(&spec.trust, spec.crl.as_ref())?;
+    spec.identity.as_ref().map_or(Ok(()), check_identity)
+}
+
+/// The same of a secret.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check_secret(secret: &Secret) -> Result<(), String> {
+    match &secret.material {
+        SecretMaterial::Identity(identity) => check_identity(identity),
+        SecretMaterial::Validation { trust, crl, .. } => check_trust(trust, crl.as_ref()),
+    }
+}
+
+fn inline(source: &DataSource) -> bool {
+    source.file().is_none()
+}
+
+fn check_trust(trust: &Trust, crl: Option<&DataSource>) -> Result<(), String> {
+    if let Trust::Ca(ca) = trust
         && inline(ca)
     {
         tls::roots_in(&label(ca), &read(ca)?).map_err(|error| error.to_string())?;
     }
-    if let Some(crl) = spec.crl.as_ref().filter(|crl| inline(crl)) {
+    if let Some(crl) = crl.filter(|crl| inline(crl)) {
         tls::crls_in(&label(crl), &read(crl)?).map_err(|error| error.to_string())?;
     }
-    if let Some(Identity::Pair { certificate, key }) = &spec.identity
+    Ok(())
+}
+
+fn check_identity(identity: &Identity) -> Result<(), String> {
+    if let Identity::Pair { certificate, key } = identity
         && inline(certificate)
         && inline(key)
     {
@@ -88,16 +111,9 @@ fn provider() -> &'static rustls::crypto::CryptoProvider {
 }
 
 fn files(spec: &UpstreamTls) -> Vec<PathBuf> {
-    let trust = match &spec.trust {
-        Trust::Ca(source) => Some(source),
-        Trust::System | Trust::Secret(_) => None,
-    };
-    let identity = match &spec.identity {
-        Some(Identity::Pair { certificate, key }) => vec![certificate, key],
-        _ => Vec::new(),
-    };
-    let sources = trust.into_iter().chain(&spec.crl).chain(identity);
-    sources.filter_map(file).map(Path::to_path_buf).collect()
+    let sources = spec.trust.sources().chain(&spec.crl);
+    let sources = sources.chain(spec.identity.iter().flat_map(Identity::sources));
+    sources.filter_map(DataSource::file).map(Path::to_path_buf).collect()
 }
 
 /// Names of the secrets that it takes.
@@ -113,16 +129,9 @@ pub fn secrets(spec: &UpstreamTls) -> Vec<String> {
     trust.into_iter().chain(identity).cloned().collect()
 }
 
-fn file(source: &DataSource) -> Option<&Path> {
-    match source {
-        DataSource::File(path) => Some(path),
-        DataSource::Inline(_) => None,
-    }
-}
-
 /// What errors call it.
 fn label(source: &DataSource) -> PathBuf {
-    file(source).map_or_else(|| "inline PEM".into(), Path::to_path_buf)
+    source.file().map_or_else(|| "inline PEM".into(), Path::to_path_buf)
 }
 
 fn read(source: &DataSource) -> Result<Vec<u8>, String> {
@@ -150,27 +159,45 @@ fn shown(role: &'static str, source: &str, chain: &[CertificateDer<'_>], all: &m
 
 fn configs(spec: &UpstreamTls, secrets: &Secrets) -> Made<Configs> {
     let mut all = Vec::new();
-    let (roots, crl) = trusted(&spec.trust, secrets, &mut all)?;
-    let crls = match crl.or_else(|| spec.crl.clone()) {
-        None => Vec::new(),
-        Some(crl) => tls::crls_in(&label(&crl), &read(&crl)?).map_err(|e| e.to_string())?,
+    let (roots, crl, names) = match &spec.trust {
+        Trust::Secret(name) => {
+            let SecretMaterial::Validation { trust, crl, names } = &sent(secrets, name)?.material else {
+                return Err(format!(
+                    "secret {name:?} holds a certificate with its key; wanted is a validation context"
+                ));
+            };
+            let roots =
+                trusted(trust, &by(name), &mut all).map_err(|why| format!("secret {name:?}: {why}"))?;
+            (roots, crl.as_ref(), names.as_slice())
+        }
+        trust => (trusted(trust, &label, &mut all)?, None, [].as_slice()),
     };
-    let accept = (!spec.names.is_empty()).then(|| accept(spec.names.clone()));
+    let crls = match crl.or(spec.crl.as_ref()) {
+        None => Vec::new(),
+        Some(crl) => tls::crls_in(&label(crl), &read(crl)?).map_err(|e| e.to_string())?,
+    };
+    // What a secret names is taken as well, as where Envoy merges the two.
+    let names = [&spec.names, names].concat();
+    if let (Trust::Secret(secret), None, []) = (&spec.trust, &spec.server_name, names.as_slice()) {
+        return Err(format!("neither the cluster nor secret {secret:?} says whose certificate is wanted"));
+    }
+    let accept = (!names.is_empty()).then(|| accept(names));
     let verifier = tls::server_verifier(roots, crls, accept)?;
     let config = client_config(verifier, spec.min_version);
     let config = match &spec.identity {
         None => config.with_no_client_auth(),
         Some(identity) => {
-            let (certificate, key) = match identity {
-                Identity::Pair { certificate, key } => (certificate, key),
-                Identity::Secret(name) => match secrets.get(name).map(|secret| &secret.material) {
-                    Some(SecretMaterial::Identity(Identity::Pair { certificate, key })) => (certificate, key),
-                    Some(_) => return Err(format!("secret {name:?} holds no certificate with its key")),
-                    None => return Err(format!("the control plane has not sent secret {name:?}")),
+            let (source, certificate, key) = match identity {
+                Identity::Pair { certificate, key } => (label(certificate), certificate, key),
+                Identity::Secret(name) => match &sent(secrets, name)?.material {
+                    SecretMaterial::Identity(Identity::Pair { certificate, key }) => {
+                        (by(name)(certificate), certificate, key)
+                    }
+                    _ => return Err(format!("secret {name:?} holds no certificate with its key")),
                 },
             };
             let (chain, private) = pair(certificate, key)?;
-            shown("certificate", &label(certificate).display().to_string(), &chain, &mut all);
+            shown("certificate", &source.display().to_string(), &chain, &mut all);
             config
                 .with_client_auth_cert(chain, private)
                 .map_err(|reason| tls::pair_error(&label(certificate), &label(key), reason).to_string())?
@@ -194,28 +221,34 @@ pub(super) fn client_config(
         .with_custom_certificate_verifier(verifier)
 }
 
-type Trusted = (RootCertStore, Option<DataSource>);
+fn sent<'a>(secrets: &'a Secrets, name: &str) -> Result<&'a Secret, String> {
+    let secret = secrets.get(name).map(Arc::as_ref);
+    secret.ok_or_else(|| format!("the control plane has not sent secret {name:?}"))
+}
 
-fn trusted(trust: &Trust, secrets: &Secrets, all: &mut Vec<Shown>) -> Result<Trusted, String> {
+/// What people are told of a source in a secret.
+fn by(secret: &str) -> impl Fn(&DataSource) -> PathBuf {
+    move |source| match source.file() {
+        None => format!("secret {secret:?}").into(),
+        Some(path) => format!("secret {secret:?}, {}", path.display()).into(),
+    }
+}
+
+fn trusted(
+    trust: &Trust,
+    label: &dyn Fn(&DataSource) -> PathBuf,
+    all: &mut Vec<Shown>,
+) -> Result<RootCertStore, String> {
     match trust {
-        Trust::System => Ok((tls::system_roots().map_err(|e| e.to_string())?, None)),
+        Trust::System => tls::system_roots().map_err(|e| e.to_string()),
         Trust::Ca(source) => {
             let pem = read(source)?;
             let roots = tls::roots_in(&label(source), &pem).map_err(|e| e.to_string())?;
             let chain = tls::certificates_in(&label(source), &pem).unwrap_or_default();
             shown("ca", &label(source).display().to_string(), &chain, all);
-            Ok((roots, None))
+            Ok(roots)
         }
-        Trust::Secret(name) => match secrets.get(name).map(|secret| &secret.material) {
-            Some(SecretMaterial::Trust(Trust::Secret(_), _) | SecretMaterial::Identity(_)) => {
-                Err(format!("secret {name:?} holds no CA"))
-            }
-            Some(SecretMaterial::Trust(trust, crl)) => {
-                let (roots, _) = trusted(trust, secrets, all)?;
-                Ok((roots, crl.clone()))
-            }
-            None => Err(format!("the control plane has not sent secret {name:?}")),
-        },
+        Trust::Secret(name) => Err(format!("it refers to another secret, {name:?}")),
     }
 }
 

@@ -4,7 +4,7 @@
 //! asks for it, and is tried again with each look.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use weft_core::reload::Stamps;
 use weft_core::tls::About;
-use weft_xds_proto::resource::cluster::tls::Secret;
+use weft_xds_proto::resource::cluster::tls::{DataSource, Secret};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -76,8 +76,8 @@ impl<T: Send + Sync> Live<T> {
 
     fn look(&self, all: &Secrets) {
         let mut state = self.state.lock();
-        let seen = Stamps::of(&self.files);
         let secrets = used(&self.uses, all);
+        let seen = stamps(&self.files, &secrets);
         let same = seen == state.seen && secrets == state.secrets;
         let good = self.current.load().value.is_ok();
         if same && good && state.complaint.is_none() {
@@ -86,7 +86,8 @@ impl<T: Send + Sync> Live<T> {
         match (self.make)(all) {
             Ok((value, shown)) => {
                 if !good || !same {
-                    tracing::info!(what = self.what, files = ?self.files, "certificates are in use");
+                    let (files, secrets) = (&self.files, &self.uses);
+                    tracing::info!(what = self.what, ?files, ?secrets, "certificates are in use");
                 }
                 self.current.store(Arc::new(InUse::new(Ok(value), shown)));
                 *state = State { seen, secrets, complaint: None };
@@ -123,6 +124,12 @@ impl<T> std::fmt::Debug for Live<T> {
 
 fn used(names: &[String], all: &Secrets) -> Vec<Option<Arc<Secret>>> {
     names.iter().map(|name| all.get(name).cloned()).collect()
+}
+
+/// Of the files named, and of those that secrets name.
+fn stamps(files: &[PathBuf], secrets: &[Option<Arc<Secret>>]) -> Stamps {
+    let named = secrets.iter().flatten().flat_map(|secret| secret.sources()).filter_map(DataSource::file);
+    Stamps::of(&files.iter().cloned().chain(named.map(Path::to_path_buf)).collect::<Vec<_>>())
 }
 
 /// What the list knows of an entry.
@@ -179,7 +186,8 @@ impl Certificates {
     ) -> Arc<Live<T>> {
         let secrets = self.secrets.load_full();
         // Before loading: a change in between is then seen as one.
-        let seen = Stamps::of(&files);
+        let used = used(&uses, &secrets);
+        let seen = stamps(&files, &used);
         let (value, shown) = match make(&secrets) {
             Ok((value, shown)) => (Ok(value), shown),
             Err(error) => (Err(error), Vec::new()),
@@ -189,7 +197,7 @@ impl Certificates {
             files,
             make: Box::new(make),
             current: ArcSwap::from_pointee(InUse::new(value, shown)),
-            state: Mutex::new(State { seen, secrets: used(&uses, &secrets), complaint: None }),
+            state: Mutex::new(State { seen, secrets: used, complaint: None }),
             uses,
         });
         let entry: Arc<dyn Entry> = live.clone();

@@ -1,10 +1,11 @@
 //! When routes come into use: not before the clusters that they lead to are known, so that a change of routes costs no
 //! request (make before break); and a service that is new here is not used before it is known which routes it has, so
-//! that no request slips past them (D01).
+//! that no request slips past them (D01), nor before the secrets that it is connected to with are there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::route::OUTBOUND;
 
 use super::apply::WARMING_MAX;
@@ -19,7 +20,7 @@ pub const ROUTES_WAIT: Duration = Duration::from_millis(500);
 pub struct RoutesInUse {
     /// Names whose routes changed and are not in use yet, with the time of the change.
     warming: HashMap<String, Instant>,
-    /// New services that wait for a word on their routes, with the time since when.
+    /// Services that wait for a word on their routes or secrets, with the time since when.
     held_back: HashMap<String, Instant>,
 }
 
@@ -50,16 +51,25 @@ impl RoutesInUse {
         !self.warming.is_empty() || !self.held_back.is_empty()
     }
 
-    /// Services that wait for a word on their routes.
+    /// Services that wait for a word on their routes or secrets.
     pub fn held_back(&self) -> impl Iterator<Item = &String> {
         self.held_back.keys()
     }
 
-    /// Whether a new service must wait. `expected`: a server is there to say something.
-    pub fn holds_back(&mut self, name: &str, client: &Client, expected: bool, now: Instant) -> bool {
-        let said = client.knows_routes(name) && !self.warming.contains_key(name);
-        let since = *self.held_back.entry(name.to_owned()).or_insert(now);
+    /// Whether a service must wait that is new, or whose TLS changed. `expected`: a server is there to say something.
+    pub fn holds_back(
+        &mut self,
+        cluster: &Cluster,
+        is_new: bool,
+        client: &Client,
+        expected: bool,
+        now: Instant,
+    ) -> bool {
+        let name = &cluster.name;
         let warming = self.warming.contains_key(name);
+        let routes_known = !is_new || client.knows_routes(name) && !warming;
+        let said = routes_known && client.knows_secrets_of(cluster);
+        let since = *self.held_back.entry(name.clone()).or_insert(now);
         let limit = if warming { WARMING_MAX + ROUTES_WAIT } else { ROUTES_WAIT };
         if said || !expected || now.saturating_duration_since(since) >= limit {
             self.held_back.remove(name);

@@ -8,6 +8,7 @@
 //!
 //! What is held outlives the stream: a new one starts with the versions held, and is sent only what differs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_xds_proto::envoy_types::pb::envoy::config::core::v3::Node;
@@ -16,10 +17,14 @@ use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{
 };
 use weft_xds_proto::envoy_types::pb::google::protobuf::Any;
 use weft_xds_proto::nack;
-use weft_xds_proto::resource::cluster::Cluster;
+use weft_xds_proto::resource::cluster::tls::Secret;
+use weft_xds_proto::resource::cluster::{Cluster, ClusterTls};
 use weft_xds_proto::resource::endpoint::ClusterLoadAssignment;
 use weft_xds_proto::resource::route::{OUTBOUND, RouteConfiguration};
 use weft_xds_proto::type_url::ResourceType;
+
+use crate::tls::client;
+use crate::tls::live::Secrets;
 
 mod decode;
 mod held;
@@ -45,7 +50,7 @@ pub enum Change {
     Replaced,
     /// Sent again in the version held.
     Unchanged,
-    /// The server says that it does not exist.
+    /// The server says that it does not exist. A secret that is held stays.
     Removed,
     /// Bad; the last good version stays, if there is one.
     Rejected,
@@ -71,6 +76,9 @@ pub struct Client {
     clusters: TypeState<Cluster>,
     endpoints: TypeState<ClusterLoadAssignment>,
     routes: TypeState<RouteConfiguration>,
+    /// Those that clusters name.
+    secrets: TypeState<Secret>,
+    held_secrets: Arc<Secrets>,
 }
 
 /// All that is held of each type, as it came: for the cache.
@@ -96,7 +104,43 @@ impl Client {
             clusters: TypeState::default(),
             endpoints: TypeState::default(),
             routes,
+            secrets: TypeState::default(),
+            held_secrets: Arc::default(),
         }
+    }
+
+    /// All secrets held.
+    pub fn secrets(&self) -> &Arc<Secrets> {
+        &self.held_secrets
+    }
+
+    /// Whether the server has said something of each secret that a cluster names.
+    pub fn knows_secrets_of(&self, cluster: &Cluster) -> bool {
+        let known =
+            |name: &String| self.secrets.held.contains_key(name) || self.secrets.absent.contains_key(name);
+        secrets_of(cluster).iter().all(known)
+    }
+
+    /// Subscribes to the secrets that clusters held and clusters in use name, and to no others.
+    pub fn want_secrets<'a>(
+        &mut self,
+        in_use: impl Iterator<Item = &'a Cluster>,
+    ) -> Vec<DeltaDiscoveryRequest> {
+        let held = self.clusters.held.values().flat_map(|held| secrets_of(&held.value));
+        let named: BTreeSet<String> = held.chain(in_use.flat_map(secrets_of)).collect();
+        let unused: Vec<String> = self.secrets.wanted.difference(&named).cloned().collect();
+        let new: Vec<String> = named.difference(&self.secrets.wanted).cloned().collect();
+        let requests =
+            [self.secrets.want(&new, self.streaming), self.secrets.unwant(&unused, self.streaming)];
+        if !unused.is_empty() {
+            self.share_secrets();
+        }
+        self.with_node(requests)
+    }
+
+    fn share_secrets(&mut self) {
+        let held = self.secrets.held.iter();
+        self.held_secrets = Arc::new(held.map(|(name, held)| (name.clone(), held.value.clone())).collect());
     }
 
     /// The routes held under a name.
@@ -128,7 +172,8 @@ impl Client {
         self.clusters.absent.get(name).or_else(|| self.endpoints.absent.get(name)).map(String::as_str)
     }
 
-    /// Whether the server has yet to say something about a wanted name. Not about its routes: some servers have none.
+    /// Whether the server has yet to say something about a wanted name. Not about its routes and secrets: some servers have
+    /// none.
     pub fn is_waiting(&self) -> bool {
         self.clusters.is_waiting() || self.endpoints.is_waiting()
     }
@@ -141,8 +186,13 @@ impl Client {
         self.clusters.started = false;
         self.endpoints.started = false;
         self.routes.started = false;
-        let requests =
-            [self.clusters.first_request(), self.endpoints.first_request(), self.routes.first_request()];
+        self.secrets.started = false;
+        let requests = [
+            self.clusters.first_request(),
+            self.endpoints.first_request(),
+            self.routes.first_request(),
+            self.secrets.first_request(),
+        ];
         self.with_node(requests)
     }
 
@@ -178,6 +228,11 @@ impl Client {
             Some(ResourceType::Cluster) => self.clusters.handle(response),
             Some(ResourceType::Endpoint) => self.endpoints.handle(response),
             Some(ResourceType::Route) => self.routes.handle(response),
+            Some(ResourceType::Secret) => {
+                let handled = self.secrets.handle(response);
+                self.share_secrets();
+                handled
+            }
             Some(ResourceType::Listener) | None => {
                 let reason = format!("type {:?} was not asked for", nack::shortened(&response.type_url));
                 let rejected: Vec<_> =
@@ -193,7 +248,7 @@ impl Client {
         }
     }
 
-    /// All that is held, as it came, sorted by name: for the cache.
+    /// All that is held, as it came, sorted by name: for the cache. Without secrets: private keys are written nowhere.
     pub fn export(&self) -> Exported {
         Exported {
             clusters: self.clusters.export(),
@@ -227,6 +282,14 @@ impl Client {
             first.node = Some(self.node.clone());
         }
         requests
+    }
+}
+
+/// Names of the secrets that a cluster takes.
+fn secrets_of(cluster: &Cluster) -> Vec<String> {
+    match &cluster.tls {
+        Some(ClusterTls::Originate(tls)) => client::secrets(tls),
+        _ => Vec::new(),
     }
 }
 

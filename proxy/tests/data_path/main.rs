@@ -1,5 +1,9 @@
 //! The data path over real sockets on loopback: clients, a proxy from a static configuration, upstreams.
 
+#[allow(dead_code, reason = "the tests of discovery use all of it")]
+#[path = "../shared/ads.rs"]
+mod ads;
+
 mod access_log;
 mod authz;
 mod balancing;
@@ -22,6 +26,7 @@ mod pki;
 mod proxy_protocol;
 mod resilience;
 mod routes;
+mod sds;
 mod semantics;
 mod shortage;
 mod sni;

@@ -104,7 +104,7 @@ impl Subscriptions {
         self.respond(t, batch, answer_even_if_empty)
     }
 
-    /// What a new snapshot means for this stream: additions and changes in the order CDS, EDS, LDS, RDS, then
+    /// What a new snapshot means for this stream: additions and changes in push order, then
     /// removals in the opposite order, so that nothing that is in use refers to something that is gone.
     pub fn push_delta(&mut self, snapshot: &ConfigSnapshot) -> Vec<DeltaDiscoveryResponse> {
         let mut responses = Vec::new();
@@ -166,7 +166,7 @@ impl Subscriptions {
                 });
             } else {
                 if state.names.contains(name) {
-                    let message = resources.unknown_service(name);
+                    let message = resources.unknown(t, name);
                     batch.errors.push(resource_error(name, Code::NotFound, &message));
                     state.known.insert(name.clone(), Known::default());
                 } else {

@@ -63,7 +63,7 @@ impl Subscriptions {
         Some(self.respond_sotw(t, &added, snapshot))
     }
 
-    /// What a new snapshot means for this stream, in the order CDS, EDS, LDS, RDS.
+    /// What a new snapshot means for this stream, in push order.
     pub fn push_sotw(&mut self, snapshot: &ConfigSnapshot) -> Vec<DiscoveryResponse> {
         let mut responses = Vec::new();
         for t in ResourceType::PUSH_ORDER {

@@ -6,8 +6,10 @@ use prost::Message;
 use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use weft_xds_proto::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment as AssignmentProto;
 use weft_xds_proto::envoy_types::pb::envoy::config::route::v3::RouteConfiguration as RoutesProto;
+use weft_xds_proto::envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretProto;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::Resource as WireResource;
 use weft_xds_proto::nack;
+use weft_xds_proto::resource::cluster::tls::Secret;
 use weft_xds_proto::resource::cluster::{Cluster, ClusterTls};
 use weft_xds_proto::resource::endpoint::ClusterLoadAssignment;
 use weft_xds_proto::resource::route::RouteConfiguration;
@@ -20,6 +22,8 @@ use crate::tls::client;
 /// A resource type that can be checked.
 pub(super) trait Decode: Sized {
     const TYPE: ResourceType;
+    /// Whether what was sent last goes on when the server takes the resource away.
+    const OUTLIVES_REMOVAL: bool = false;
     fn decode(body: &[u8]) -> Result<Self, String>;
     fn name(&self) -> &str;
 }
@@ -31,10 +35,6 @@ impl Decode for Cluster {
         let cluster = Self::try_from(proto).map_err(|e| e.to_string())?;
         // What is accepted is used, so certificates that come with it are tried here.
         if let Some(ClusterTls::Originate(tls)) = &cluster.tls {
-            if let Some(secret) = client::secrets(tls).first() {
-                let why = "is a secret by name, which is not fetched here; allowed are files and inline PEM";
-                return Err(format!("Cluster {:?}: transport_socket: {secret:?} {why}", cluster.name));
-            }
             client::check(tls)
                 .map_err(|why| format!("Cluster {:?}: transport_socket: {why}", cluster.name))?;
         }
@@ -64,6 +64,21 @@ impl Decode for RouteConfiguration {
         // What is accepted is used, so it is tried here.
         RouteTable::new(&config)?;
         Ok(config)
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Decode for Secret {
+    const TYPE: ResourceType = ResourceType::Secret;
+    /// Clusters that name it are still there, and would have nothing to connect with.
+    const OUTLIVES_REMOVAL: bool = true;
+    fn decode(body: &[u8]) -> Result<Self, String> {
+        let proto = SecretProto::decode(body).map_err(|e| e.to_string())?;
+        let secret = Self::try_from(proto).map_err(|e| e.to_string())?;
+        client::check_secret(&secret).map_err(|why| format!("Secret {:?}: {why}", secret.name))?;
+        Ok(secret)
     }
     fn name(&self) -> &str {
         &self.name

@@ -114,6 +114,10 @@ impl<T: Decode> TypeState<T> {
             if !self.wanted.contains(&name) {
                 continue;
             }
+            if T::OUTLIVES_REMOVAL && self.held.contains_key(&name) {
+                changes.push((T::TYPE, name, Change::Removed));
+                continue;
+            }
             self.held.remove(&name);
             let text = errors.remove(&name).unwrap_or_else(|| format!("no service {name}"));
             self.absent.insert(name.clone(), nack::shortened(&text));

@@ -194,7 +194,6 @@ fn each_malformed_resource_is_rejected_with_its_reason() {
         (cut, "failed to decode"),
         (endpoints("a", "1", &[80]), "has type"),
         (tls_cluster(Trust::Ca(DataSource::Inline(b"no PEM".to_vec()))), "inline PEM holds no certificate"),
-        (tls_cluster(Trust::Secret("ROOTCA".to_owned())), "is a secret by name"),
         (wire("a", "1", cluster("b", "1").resource.unwrap()), r#"is named "a" outside and "b" inside"#),
     ];
     for (resource, reason) in cases {
@@ -318,4 +317,80 @@ fn bad_routes_are_rejected_by_name_and_the_last_good_ones_stay() {
     let rejected = nack::rejected(&h.answer.error_detail.unwrap());
     assert!(rejected[0].1.contains("virtual_hosts[0].routes[0].action"), "{rejected:?}");
     assert_eq!(c.routes("a").unwrap().version, "1");
+}
+
+const SDS: ResourceType = ResourceType::Secret;
+
+fn secret(name: &str, version: &str, ca: &str) -> WireResource {
+    use weft_xds_proto::envoy_types::pb::envoy::config::core::v3 as core;
+    use weft_xds_proto::envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+    let trusted_ca = core::DataSource {
+        specifier: Some(core::data_source::Specifier::Filename(ca.to_owned())),
+        ..Default::default()
+    };
+    let context = tls::CertificateValidationContext { trusted_ca: Some(trusted_ca), ..Default::default() };
+    let r#type = Some(tls::secret::Type::ValidationContext(context));
+    wire(name, version, pack_any(tls::Secret { name: name.to_owned(), r#type }))
+}
+
+/// A client that holds a cluster whose CA is a secret, and has asked for that.
+fn client_with_a_secret() -> Client {
+    let mut c = client();
+    c.want(&names(&["a"]));
+    c.connected();
+    c.handle(response(CDS, vec![tls_cluster(Trust::Secret("ROOTCA".to_owned()))], &[]));
+    let requests = c.want_secrets(std::iter::empty());
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].type_url, SDS.url());
+    assert_eq!(requests[0].resource_names_subscribe, ["ROOTCA"]);
+    c
+}
+
+#[test]
+fn secrets_are_wanted_for_as_long_as_a_cluster_that_is_held_or_used_names_them() {
+    let mut c = client_with_a_secret();
+    assert_eq!(c.want_secrets(std::iter::empty()), [], "it is asked for already");
+    let cluster = c.held("a").0.unwrap().value.clone();
+    assert!(!c.knows_secrets_of(&cluster));
+    let h = c.handle(response(SDS, vec![secret("ROOTCA", "1", "/ca")], &[]));
+    assert_eq!(changes(&h), [("ROOTCA", Change::Added)]);
+    assert!(c.knows_secrets_of(&cluster) && c.secrets().contains_key("ROOTCA"));
+    c.unwant(&names(&["a"]));
+    assert_eq!(c.want_secrets([&*cluster].into_iter()), [], "requests still use it");
+    let requests = c.want_secrets(std::iter::empty());
+    assert_eq!(requests[0].resource_names_unsubscribe, ["ROOTCA"]);
+    assert!(c.secrets().is_empty());
+}
+
+#[test]
+fn a_secret_that_is_bad_or_taken_away_is_used_as_it_came_last() {
+    let mut c = client_with_a_secret();
+    c.handle(response(SDS, vec![secret("ROOTCA", "1", "/ca")], &[]));
+    let h = c.handle(response(SDS, vec![secret("ROOTCA", "2", "ca")], &[]));
+    assert_eq!(changes(&h), [("ROOTCA", Change::Rejected)]);
+    assert!(h.rejected[0].1.contains("allowed an absolute path"), "{:?}", h.rejected);
+    let h = c.handle(response(SDS, vec![], &["ROOTCA"]));
+    assert_eq!(changes(&h), [("ROOTCA", Change::Removed)]);
+    assert!(c.secrets().contains_key("ROOTCA"));
+    let requests = {
+        c.disconnected();
+        c.connected()
+    };
+    let first = requests.iter().find(|r| r.type_url == SDS.url()).unwrap();
+    assert_eq!(first.initial_resource_versions["ROOTCA"], "1");
+}
+
+/// Private keys are written to no disk.
+#[test]
+fn secrets_are_not_exported_and_are_asked_for_again_after_an_import() {
+    let mut c = client_with_a_secret();
+    c.handle(response(SDS, vec![secret("ROOTCA", "1", "/ca")], &[]));
+    let mut restarted = client();
+    restarted.import(c.export());
+    assert!(restarted.secrets().is_empty());
+    restarted.want_secrets(std::iter::empty());
+    let requests = restarted.connected();
+    let first = requests.iter().find(|r| r.type_url == SDS.url()).unwrap();
+    assert_eq!(first.resource_names_subscribe, ["ROOTCA"]);
+    assert!(first.initial_resource_versions.is_empty());
 }

@@ -96,6 +96,29 @@ pub enum TlsVersion {
     Tls13,
 }
 
+impl Trust {
+    /// Where its PEM is, if it has some.
+    pub fn sources(&self) -> impl Iterator<Item = &DataSource> {
+        match self {
+            Self::Ca(source) => Some(source),
+            Self::System | Self::Secret(_) => None,
+        }
+        .into_iter()
+    }
+}
+
+impl Identity {
+    /// Where its PEM is, if it has some.
+    pub fn sources(&self) -> impl Iterator<Item = &DataSource> {
+        match self {
+            Self::Pair { certificate, key } => Some([certificate, key]),
+            Self::Secret(_) => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+}
+
 impl PeerName {
     /// From what a person writes: a URI, which may end with `*`, or a DNS name or address.
     ///
@@ -207,7 +230,8 @@ fn upstream(v: &Validator<'_>, at: &str, p: tls::UpstreamTlsContext) -> Result<U
     let identity = identity(v, &at("common_tls_context"), &common)?;
     let min_version = min_version(v, &at("common_tls_context.tls_params"), common.tls_params.as_ref())?;
     let (trust, crl, names) = validation(v, &at("common_tls_context"), common.validation_context_type)?;
-    if names.is_empty() && server_name.is_none() {
+    // A secret may bring names.
+    if names.is_empty() && server_name.is_none() && !matches!(trust, Trust::Secret(_)) {
         let allowed = "an sni, or match_typed_subject_alt_names: the certificate has to be for some name";
         return Err(v.error(at("sni"), "nothing", allowed));
     }
@@ -249,9 +273,14 @@ pub(super) fn pair(
 
 fn secret_name(v: &Validator<'_>, at: &str, p: &tls::SdsSecretConfig) -> Result<String, InvalidResource> {
     use core::config_source::ConfigSourceSpecifier as Source;
-    match p.sds_config.as_ref().and_then(|c| c.config_source_specifier.as_ref()) {
-        Some(Source::Ads(_) | Source::Self_(_)) => {}
-        _ => return Err(v.error(format!("{at}.sds_config"), "another source", "ads or self")),
+    let other = match p.sds_config.as_ref().and_then(|c| c.config_source_specifier.as_ref()) {
+        // Where nothing is said, it is the stream that the cluster came by.
+        None | Some(Source::Ads(_) | Source::Self_(_)) => None,
+        Some(Source::ApiConfigSource(_)) => Some("api_config_source"),
+        Some(_) => Some("path_config_source"),
+    };
+    if let Some(seen) = other {
+        return Err(v.error(format!("{at}.sds_config"), seen, "ads, self or nothing"));
     }
     Validator { kind: v.kind, name: &p.name }
         .name(&format!("{at}.name"))
@@ -280,7 +309,8 @@ fn min_version(
     }
 }
 
-type Validation = (Trust, Option<DataSource>, Vec<PeerName>);
+/// Who is trusted, what was taken back, and what certificates are for.
+type Validation<T = Trust> = (T, Option<DataSource>, Vec<PeerName>);
 
 fn validation(
     v: &Validator<'_>,
@@ -290,12 +320,7 @@ fn validation(
     use tls::common_tls_context::ValidationContextType as T;
     let allowed = "validation_context, combined_validation_context or validation_context_sds_secret_config";
     match p {
-        Some(T::ValidationContext(context)) => {
-            let at = format!("{at}.validation_context");
-            let names = names(v, &at, &context)?;
-            let (trust, crl) = trust(v, &at, &context)?;
-            Ok((trust, crl, names))
-        }
+        Some(T::ValidationContext(context)) => trust(v, &format!("{at}.validation_context"), &context),
         Some(T::ValidationContextSdsSecretConfig(secret)) => {
             let name = secret_name(v, &format!("{at}.validation_context_sds_secret_config"), &secret)?;
             Ok((Trust::Secret(name), None, Vec::new()))
@@ -303,22 +328,36 @@ fn validation(
         Some(T::CombinedValidationContext(both)) => {
             let at = format!("{at}.combined_validation_context");
             let own = both.default_validation_context.unwrap_or_default();
-            let names = names(v, &format!("{at}.default_validation_context"), &own)?;
+            // A CA beside the secret's is overridden by it, as in Envoy.
+            let (_, crl, names) = context(v, &format!("{at}.default_validation_context"), &own)?;
             let at = format!("{at}.validation_context_sds_secret_config");
             let secret = both.validation_context_sds_secret_config.unwrap_or_default();
-            Ok((Trust::Secret(secret_name(v, &at, &secret)?), None, names))
+            Ok((Trust::Secret(secret_name(v, &at, &secret)?), crl, names))
         }
         Some(_) => Err(v.error(format!("{at}.validation_context_type"), "a certificate provider", allowed)),
         None => Err(v.error(format!("{at}.validation_context_type"), "nothing", allowed)),
     }
 }
 
-/// Who is trusted, and what was taken back.
+/// What has to say who is trusted.
 pub(super) fn trust(
     v: &Validator<'_>,
     at: &str,
     p: &tls::CertificateValidationContext,
-) -> Result<(Trust, Option<DataSource>), InvalidResource> {
+) -> Result<Validation, InvalidResource> {
+    let (trust, crl, names) = context(v, at, p)?;
+    let Some(trust) = trust else {
+        return Err(v.error(format!("{at}.trusted_ca"), "nothing", "trusted_ca or system_root_certs"));
+    };
+    Ok((trust, crl, names))
+}
+
+/// The same where it need not say who is trusted.
+fn context(
+    v: &Validator<'_>,
+    at: &str,
+    p: &tls::CertificateValidationContext,
+) -> Result<Validation<Option<Trust>>, InvalidResource> {
     let unsupported = [
         ("verify_certificate_spki", !p.verify_certificate_spki.is_empty()),
         ("verify_certificate_hash", !p.verify_certificate_hash.is_empty()),
@@ -332,14 +371,12 @@ pub(super) fn trust(
         return Err(v.error(format!("{at}.{field}"), "set", "unset"));
     }
     let trust = match (&p.trusted_ca, &p.system_root_certs) {
-        (Some(ca), _) => Trust::Ca(source::decode(v, &format!("{at}.trusted_ca"), Some(ca))?),
-        (None, Some(_)) => Trust::System,
-        (None, None) => {
-            return Err(v.error(format!("{at}.trusted_ca"), "nothing", "trusted_ca or system_root_certs"));
-        }
+        (Some(ca), _) => Some(Trust::Ca(source::decode(v, &format!("{at}.trusted_ca"), Some(ca))?)),
+        (None, Some(_)) => Some(Trust::System),
+        (None, None) => None,
     };
     let crl = p.crl.as_ref().map(|crl| source::decode(v, &format!("{at}.crl"), Some(crl))).transpose()?;
-    Ok((trust, crl))
+    Ok((trust, crl, names(v, at, p)?))
 }
 
 fn names(

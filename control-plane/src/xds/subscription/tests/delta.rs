@@ -102,6 +102,16 @@ fn unknown_names_are_answered_as_removed_with_what_is_known() {
     assert_eq!(error.message, "no service helo; known: hello, help, users (3 of 4)");
 }
 
+/// A proxy that is told nothing would wait for it.
+#[test]
+fn a_secret_is_answered_as_one_that_servers_do_not_keep() {
+    let (mut s, c) = (Subscriptions::default(), snapshot(&[("a", "1", "1")]));
+    let r = request(ResourceType::Secret).subscribe(&["a"]).response(&mut s, &c);
+    assert_eq!(r.removed_resources, ["a"]);
+    let error = r.resource_errors[0].error_detail.as_ref().unwrap();
+    assert!(error.message.starts_with("no secret a; weft servers keep none"), "{}", error.message);
+}
+
 #[test]
 fn an_unknown_name_is_remembered_and_sent_when_it_appears() {
     let mut s = Subscriptions::default();

@@ -1,13 +1,13 @@
 //! Where PEM comes from: a file of the machine that uses it, or the resource itself; and secrets, which bring it over ADS.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use serde::{Serialize, Serializer};
 
-use super::{Identity, Trust};
+use super::{Identity, PeerName, Trust};
 use crate::resource::{InvalidResource, Validator};
 
 /// Largest PEM text of a resource, in bytes; the bundle of a large public root program is a quarter of it.
@@ -20,6 +20,16 @@ pub enum DataSource {
     File(PathBuf),
     /// This text. It may be a key, so it is never shown.
     Inline(Vec<u8>),
+}
+
+impl DataSource {
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Inline(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for DataSource {
@@ -51,9 +61,29 @@ pub struct Secret {
 pub enum SecretMaterial {
     /// A certificate with its key; never a reference to another secret.
     Identity(Identity),
-    /// Who is trusted, never a reference to another secret, and what was taken back.
-    Trust(Trust, Option<DataSource>),
+    /// Who is trusted.
+    Validation {
+        /// Never a reference to another secret.
+        trust: Trust,
+        /// Certificates that were taken back.
+        crl: Option<DataSource>,
+        /// The certificate must be for one of these, or of those that the cluster names; of any if neither names one.
+        names: Vec<PeerName>,
+    },
 }
+
+impl Secret {
+    /// Where its PEM is.
+    pub fn sources(&self) -> Vec<&DataSource> {
+        match &self.material {
+            SecretMaterial::Identity(identity) => identity.sources().collect(),
+            SecretMaterial::Validation { trust, crl, .. } => trust.sources().chain(crl).collect(),
+        }
+    }
+}
+
+/// What a secret can hold here.
+const KINDS: &str = "tls_certificate or validation_context";
 
 impl TryFrom<tls::Secret> for Secret {
     type Error = InvalidResource;
@@ -66,11 +96,16 @@ impl TryFrom<tls::Secret> for Secret {
                 SecretMaterial::Identity(super::pair(&v, "tls_certificate", pair)?)
             }
             Some(tls::secret::Type::ValidationContext(context)) => {
-                let (trust, crl) = super::trust(&v, "validation_context", context)?;
-                SecretMaterial::Trust(trust, crl)
+                let (trust, crl, names) = super::trust(&v, "validation_context", context)?;
+                SecretMaterial::Validation { trust, crl, names }
             }
-            Some(_) => return Err(v.error("type", "another one", "tls_certificate or validation_context")),
-            None => return Err(v.error("type", "nothing", "tls_certificate or validation_context")),
+            Some(tls::secret::Type::SessionTicketKeys(_)) => {
+                return Err(v.error("type", "session_ticket_keys", KINDS));
+            }
+            Some(tls::secret::Type::GenericSecret(_)) => {
+                return Err(v.error("type", "generic_secret", KINDS));
+            }
+            None => return Err(v.error("type", "nothing", KINDS)),
         };
         Ok(Self { name, material })
     }

@@ -55,6 +55,10 @@ fn without_other_names_envoy_is_told_the_server_name() {
 }
 
 fn refused(change: impl FnOnce(&mut tls::UpstreamTlsContext)) -> InvalidResource {
+    decoded(change).unwrap_err()
+}
+
+fn decoded(change: impl FnOnce(&mut tls::UpstreamTlsContext)) -> Result<Cluster, InvalidResource> {
     let mut context = tls::UpstreamTlsContext {
         sni: "a".into(),
         common_tls_context: Some(common(&full(), Protocol::Http1)),
@@ -66,7 +70,7 @@ fn refused(change: impl FnOnce(&mut tls::UpstreamTlsContext)) -> InvalidResource
         name: SOCKET.into(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack_any(context))),
     });
-    Cluster::try_from(cluster).unwrap_err()
+    Cluster::try_from(cluster)
 }
 
 /// A certificate that anybody may have, or that is for anything, protects nobody.
@@ -168,7 +172,62 @@ fn a_secret_is_a_certificate_or_a_trust() {
     };
     let trust =
         tls::Secret { name: "ROOTCA".into(), r#type: Some(tls::secret::Type::ValidationContext(validation)) };
-    assert_eq!(Secret::try_from(trust).unwrap().material, SecretMaterial::Trust(full().trust, full().crl));
-    let empty = tls::Secret { name: "x".into(), r#type: None };
-    assert_eq!(Secret::try_from(empty).unwrap_err().field, "type");
+    let UpstreamTls { trust: ca, crl, names, .. } = full();
+    assert_eq!(
+        Secret::try_from(trust).unwrap().material,
+        SecretMaterial::Validation { trust: ca, crl, names }
+    );
+    for (r#type, seen) in [
+        (None, "nothing"),
+        (Some(tls::secret::Type::SessionTicketKeys(Default::default())), "session_ticket_keys"),
+        (Some(tls::secret::Type::GenericSecret(Default::default())), "generic_secret"),
+    ] {
+        let why = Secret::try_from(tls::Secret { name: "x".into(), r#type }).unwrap_err();
+        assert_eq!((why.field.as_str(), why.seen.as_str()), ("type", seen));
+    }
+}
+
+/// What stands beside a secret's name holds as well.
+#[test]
+fn a_secret_by_name_comes_over_ads_and_what_stands_beside_it_is_checked() {
+    use self::core::config_source::ConfigSourceSpecifier as Source;
+    use tls::common_tls_context::ValidationContextType as T;
+    let by_name = UpstreamTls { trust: Trust::Secret("ROOTCA".into()), ..full() };
+    let context = |change: &dyn Fn(&mut tls::common_tls_context::CombinedCertificateValidationContext)| {
+        let mut common = common(&by_name, Protocol::Http1);
+        let Some(T::CombinedValidationContext(both)) = &mut common.validation_context_type else {
+            panic!("another context");
+        };
+        change(both);
+        common
+    };
+    let tls = ClusterTls::Originate(Box::new(by_name.clone()));
+    assert_eq!(there_and_back(tls.clone()), Some(tls), "with its list of what was taken back");
+    for (source, seen) in [
+        (Some(Source::PathConfigSource(Default::default())), Some("path_config_source")),
+        (Some(Source::ApiConfigSource(Default::default())), Some("api_config_source")),
+        (Some(Source::Self_(Default::default())), None),
+        (None, None),
+    ] {
+        let common = context(&|both| {
+            let secret = both.validation_context_sds_secret_config.as_mut().unwrap();
+            secret.sds_config = source.clone().map(|source| core::ConfigSource {
+                config_source_specifier: Some(source),
+                ..Default::default()
+            });
+        });
+        let decoded = decoded(|c| c.common_tls_context = Some(common));
+        match (seen, decoded) {
+            (None, Ok(_)) => {}
+            (Some(seen), Err(why)) => {
+                assert!(why.field.ends_with("sds_config") && why.seen == seen, "{why}");
+            }
+            (seen, other) => panic!("{seen:?}: {other:?}"),
+        }
+    }
+    let expired = context(&|both| {
+        both.default_validation_context.as_mut().unwrap().allow_expired_certificate = true;
+    });
+    let expired = refused(|c| c.common_tls_context = Some(expired));
+    assert!(expired.field.ends_with("default_validation_context.allow_expired_certificate"), "{expired}");
 }
