@@ -1,7 +1,7 @@
 //! Starts, drains and stops a proxy.
 //!
 //! Tasks on the control runtime: discovery's own, `feed` (config snapshots into the mesh view), active health checks,
-//! expiry of ejections, checks of local services, the export of spans, the admin port, gossip's own. Traffic runs on worker threads.
+//! expiry of ejections, checks of local services, keys of tokens, the export of spans, the admin port, gossip's own. Traffic runs on worker threads.
 
 mod running;
 
@@ -33,6 +33,7 @@ use crate::health::{self, LocalServices};
 use crate::http::context::{Side, Want};
 use crate::http::seen::Observers;
 use crate::identity::Identity;
+use crate::jwks;
 use crate::limits::{CONNECTIONS_MAX, MEMORY_LOOK_INTERVAL};
 use crate::listener::connection::Timeouts;
 use crate::listener::unix::SocketFile;
@@ -151,7 +152,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let tls = tls.transpose().map_err(unusable)?;
     let mesh = config.mesh.as_ref().map(|files| MeshTls::load(files, &certificates));
     let mesh = mesh.transpose().map_err(|why| StartError::Tls { what: "mesh", why })?.map(Arc::new);
-    let proxy_tls = ProxyTls { certificates, mesh };
+    let proxy_tls = ProxyTls { certificates, mesh, ..ProxyTls::default() };
     let server_tls = match config.server_trust.clone() {
         Some(trust) => Some(Arc::new(Dialling::load(trust).map_err(StartError::ServerTls)?)),
         None => None,
@@ -217,7 +218,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
     });
     let outbound = MeshState::new(Direction::Outbound, routes, metrics.clone(), proxy_tls.clone());
-    let outbound = Arc::new(outbound.at(config.place.clone()));
+    // Of what the local app calls, the other sidecar decides.
+    let decides = config.static_config.as_ref().is_some_and(|file| !file.listeners.is_empty());
+    let outbound = Arc::new(outbound.at(config.place.clone()).deciding(decides));
     // What is beside this sidecar stands in no file and in no gossip, so it is reached in plaintext.
     let inbound =
         MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone(), proxy_tls.clone());
@@ -277,6 +280,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     control.spawn(health_check::run(outbound.clone(), metrics.clone(), beside));
     control.spawn(expiry::run(outbound.clone()));
     control.spawn(live::watch(proxy_tls.certificates.clone()));
+    control.spawn(jwks::run(proxy_tls.keys.clone(), outbound.clone(), want.clone()));
     if let Some(limit) = config.overload.memory {
         control.spawn(watch_memory(limit, memory.clone()));
     }

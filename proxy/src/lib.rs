@@ -25,6 +25,7 @@ pub mod handover;
 pub mod health;
 pub mod http;
 mod identity;
+mod jwks;
 pub mod limits;
 pub mod listener;
 mod local;

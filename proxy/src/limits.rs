@@ -122,6 +122,14 @@ pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Most times that one request may pass proxies of ours, by its `Via` field; more is a loop (508).
 pub const HOPS_MAX: usize = 16;
 
+/// Longest wait for the keys of an issuer, until their service is known and has sent all of them.
+pub const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits before keys are fetched again after a failure: short at first, while tokens are refused for it.
+pub const JWKS_RETRY_BASE: Duration = Duration::from_secs(1);
+/// See [`JWKS_RETRY_BASE`]: an issuer that comes back is found soon.
+pub const JWKS_RETRY_MAX: Duration = Duration::from_secs(30);
+
 /// Largest body of a health check answer that is looked at, in bytes.
 pub const HEALTH_BODY_BYTES_MAX: usize = 16 * 1024;
 

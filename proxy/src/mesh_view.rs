@@ -19,7 +19,8 @@ use weft_xds_proto::resource::route::RouteConfiguration;
 use crate::cluster::outlier::Cause;
 use crate::cluster::security::ProxyTls;
 use crate::cluster::state::{Cluster, ClusterShared};
-use crate::config_snapshot::{ConfigSnapshot, ControlPlaneState};
+use crate::config_snapshot::{ClusterConfig, ConfigSnapshot, ControlPlaneState};
+use crate::policy::gate::Gate;
 use crate::route::table::RouteTable;
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::metrics::{Direction, Metrics};
@@ -114,6 +115,8 @@ pub struct MeshState {
     place: Arc<Place>,
     metrics: Metrics,
     tls: ProxyTls,
+    /// Whether it is decided here who may call a service.
+    decides: bool,
 }
 
 impl MeshState {
@@ -139,12 +142,22 @@ impl MeshState {
             place: Arc::default(),
             metrics,
             tls,
+            decides: true,
         }
     }
 
     /// The same for a proxy that stands there.
     pub fn at(self, place: Place) -> Self {
         Self { place: Arc::new(place), ..self }
+    }
+
+    /// The same where it is decided elsewhere who may call a service, if so.
+    pub fn deciding(self, decides: bool) -> Self {
+        Self { decides, ..self }
+    }
+
+    fn gate(&self, config: &ClusterConfig) -> Option<Arc<Gate>> {
+        if self.decides { self.tls.gate(config) } else { None }
     }
 
     /// Who this sidecar is.
@@ -183,7 +196,7 @@ impl MeshState {
                     let security = self.tls.security(config, Some(known.security()));
                     let gate = match known.config.cluster.guard == config.cluster.guard {
                         true => known.gate.clone(),
-                        false => self.tls.gate(config),
+                        false => self.gate(config),
                     };
                     Arc::new(known.updated(config.clone(), security).gated(gate))
                 }
@@ -191,7 +204,7 @@ impl MeshState {
                     let metrics = self.metrics.cluster(self.direction, name);
                     let shared = Arc::new(ClusterShared::new(fastrand::u64(..), self.place.clone(), metrics));
                     let security = self.tls.security(config, None);
-                    Arc::new(Cluster::new(config.clone(), shared, security).gated(self.tls.gate(config)))
+                    Arc::new(Cluster::new(config.clone(), shared, security).gated(self.gate(config)))
                 }
             };
             count_endpoints(&cluster);

@@ -1,7 +1,7 @@
 //! `RequestAuthentication`: whose tokens (JWT) a service takes. Names and meaning are Istio's, as far as it goes.
 
 use serde::{Deserialize, Serialize};
-use weft_xds_proto::resource::guard::TokenIssuer;
+use weft_xds_proto::resource::guard::{JwksUri, TokenIssuer};
 
 use crate::document::{Items, ObjectRef, duration, null_is_default, spec};
 use crate::shape::{Field, Problem, Rule, Shape, optional, required};
@@ -16,6 +16,7 @@ spec!(
     #[derive(Eq)]
     JwtRuleSpec {
         issuer: String, audiences: Items<String>, jwks: Option<String>, jwks_file: Option<String>,
+        jwks_uri: Option<String>, jwks_refresh: Option<String>,
         clock_skew: Option<String>, forward_original_token: bool,
     }
 );
@@ -24,6 +25,8 @@ const RULES_MAX: usize = 16;
 const AUDIENCES_MAX: usize = 64;
 /// By how much clocks may differ, if nobody says so: as other proxies have it.
 const CLOCK_SKEW_SECS: u64 = 60;
+/// After how long keys are fetched again, if nobody says so: as other proxies have it.
+const REFRESH_SECS: u64 = 5 * 60;
 
 const TEXT: Shape = Shape::Text(Rule {
     allowed: "1 to 2048 visible characters",
@@ -43,6 +46,16 @@ const FILE: Shape = Shape::Text(Rule {
     pattern: "^/",
     check: |t| t.starts_with('/') && t.len() <= 4096 && !t.contains('\0'),
 });
+const URI: Shape = Shape::Text(Rule {
+    allowed: JwksUri::ALLOWED,
+    pattern: "^https?://[^/:@]+/",
+    check: |t| JwksUri::parse(t).is_ok(),
+});
+const REFRESH: Shape = Shape::Text(Rule {
+    allowed: "a time from 1s to 24h",
+    pattern: "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+    check: |t| duration(t).is_some_and(|d| (1..=24 * 3600).contains(&d.as_secs())),
+});
 const SKEW: Shape = Shape::Text(Rule {
     allowed: "a time from 0s to 10m",
     pattern: "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
@@ -53,6 +66,8 @@ const RULE: Shape = Shape::Object(&[
     optional("audiences", &Shape::List(&TEXT, AUDIENCES_MAX), "tokens have to be for one of these (aud)"),
     optional("jwks", &JWKS, "its keys"),
     optional("jwksFile", &FILE, "a file with its keys, which may be replaced while it is used"),
+    optional("jwksUri", &URI, "a service of the mesh that publishes its keys"),
+    optional("jwksRefresh", &REFRESH, "after how long they are fetched again; 5m if missing"),
     optional("clockSkew", &SKEW, "by how much clocks may differ; 60s if missing"),
     optional("forwardOriginalToken", &Shape::Flag, "the app sees the token as well"),
 ]);
@@ -73,9 +88,13 @@ impl RequestAuthenticationSpec {
         }
         for (i, rule) in self.jwt_rules.iter().enumerate() {
             let Some(rule) = rule else { continue };
-            if rule.jwks.is_some() == rule.jwks_file.is_some() {
-                problems
-                    .push(Problem::new(format!("spec.jwtRules[{i}]"), "allowed is one of jwks and jwksFile"));
+            let at = format!("spec.jwtRules[{i}]");
+            let sources = [&rule.jwks, &rule.jwks_file, &rule.jwks_uri];
+            if sources.iter().filter(|source| source.is_some()).count() != 1 {
+                problems.push(Problem::new(&at, "allowed is one of jwks, jwksFile and jwksUri"));
+            }
+            if rule.jwks_refresh.is_some() && rule.jwks_uri.is_none() {
+                problems.push(Problem::new(at, "jwksRefresh is given without jwksUri"));
             }
         }
     }
@@ -87,13 +106,15 @@ impl RequestAuthenticationSpec {
             audiences: rule.audiences.iter().flatten().cloned().collect(),
             jwks: rule.jwks.clone(),
             jwks_file: rule.jwks_file.clone(),
-            leeway_secs: rule
-                .clock_skew
-                .as_deref()
-                .and_then(duration)
-                .map_or(CLOCK_SKEW_SECS, |d| d.as_secs()),
+            jwks_uri: rule.jwks_uri.clone(),
+            jwks_refresh_secs: secs(rule.jwks_refresh.as_deref(), REFRESH_SECS),
+            leeway_secs: secs(rule.clock_skew.as_deref(), CLOCK_SKEW_SECS),
             forward: rule.forward_original_token,
         };
         self.jwt_rules.iter().flatten().map(issuer).collect()
     }
+}
+
+fn secs(text: Option<&str>, otherwise: u64) -> u64 {
+    text.and_then(duration).map_or(otherwise, |d| d.as_secs())
 }

@@ -3,14 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
-use http::{Request, Response};
+use http::Response;
 use http_body::Body;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use weft_xds_proto::resource::cluster::{CheckBy, Protocol};
 use weft_xds_proto::resource::labels::{self, ReportedLoad};
 
@@ -18,6 +14,7 @@ use super::security::Security;
 use crate::limits::HEALTH_BODY_BYTES_MAX;
 use crate::tls::secure::Speaks;
 use crate::upstream::connect::{self, Place};
+use crate::upstream::once;
 use crate::upstream::stream::UpstreamStream;
 
 mod grpc;
@@ -128,45 +125,9 @@ impl Probe {
     }
 
     async fn get(&self, stream: UpstreamStream, path: &str) -> Result<Option<ReportedLoad>, String> {
-        match self.protocol {
-            Protocol::Http1 => {
-                let (mut sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-                let _connection = Task(tokio::spawn(async move {
-                    let _ = connection.await;
-                }));
-                let mut request = self.request(path)?;
-                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                judge(sender.send_request(request).await.map_err(|e| e.to_string())?).await
-            }
-            Protocol::Http2 => {
-                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                    .await
-                    .map_err(|e| e.to_string())?;
-                let _connection = Task(tokio::spawn(async move {
-                    let _ = connection.await;
-                }));
-                let request = self.request(&format!("http://{}{path}", self.host))?;
-                judge(sender.send_request(request).await.map_err(|e| e.to_string())?).await
-            }
-        }
-    }
-
-    fn request(&self, uri: &str) -> Result<Request<Empty<Bytes>>, String> {
-        let mut request = Request::get(uri).header(USER_AGENT, "weft-health");
-        if self.protocol == Protocol::Http1 {
-            request = request.header(HOST, self.host.as_str());
-        }
-        request.body(Empty::new()).map_err(|e| e.to_string())
-    }
-}
-
-/// Ends with whoever holds it.
-struct Task(tokio::task::JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
+        let (answer, _connection) =
+            once::get(stream, self.protocol, (&self.host, path), "weft-health").await?;
+        judge(answer).await
     }
 }
 

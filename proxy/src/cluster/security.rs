@@ -19,6 +19,7 @@ use weft_xds_proto::resource::cluster::tls::PeerName;
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
+use crate::jwks::Sources;
 use crate::policy::gate::Gate;
 use crate::tls::client::ClientTls;
 use crate::tls::live::Certificates;
@@ -61,6 +62,8 @@ pub struct ProxyTls {
     pub certificates: Arc<Certificates>,
     /// Its own identity, if it has one.
     pub mesh: Option<Arc<MeshTls>>,
+    /// Keys of tokens that services of the mesh publish.
+    pub(crate) keys: Arc<Sources>,
 }
 
 impl ProxyTls {
@@ -93,7 +96,7 @@ impl ProxyTls {
     /// What is asked of those who call a cluster.
     pub(crate) fn gate(&self, config: &ClusterConfig) -> Option<Arc<Gate>> {
         let guard = config.cluster.guard.as_ref()?;
-        Some(Arc::new(Gate::new(&config.cluster.name, guard, &self.certificates)))
+        Some(Arc::new(Gate::new(&config.cluster.name, guard, &self.certificates, &self.keys)))
     }
 
     fn hop(&self, endpoint: &Endpoint, required: bool, names: &Arc<[PeerName]>) -> Hop {

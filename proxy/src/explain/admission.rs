@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use weft_core::tls::spiffe::SpiffeId;
 use weft_xds_proto::resource::guard::{AuthzAction, AuthzPolicy, Guard, TokenIssuer};
 
+use crate::jwks::Sources;
 use crate::policy::authz::{Call, Decision, Http, Policies, Refusal};
 use crate::policy::jwt::{Tokens, bearer};
 use crate::tls::live::Certificates;
@@ -143,7 +144,7 @@ fn token(rules: &[TokenIssuer], headers: &HeaderMap, now: u64) -> Result<Option<
             issuers.join(", ")
         )
     };
-    match Tokens::new("explain", &here, &Certificates::default()) {
+    match Tokens::new("explain", &here, &Certificates::default(), &Sources::default()) {
         None => Err(unknown()),
         Some(tokens) => match tokens.verify(headers, now) {
             Ok(verified) => Ok(verified.map(|token| token.principal)),

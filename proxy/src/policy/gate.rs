@@ -4,6 +4,7 @@ use weft_xds_proto::resource::guard::Guard;
 
 use super::authz::Policies;
 use super::jwt::Tokens;
+use crate::jwks::Sources;
 use crate::tls::live::Certificates;
 
 /// See the module.
@@ -16,12 +17,12 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// For a service.
-    pub fn new(service: &str, guard: &Guard, certificates: &Certificates) -> Self {
+    pub fn new(service: &str, guard: &Guard, certificates: &Certificates, keys: &Sources) -> Self {
         let policies = Policies::new(&guard.policies).unwrap_or_else(|why| {
             // Cannot be: networks were checked with their documents.
             tracing::error!(service, why, "policies cannot be used; nobody is let in");
             Policies::closed()
         });
-        Self { policies, tokens: Tokens::new(service, &guard.tokens, certificates) }
+        Self { policies, tokens: Tokens::new(service, &guard.tokens, certificates, keys) }
     }
 }

@@ -1,5 +1,5 @@
 //! Tokens of callers (JWT, RFC 7519): whose they are, and whether they hold now. Pure but for the keys, which are made anew
-//! when their source changes.
+//! when their source changes; `crate::jwks` fetches those that a service publishes.
 //!
 //! Only signatures by keys of which the other half stays with the issuer are taken (RS, PS, ES, EdDSA), and of these only what the
 //! key is for: a token does not choose how it is verified (RFC 8725 §3.1). It must end (`exp`), and come from an issuer that
@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,13 +15,14 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use weft_xds_proto::resource::guard::TokenIssuer;
+use weft_xds_proto::resource::guard::{JwksUri, TokenIssuer};
 
-use crate::tls::live::{Certificates, Live, Made};
+use crate::jwks::{self, Sources};
+use crate::tls::live::{Certificates, InUse, Live, Made};
 
 mod jwk;
 
-use jwk::Keys;
+pub(crate) use jwk::{JWKS_BYTES_MAX, Keys};
 
 /// Longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -34,7 +36,24 @@ pub(crate) struct Tokens {
 #[derive(Debug)]
 struct Issuer {
     rule: TokenIssuer,
-    keys: Arc<Live<Keys>>,
+    keys: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// A text or a file.
+    Here(Arc<Live<Keys>>),
+    /// A service of the mesh.
+    Fetched(Arc<jwks::Source>),
+}
+
+impl Source {
+    fn current(&self) -> Arc<InUse<Keys>> {
+        match self {
+            Self::Here(live) => live.current(),
+            Self::Fetched(source) => source.keys.current(),
+        }
+    }
 }
 
 /// A token that holds.
@@ -100,14 +119,22 @@ enum Audience {
 
 impl Tokens {
     /// None if no tokens are taken.
-    pub fn new(service: &str, rules: &[TokenIssuer], certificates: &Certificates) -> Option<Self> {
+    pub fn new(
+        service: &str,
+        rules: &[TokenIssuer],
+        certificates: &Certificates,
+        sources: &Sources,
+    ) -> Option<Self> {
         let issuer = |rule: &TokenIssuer| {
+            if let Some(uri) = rule.jwks_uri.as_deref().and_then(|uri| JwksUri::parse(uri).ok()) {
+                let refresh = Duration::from_secs(rule.jwks_refresh_secs.max(1));
+                let source = sources.source(uri, refresh, certificates);
+                return Issuer { rule: rule.clone(), keys: Source::Fetched(source) };
+            }
             let files = rule.jwks_file.iter().map(PathBuf::from).collect();
             let (what, source) = (format!("tokens of {} for {service}", rule.issuer), rule.clone());
-            Issuer {
-                rule: rule.clone(),
-                keys: certificates.live(what, files, Vec::new(), move |_| keys(&source)),
-            }
+            let keys = certificates.live(what, files, Vec::new(), move |_| keys(&source));
+            Issuer { rule: rule.clone(), keys: Source::Here(keys) }
         };
         (!rules.is_empty()).then(|| Self { issuers: rules.iter().map(issuer).collect() })
     }

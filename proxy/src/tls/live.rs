@@ -36,7 +36,8 @@ pub struct Shown {
 
 /// A value with the certificates that it was made of.
 pub type Made<T> = Result<(T, Vec<Shown>), String>;
-type Make<T> = Box<dyn Fn(&Secrets) -> Made<T> + Send + Sync>;
+/// None: it is given by somebody else.
+type Make<T> = Option<Box<dyn Fn(&Secrets) -> Made<T> + Send + Sync>>;
 
 /// What is in use.
 #[derive(Debug)]
@@ -74,7 +75,13 @@ impl<T: Send + Sync> Live<T> {
         self.current.load_full()
     }
 
+    /// Takes a value that was made elsewhere.
+    pub fn give(&self, made: Made<T>) {
+        self.take(&mut self.state.lock(), made, None);
+    }
+
     fn look(&self, all: &Secrets) {
+        let Some(make) = &self.make else { return };
         let mut state = self.state.lock();
         let secrets = used(&self.uses, all);
         let seen = stamps(&self.files, &secrets);
@@ -83,14 +90,27 @@ impl<T: Send + Sync> Live<T> {
         if same && good && state.complaint.is_none() {
             return;
         }
-        match (self.make)(all) {
+        let made = make(all);
+        self.take(&mut state, made, Some((seen, secrets)));
+    }
+
+    /// `of` are the files and secrets that it was made of, if these are ours to look at.
+    fn take(&self, state: &mut State, made: Made<T>, of: Option<(Stamps, Vec<Option<Arc<Secret>>>)>) {
+        let good = self.current.load().value.is_ok();
+        match made {
             Ok((value, shown)) => {
+                let same = of
+                    .as_ref()
+                    .is_some_and(|(seen, secrets)| *seen == state.seen && *secrets == state.secrets);
                 if !good || !same {
                     let (files, secrets) = (&self.files, &self.uses);
                     tracing::info!(what = self.what, ?files, ?secrets, "certificates are in use");
                 }
                 self.current.store(Arc::new(InUse::new(Ok(value), shown)));
-                *state = State { seen, secrets, complaint: None };
+                state.complaint = None;
+                if let Some((seen, secrets)) = of {
+                    (state.seen, state.secrets) = (seen, secrets);
+                }
             }
             // Perhaps only one file of a pair is there yet: the next look tries again.
             Err(error) => {
@@ -188,18 +208,31 @@ impl Certificates {
         // Before loading: a change in between is then seen as one.
         let used = used(&uses, &secrets);
         let seen = stamps(&files, &used);
-        let (value, shown) = match make(&secrets) {
+        let made = make(&secrets);
+        let state = State { seen, secrets: used, complaint: None };
+        self.add(what, (files, uses), Some(Box::new(make)), made, state)
+    }
+
+    /// Adds a value that somebody else makes ([`Live::give`]); `why` there is none yet.
+    pub fn given<T: Send + Sync + 'static>(&self, what: String, why: &str) -> Arc<Live<T>> {
+        let state = State { seen: Stamps::of(&[]), secrets: Vec::new(), complaint: None };
+        self.add(what, Default::default(), None, Err(why.to_owned()), state)
+    }
+
+    fn add<T: Send + Sync + 'static>(
+        &self,
+        what: String,
+        (files, uses): (Vec<PathBuf>, Vec<String>),
+        make: Make<T>,
+        made: Made<T>,
+        state: State,
+    ) -> Arc<Live<T>> {
+        let (value, shown) = match made {
             Ok((value, shown)) => (Ok(value), shown),
             Err(error) => (Err(error), Vec::new()),
         };
-        let live = Arc::new(Live {
-            what,
-            files,
-            make: Box::new(make),
-            current: ArcSwap::from_pointee(InUse::new(value, shown)),
-            state: Mutex::new(State { seen, secrets: used, complaint: None }),
-            uses,
-        });
+        let current = ArcSwap::from_pointee(InUse::new(value, shown));
+        let live = Arc::new(Live { what, files, uses, make, current, state: Mutex::new(state) });
         let entry: Arc<dyn Entry> = live.clone();
         self.entries.lock().push(Arc::downgrade(&entry));
         live

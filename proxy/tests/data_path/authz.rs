@@ -180,6 +180,154 @@ fn token(issuer: &str) -> (String, String) {
     (format!("{signed}.{}", encode(signature.as_ref())), jwks.to_string())
 }
 
+/// What a service that publishes keys answers, and how often it was asked.
+#[derive(Clone, Default)]
+struct Login {
+    body: std::sync::Arc<std::sync::Mutex<String>>,
+    asked: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Login {
+    fn says(&self, body: impl Into<String>) {
+        *self.body.lock().unwrap() = body.into();
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    async fn serve(&self) -> SocketAddr {
+        let login = self.clone();
+        let script = move |mut stream: tokio::net::TcpStream, _| {
+            let login = login.clone();
+            async move {
+                let Some(head) = read_head(&mut stream).await else { return };
+                assert!(head.starts_with("GET /jwks.json HTTP/1.1\r\n"), "{head}");
+                assert!(head.contains("host: login\r\n"), "{head}");
+                login.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let body = login.body.lock().unwrap().clone();
+                let status = if body.is_empty() { "503 Service Unavailable" } else { "200 OK" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await;
+            }
+        };
+        raw_upstream(script).await.0
+    }
+}
+
+async fn ask_with(addr: SocketAddr, token: Option<&str>) -> Reply {
+    let mut client = Client::http1(addr).await;
+    let mut request = client.request(Method::GET, "orders", "/text", empty());
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    client.call(request).await.unwrap()
+}
+
+async fn until_challenge(addr: SocketAddr, token: &str, challenge: &str) {
+    until(challenge, || async {
+        let seen = ask_with(addr, Some(token)).await;
+        let seen = format!("{} {}", seen.status, seen.header("www-authenticate"));
+        if seen.contains(challenge) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+async fn until_certs(admin: SocketAddr, part: &str) {
+    until(part, || async {
+        let seen = get(admin, "admin", "/certs").await.body;
+        if seen.contains(part) { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+/// Over TLS, from the first failure to a new key, and what came last stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_fetched_from_a_service_of_the_mesh_and_renewed() {
+    let (app_itself, ca, login) = (Upstream::start("a").await, Ca::new("mesh"), Login::default());
+    let issued = ca.issue("login", "login.example");
+    let unasked = &weft_core::tls::ClientCerts::Unasked;
+    let (addr, _tls) = crate::pki::tls_in_front(login.serve().await, &issued, unasked, &[b"http/1.1"]).await;
+    let documents = format!(
+        "clusters: [{{name: login, endpoints: [\"{addr}\"], tls: {{hostname: login.example, ca-file: {}}}}}]\n\
+         ---\napiVersion: weft.dev/v1\nkind: RequestAuthentication\nmetadata: {{name: login}}\nspec:\n  {FOR_ORDERS}\n  \
+         jwtRules: [{{issuer: login, jwksUri: \"https://login/jwks.json\", jwksRefresh: 1s}}]\n",
+        ca.file().display()
+    );
+    let (server, addr) = server_side(app_itself.addr, &ca, &documents).await;
+    let admin = server.addrs().admin;
+    let ((old, old_keys), (new, new_keys)) = (token("login"), token("login"));
+
+    until_challenge(addr, &old, "401 Unauthorized").await;
+    until_challenge(addr, &old, "the keys of its issuer are not known yet").await;
+    assert_eq!(ask_with(addr, None).await.status, StatusCode::OK, "who shows no token needs no keys");
+    until_certs(admin, "status 503, wanted is 200").await;
+    login.says(old_keys);
+    until_challenge(addr, &old, "200 OK").await;
+    until_challenge(addr, &new, "its signature does not hold").await;
+    login.says(new_keys);
+    until_challenge(addr, &new, "200 OK").await;
+    until_challenge(addr, &old, "its signature does not hold").await;
+
+    for (bad, why) in [
+        ("{}".to_owned(), "no JWKS"),
+        (" ".repeat(300 * 1024), "more than 262144 bytes"),
+        (String::new(), "status 503"),
+    ] {
+        login.says(bad);
+        until_certs(admin, why).await;
+        assert_eq!(ask_with(addr, Some(&new)).await.status, StatusCode::OK, "the last keys stay");
+    }
+}
+
+/// Those who only call the service decide nothing by its tokens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_fetched_where_tokens_are_looked_at_and_over_tls_where_that_is_wanted() {
+    let (app_itself, login) = (Upstream::start("a").await, Login::default());
+    let (good, keys) = token("login");
+    login.says(keys);
+    let addr = login.serve().await;
+    let file = |listeners: &str, scheme: &str| {
+        format!(
+            "{listeners}clusters: [{{name: login, endpoints: [\"{addr}\"]}}, {{name: orders, endpoints: [\"{}\"]}}]\n\
+             ---\napiVersion: weft.dev/v1\nkind: RequestAuthentication\nmetadata: {{name: login}}\nspec:\n  {FOR_ORDERS}\n  \
+             jwtRules: [{{issuer: login, jwksUri: \"{scheme}://login/jwks.json\"}}]\n",
+            app_itself.addr
+        )
+    };
+    let caller = start(config(&file("", "http"))).await;
+    assert_eq!(ask_with(caller.outbound, Some("x.y.z")).await.status, StatusCode::OK);
+    assert!(!get(caller.admin, "admin", "/certs").await.body.contains("jwks.json"));
+    assert_eq!(login.asked(), 0);
+
+    let listeners = "listeners: [{name: web, address: \"127.0.0.1:0\"}]\n";
+    let edge = start(config(&file(listeners, "http"))).await;
+    until_challenge(edge.running.addrs().listeners[0].1, &good, "200 OK").await;
+    assert_eq!(login.asked(), 1, "not for each request");
+    let secured = start(config(&file(listeners, "https"))).await;
+    until_certs(secured.admin, "https is wanted, and service login has no TLS").await;
+    assert_eq!(login.asked(), 1);
+}
+
+#[test]
+fn mistakes_in_sources_of_keys_are_named_with_what_is_allowed() {
+    for (rule, why) in [
+        ("issuer: a", "allowed is one of jwks, jwksFile and jwksUri"),
+        ("issuer: a, jwksUri: \"http://a/\", jwksFile: /a", "allowed is one of jwks, jwksFile and jwksUri"),
+        ("issuer: a, jwksUri: \"http://10.0.0.1/keys\"", "http://SERVICE/PATH"),
+        ("issuer: a, jwksUri: \"https://login:443/keys\"", "without port"),
+        ("issuer: a, jwksUri: \"http://a/\", jwksRefresh: 0s", "a time from 1s to 24h"),
+        ("issuer: a, jwksFile: /a, jwksRefresh: 5m", "jwksRefresh is given without jwksUri"),
+    ] {
+        let document = format!(
+            "---\napiVersion: weft.dev/v1\nkind: RequestAuthentication\nmetadata: {{name: a}}\nspec: {{jwtRules: [{{{rule}}}]}}\n"
+        );
+        let (_, file) = weft_meshconfig::document::divide(&document);
+        let problems: Vec<_> = file.problems.iter().map(ToString::to_string).collect();
+        assert!(problems.join("\n").contains(why), "{rule}: {problems:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_show_tokens_that_hold_and_the_app_does_not_see_them() {
     let (app_itself, ca) = (Upstream::start("a").await, Ca::new("mesh"));

@@ -5,6 +5,7 @@
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use serde::{Deserialize, Serialize};
 
+use super::cluster::tls::is_dns_name;
 use super::{InvalidResource, Validator};
 
 /// Namespace in a cluster's metadata.
@@ -39,10 +40,55 @@ pub struct TokenIssuer {
     pub jwks: Option<String>,
     /// A file with them, of the sidecar's machine.
     pub jwks_file: Option<String>,
+    /// Where a service publishes them ([`JwksUri`]).
+    pub jwks_uri: Option<String>,
+    /// After how many seconds they are fetched again.
+    pub jwks_refresh_secs: u64,
     /// By how many seconds clocks may differ.
     pub leeway_secs: u64,
     /// The app sees the token too.
     pub forward: bool,
+}
+
+/// Where a service of the mesh publishes its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JwksUri {
+    /// It is wanted over TLS.
+    pub tls: bool,
+    /// Its name.
+    pub service: String,
+    /// With its query, if there is one.
+    pub path: String,
+}
+
+impl JwksUri {
+    /// What [`Self::parse`] takes.
+    pub const ALLOWED: &str =
+        "http://SERVICE/PATH, or https:// if the service's TrafficPolicy has tls; without port";
+
+    /// `http://SERVICE/PATH` or `https://SERVICE/PATH`.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (tls, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(Self::ALLOWED),
+        };
+        let (service, path) = rest.split_once('/').ok_or(Self::ALLOWED)?;
+        let visible = text.len() <= 2048 && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        if !visible || !is_dns_name(service) || service.parse::<std::net::IpAddr>().is_ok() {
+            return Err(Self::ALLOWED);
+        }
+        Ok(Self { tls, service: service.to_owned(), path: format!("/{path}") })
+    }
+}
+
+impl std::fmt::Display for JwksUri {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}{}", if self.tls { "https" } else { "http" }, self.service, self.path)
+    }
 }
 
 /// One policy.
@@ -178,6 +224,27 @@ mod tests {
         let policy =
             AuthzPolicy { name: "p".into(), action: AuthzAction::Deny, audit: true, rules: vec![rule] };
         Guard { policies: vec![policy], ..Guard::default() }
+    }
+
+    #[test]
+    fn keys_are_at_a_service_by_its_name() {
+        for text in ["http://login/jwks.json", "https://login/", "http://login.shop/keys?v=1"] {
+            assert_eq!(JwksUri::parse(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "login/jwks.json",
+            "http://login",
+            "ftp://login/a",
+            "http://login:80/a",
+            "http://10.0.0.1/a",
+            "http://a@login/a",
+            "http:///a",
+            "http://lo gin/a",
+            "http://login/a b",
+            "http://login/a#b",
+        ] {
+            assert_eq!(JwksUri::parse(text), Err(JwksUri::ALLOWED), "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 
-use super::{HEALTH_BODY_BYTES_MAX, Task, UpstreamStream};
+use super::{HEALTH_BODY_BYTES_MAX, UpstreamStream};
+use crate::upstream::once::Connection;
 
 #[derive(Clone, PartialEq, Message)]
 struct CheckRequest {
@@ -29,9 +30,7 @@ const SERVING: i32 = 1;
 pub(super) async fn check(stream: UpstreamStream, host: &str, service: &str) -> Result<(), String> {
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    let _connection = Task(tokio::spawn(async move {
-        let _ = connection.await;
-    }));
+    let _connection = Connection::of(connection);
     let request = Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")

@@ -18,7 +18,7 @@ fn proxy_tls(mode: MeshMode) -> (ProxyTls, tempfile::TempDir) {
     let certificates = Arc::new(Certificates::default());
     let files = MeshFiles { ca: cert_file.clone(), cert: cert_file, key: key_file, crl: None, mode };
     let mesh = MeshTls::load(&files, &certificates).unwrap();
-    (ProxyTls { certificates, mesh: Some(Arc::new(mesh)) }, dir)
+    (ProxyTls { certificates, mesh: Some(Arc::new(mesh)), ..ProxyTls::default() }, dir)
 }
 
 fn endpoint(port: u16, source: EndpointSource, id: Option<&str>) -> Endpoint {

@@ -15,7 +15,7 @@ use super::{TokenError, decode};
 /// Most keys of an issuer.
 const KEYS_MAX: usize = 64;
 /// Longest text of keys, in bytes.
-const JWKS_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const JWKS_BYTES_MAX: usize = 256 * 1024;
 
 /// Keys of an issuer.
 #[derive(Debug, Clone)]

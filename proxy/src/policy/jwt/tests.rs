@@ -44,7 +44,7 @@ fn tokens(jwks: &str, audiences: &[&str]) -> Tokens {
         leeway_secs: 60,
         ..TokenIssuer::default()
     };
-    Tokens::new("orders", &[rule], &Certificates::default()).unwrap()
+    Tokens::new("orders", &[rule], &Certificates::default(), &Sources::default()).unwrap()
 }
 
 fn claims(change: impl FnOnce(&mut Value)) -> Value {
@@ -142,7 +142,7 @@ fn keys_are_renewed_from_their_file_and_unreadable_ones_refuse() {
         jwks_file: Some(path.display().to_string()),
         ..TokenIssuer::default()
     };
-    let tokens = Tokens::new("orders", &[rule], &certificates).unwrap();
+    let tokens = Tokens::new("orders", &[rule], &certificates, &Sources::default()).unwrap();
     let (by_old, by_new) = (old.sign(Some("1"), &claims(|_| {})), new.sign(Some("2"), &claims(|_| {})));
     assert_eq!(ask(&tokens, &format!("Bearer {by_old}")), Err(TokenError::NoKeys));
     std::fs::write(&path, &old.jwks).unwrap();
