@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{Response, StatusCode, Version, request};
+use http::{Response, StatusCode, request};
+use hyper::ext::Protocol;
 
 use super::body::ResponseBody;
 use super::context::{Context, Side};
@@ -27,7 +28,8 @@ pub(crate) async fn respond(
     connection: &Connection,
     head: &mut request::Parts,
 ) -> Result<Response<ResponseBody>, RequestError> {
-    if !matches!(ctx.side, Side::Outbound { to: None, .. }) || head.version == Version::HTTP_2 {
+    if !matches!(ctx.side, Side::Outbound { to: None, .. }) || head.extensions.get::<Protocol>().is_some() {
+        // An extended CONNECT that has come so far is for a protocol that is not passed on.
         return Err(RequestError::Connect);
     }
     let target = target(head)?;

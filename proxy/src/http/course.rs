@@ -21,7 +21,7 @@ use crate::cluster::state::Cluster;
 use crate::limits::CONNECT_RETRIES_MAX;
 use crate::telemetry::flag::Flag;
 use crate::upstream::answer::{AnswerBody, UpstreamError};
-use crate::upstream::connect::{ConnectError, Key};
+use crate::upstream::connect::{self, ConnectError, Key};
 use crate::upstream::http1;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
@@ -33,6 +33,8 @@ pub(super) struct Course<'a> {
     pub cluster: &'a Arc<Cluster>,
     /// What endpoints are spoken to in.
     pub protocol: Protocol,
+    /// It asks for an extended CONNECT, on a connection of its own.
+    pub extended: bool,
     /// Of a part of the cluster, if the route leads to one.
     pub subset: Option<(Arc<Subset>, Arc<Levels>)>,
     /// By which the request sticks to an endpoint.
@@ -133,6 +135,11 @@ impl Course<'_> {
                 }
                 self.ctx.pool.connect(&to, limit).await.map(|lease| (Link::Http1(lease), false))
             }
+            // On the heap: other requests have no room for it.
+            Protocol::Http2 if self.extended => Box::pin(connect::extended(&to, limit))
+                .await
+                .map(|sender| (Link::Http2(sender, to.key()), false))
+                .map_err(Arc::new),
             Protocol::Http2 => {
                 let linked = self.ctx.pool.multiplexed(&to, limit, fresh).await;
                 linked.map(|(sender, reused)| (Link::Http2(sender, to.key()), reused))

@@ -28,7 +28,8 @@ pub(crate) enum RequestError {
     #[error("CONNECT to {target} is refused: {why}; only services of the mesh can be reached by CONNECT")]
     ConnectRefused { target: String, why: &'static str },
     #[error(
-        "extended CONNECT is not passed on to service {cluster}, which speaks HTTP/2: upgrades need HTTP/1.1 there"
+        "service {cluster} speaks HTTP/2 and takes no extended CONNECT (SETTINGS_ENABLE_CONNECT_PROTOCOL), which upgrades \
+         need there"
     )]
     NoExtendedConnect { cluster: String },
     #[error(

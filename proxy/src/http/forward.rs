@@ -42,6 +42,7 @@ use crate::policy::sticky::Sticky;
 use crate::tcp::far_end::Counted;
 use crate::telemetry::flag::Flag;
 use crate::upstream::answer::AnswerBody;
+use crate::upstream::connect::ConnectError;
 use crate::upstream::request_body::{Progress, RequestBody};
 
 /// A request that an endpoint is answering. It ends by [`Exchange::complete`], by [`Exchange::broke_off`], or by
@@ -201,17 +202,20 @@ pub(crate) async fn forward(
     let or_any = cluster.config.cluster.subsets.or_any;
     let subset = subset.filter(|(_, levels)| !(or_any && levels.is_empty()));
     let protocol = cluster.hop(outgoing.upgrade.is_some());
-    let upgrade = outgoing.upgrade.clone().filter(|_| protocol == Protocol::Http1);
-    let extended = http2 && outgoing.upgrade.is_some();
-    if extended && upgrade.is_none() {
-        return Err(RequestError::NoExtendedConnect { cluster: cluster.name().to_owned() });
-    }
+    let http2_endpoint = protocol == Protocol::Http2;
+    let upgrade = outgoing.upgrade.clone();
     let mut request = request_to(cluster, protocol, outgoing)?;
-    if let Some(protocol) = &upgrade {
-        upgrade::announce(request.headers_mut(), protocol.clone());
-        if extended {
-            extended::complete(request.headers_mut(), protocol, &mut ctx.rng.borrow_mut());
+    let upgrade = upgrade.filter(|asked| !http2_endpoint || extended::can_ask(&request, asked, http2));
+    let mut accept = None;
+    match &upgrade {
+        Some(asked) if http2_endpoint => accept = extended::ask(&mut request, asked),
+        Some(asked) => {
+            upgrade::announce(request.headers_mut(), asked.clone());
+            if http2 {
+                extended::complete(request.headers_mut(), asked, &mut ctx.rng.borrow_mut());
+            }
         }
+        None => {}
     }
     let mut course = Course {
         ctx,
@@ -219,16 +223,16 @@ pub(crate) async fn forward(
         cluster,
         subset,
         protocol,
+        extended: http2_endpoint && upgrade.is_some(),
         key: sticky.key,
         seen: seen.as_deref(),
         tried: avoid.into_iter().collect(),
         replayed: false,
         permit: None,
     };
-    let http2_endpoint = protocol == Protocol::Http2;
     let permit = match protocol {
-        Protocol::Http1 => course.connection(plan.as_deref()).await?,
-        Protocol::Http2 => None,
+        Protocol::Http2 if !course.extended => None,
+        _ => course.connection(plan.as_deref()).await?,
     };
     // An endpoint whose reused connection turned out to be closed gets the request on a fresh one.
     let mut again: Option<Arc<EndpointState>> = None;
@@ -254,6 +258,9 @@ pub(crate) async fn forward(
         }
         let (link, reused) = match course.link(&endpoint, fresh).await {
             Ok(link) => link,
+            Err(why) if matches!(*why, ConnectError::NoExtendedConnect) => {
+                return Err(RequestError::NoExtendedConnect { cluster: cluster.name().to_owned() });
+            }
             Err(why) if why.is_shortage() => return Err(RequestError::Shortage(why.to_string())),
             Err(why) => {
                 course.not_connected(&endpoint, why.to_string())?;
@@ -345,8 +352,15 @@ pub(crate) async fn forward(
             }
             continue;
         }
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(protocol) = upgrade.and_then(|asked| upgrade::agreed(&asked, answer.headers())) else {
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+            || course.extended && answer.status() == StatusCode::OK
+        {
+            let agreed = match upgrade {
+                // Its status says it all.
+                asked if course.extended => asked,
+                asked => asked.and_then(|asked| upgrade::agreed(&asked, answer.headers())),
+            };
+            let Some(protocol) = agreed else {
                 report(ctx, cluster, &endpoint, Outcome::Failure);
                 return Err(course.bad_answer(&endpoint, "it switches protocols unasked"));
             };
@@ -357,6 +371,9 @@ pub(crate) async fn forward(
                 );
             };
             let mut answer = switched.into_answer(protocol, Counted::new(admitted, active, permit));
+            if let Some(accept) = accept {
+                answer.headers_mut().insert(extended::SEC_WEBSOCKET_ACCEPT, accept);
+            }
             if let Some(cookie) = sticky.set_cookie {
                 answer.headers_mut().append(SET_COOKIE, cookie);
             }

@@ -7,8 +7,11 @@
 //! is not looked at before that is known ([`crate::listener::guard`]).
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode, Version, request};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
 
 use super::body::ResponseBody;
@@ -16,7 +19,7 @@ use super::extended::Extended;
 use super::headers::{self, tokens};
 use crate::tcp::far_end::{Counted, FarEnd};
 use crate::upstream::answer::AnswerBody;
-use crate::upstream::stream::UpstreamStream;
+use crate::upstream::stream::FarStream;
 
 /// Never passed on: they would put HTTP where the proxy sees none of its requests, or TLS where it can see nothing.
 const REFUSED: [&[u8]; 4] = [b"h2c", b"h2", b"http", b"tls"];
@@ -65,18 +68,27 @@ pub(crate) fn announce(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-/// An endpoint's answer 101, with its connection, which that has made free of HTTP.
+/// An endpoint's answer 101, or 200 to an extended CONNECT, with its connection or stream, which that has made free of HTTP.
 pub(crate) struct Switched {
     headers: HeaderMap,
-    stream: UpstreamStream,
+    stream: FarStream,
     seen: Bytes,
 }
 
 /// Takes the connection from HTTP. `None` if it cannot be had: the request was still being sent.
 pub(crate) fn far_end(answer: Response<AnswerBody>) -> Option<Switched> {
-    let (head, body) = answer.into_parts();
-    let AnswerBody::Http1(body) = body else { return None };
-    let (stream, seen) = body.into_switched()?;
+    let (mut head, body) = answer.into_parts();
+    let (stream, seen) = match body {
+        AnswerBody::Http1(body) => {
+            let (stream, seen) = body.into_switched()?;
+            (FarStream::Left(stream), seen)
+        }
+        AnswerBody::Http2(_) => {
+            // It is there with the head.
+            let stream = head.extensions.remove::<OnUpgrade>()?.now_or_never()?.ok()?;
+            (FarStream::Right(TokioIo::new(stream)), Bytes::new())
+        }
+    };
     Some(Switched { headers: head.headers, stream, seen })
 }
 

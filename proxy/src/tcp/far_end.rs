@@ -13,11 +13,11 @@ use crate::cluster::endpoint::ActiveRequest;
 use crate::cluster::state::Cluster;
 use crate::listener::connection::{Connection, InFlight};
 use crate::tcp::relay::{Broken, relay};
-use crate::upstream::stream::UpstreamStream;
+use crate::upstream::stream::FarStream;
 
 /// The far end of a tunnel: a connection of its own, which is never used again.
 pub(crate) struct FarEnd {
-    pub stream: UpstreamStream,
+    pub stream: FarStream,
     /// Read from it already, for the near end.
     pub seen: Bytes,
     pub counted: Counted,

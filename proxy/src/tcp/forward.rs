@@ -23,6 +23,7 @@ use crate::limits::CONNECT_RETRIES_MAX;
 use crate::policy::sticky::Sticky;
 use crate::tls::secure::Speaks;
 use crate::upstream::connect::{self, ConnectError};
+use crate::upstream::stream::FarStream;
 
 /// Picks an endpoint and connects to it, or to another if it takes no connection.
 ///
@@ -64,7 +65,7 @@ pub(crate) async fn open(
                 endpoint.latency.observe(nanos(ctx.epoch.elapsed()), nanos(took));
                 report(ctx, cluster, &endpoint, Outcome::Success);
                 let counted = Counted::new(admitted, active, permit);
-                return Ok(FarEnd { stream, seen: Bytes::new(), counted });
+                return Ok(FarEnd { stream: FarStream::Left(stream), seen: Bytes::new(), counted });
             }
             Err(why) => why,
         };

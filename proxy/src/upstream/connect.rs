@@ -24,6 +24,8 @@ pub(crate) enum ConnectError {
     Io(#[from] io::Error),
     #[error("TLS: {0}")]
     NoCertificates(String),
+    #[error("it takes no extended CONNECT")]
+    NoExtendedConnect,
     #[error("handshake: {0}")]
     Handshake(#[from] hyper::Error),
 }
@@ -84,6 +86,43 @@ pub(crate) async fn http2(
     });
     Ok(sender)
 }
+
+/// A connection for one extended CONNECT, which may be asked for once the endpoint's settings offer it (RFC 8441 §3).
+pub(crate) async fn extended(
+    to: &Place,
+    limit: Duration,
+) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    let connecting = async {
+        let stream = open(to, Speaks::Http2, limit).await?;
+        let (sender, mut connection) = http2::Builder::new(LocalExecutor)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
+            .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .handshake(TokioIo::new(stream))
+            .await?;
+        while !connection.is_extended_connect_protocol_enabled() {
+            if connection.current_max_send_streams() != STREAMS_BEFORE_SETTINGS {
+                return Err(ConnectError::NoExtendedConnect);
+            }
+            // They can be looked at, and not waited for.
+            if let Ok(ended) = tokio::time::timeout(SETTINGS_LOOK_INTERVAL, &mut connection).await {
+                ended?;
+                return Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        tokio::task::spawn_local(async move {
+            // Its tunnel hears of the error.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    };
+    tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))?
+}
+
+/// As the number of streams that may be open this says that no settings have come: they put another one in its place,
+/// whether they name one or not.
+const STREAMS_BEFORE_SETTINGS: usize = 97;
+const SETTINGS_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A connection for whatever is to be spoken on it.
 pub(crate) async fn open(

@@ -18,7 +18,7 @@ async fn connect(addr: std::net::SocketAddr, target: &str) -> (TcpStream, String
 }
 
 /// A server that speaks first, and then sends back what it gets.
-async fn greeter() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+pub async fn greeter() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
     raw_upstream(|mut stream, _| async move {
         stream.write_all(b"220 ready\r\n").await.unwrap();
         let (mut read, mut write) = stream.split();

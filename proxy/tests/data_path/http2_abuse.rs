@@ -220,8 +220,10 @@ async fn malformed_requests_are_refused_and_never_forwarded() {
         assert!(end.is_refused(), "{what}: {end:?}");
         assert_eq!(upstream.served(), 0, "{what}: {end:?}");
     }
-    let connect = fields(&[(":method", b"CONNECT"), (":authority", b"orders:80")]);
-    assert_eq!(one(proxy.outbound, &connect).await, End::Status(501));
+    let connect = fields(&[(":method", b"CONNECT"), (":authority", b"127.0.0.1:80")]);
+    assert_eq!(one(proxy.outbound, &connect).await, End::Status(403));
+    let over_http1 = fields(&[(":method", b"CONNECT"), (":authority", b"orders:80"), (":path", b"/")]);
+    assert!(matches!(one(proxy.outbound, &over_http1).await, End::Reset(_)));
     assert_eq!(one(proxy.outbound, &path(&long)).await, End::Status(414));
     assert_eq!(upstream.served(), 0);
     assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200));

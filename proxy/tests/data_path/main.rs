@@ -10,6 +10,7 @@ mod balancing;
 mod connect;
 mod declared;
 mod drain;
+mod extended;
 mod failure;
 mod forwarded;
 mod forwarding;

@@ -11,14 +11,14 @@ use weft_proxy::app;
 use crate::inbound::inbound;
 use crate::support::*;
 
-const ASK: &str = "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+pub const ASK: &str = "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 const AGREE: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Agrees to every upgrade, says hello with the same write, and then sends back what it gets until that ends.
-async fn echo() -> (SocketAddr, JoinHandle<()>) {
+pub async fn echo() -> (SocketAddr, JoinHandle<()>) {
     raw_upstream(|mut stream, _| async move {
         let Some(head) = read_head(&mut stream).await else { return };
         assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
@@ -31,7 +31,7 @@ async fn echo() -> (SocketAddr, JoinHandle<()>) {
 }
 
 /// A connection of which an upgrade was agreed.
-async fn upgraded(addr: SocketAddr) -> TcpStream {
+pub async fn upgraded(addr: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(ASK.as_bytes()).await.unwrap();
     let head = read_head(&mut stream).await.unwrap().to_lowercase();
@@ -44,7 +44,7 @@ async fn upgraded(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-async fn read_exactly(stream: &mut TcpStream, expected: &str) {
+pub async fn read_exactly(stream: &mut TcpStream, expected: &str) {
     let mut seen = vec![0; expected.len()];
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut seen)).await;
     read.expect("in time").unwrap();
@@ -255,91 +255,4 @@ async fn a_client_that_leaves_before_the_answer_is_noticed() {
     active("active 1").await;
     drop(stream);
     active("active 0").await;
-}
-
-/// A client that has heard that extended CONNECT is understood.
-async fn extended(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
-    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(addr).await.unwrap());
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-    tokio::spawn(connection);
-    // With any answer the proxy's settings have come, among which it offers it.
-    let answer = Client::Http2(sender.clone()).get("nobody", "/").await;
-    assert_eq!(answer.status, http::StatusCode::NOT_FOUND);
-    sender
-}
-
-fn connect(protocol: &'static str) -> http::Request<Body> {
-    let mut request = http::Request::builder()
-        .method(http::Method::CONNECT)
-        .uri("http://orders/chat")
-        .header("sec-websocket-version", "13")
-        .body(empty())
-        .unwrap();
-    request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
-    request
-}
-
-/// RFC 8441 in, RFC 6455 out: several on one connection, beside ordinary requests.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn websocket_over_http2_becomes_a_tunnel_to_an_http1_endpoint() {
-    let (app_itself, _task) = echo().await;
-    let server_side = app::start(inbound(&[("orders", app_itself)])).await.unwrap();
-    let proxy = proxy(&orders(&[server_side.addrs().inbound.unwrap()], "")).await;
-    let mut sender = extended(proxy.outbound).await;
-    let mut streams = Vec::new();
-    for _ in 0..3 {
-        let answer = sender.send_request(connect("websocket")).await.unwrap();
-        assert_eq!(answer.status(), http::StatusCode::OK);
-        for gone in ["upgrade", "connection", "sec-websocket-accept", "content-length"] {
-            assert!(!answer.headers().contains_key(gone), "{gone}: {answer:?}");
-        }
-        streams.push(hyper_util::rt::TokioIo::new(hyper::upgrade::on(answer).await.unwrap()));
-    }
-    for (i, stream) in streams.iter_mut().enumerate() {
-        let text = format!("from {i} {}", "x".repeat(100_000));
-        let expected = format!("hello {text}");
-        let (mut read, mut write) = tokio::io::split(stream);
-        let writer = async {
-            write.write_all(text.as_bytes()).await.unwrap();
-            write.shutdown().await.unwrap();
-        };
-        let mut seen = String::new();
-        let reader = tokio::time::timeout(Duration::from_secs(5), read.read_to_string(&mut seen));
-        let ((), read) = tokio::join!(writer, reader);
-        read.expect("both ways end").unwrap();
-        assert!(seen == expected, "{} bytes of {}", seen.len(), expected.len());
-    }
-    let plain = Client::Http2(sender).get("shipping", "/").await;
-    assert_eq!(plain.status, http::StatusCode::NOT_FOUND, "the connection goes on");
-    until("nothing is under way", || async {
-        let clusters = get(proxy.admin, "admin", "/clusters").await.body;
-        if clusters.contains("active 0") { Ok(()) } else { Err(clusters) }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn extended_connect_that_nobody_agrees_to_is_answered_in_its_stream() {
-    let upstream = Upstream::start("one").await;
-    let over_http1 = proxy(&orders(&[upstream.addr], "")).await;
-    let mut sender = extended(over_http1.outbound).await;
-    // The app does not switch, and 200 would say that it did.
-    let answer = sender.send_request(connect("websocket")).await.unwrap();
-    assert_eq!(
-        (answer.status().as_u16(), &answer.headers()["x-weft-error"]),
-        (502, &"upstream-invalid".parse().unwrap())
-    );
-    let answer = sender.send_request(connect("h2c")).await.unwrap();
-    assert_eq!(
-        (answer.status().as_u16(), &answer.headers()["x-weft-error"]),
-        (501, &"connect".parse().unwrap())
-    );
-    assert_eq!(upstream.served(), 1);
-    let over_http2 = proxy(&orders(&[upstream.addr], "    protocol: http2\n")).await;
-    let answer = extended(over_http2.outbound).await.send_request(connect("websocket")).await.unwrap();
-    assert_eq!(
-        (answer.status().as_u16(), &answer.headers()["x-weft-error"]),
-        (501, &"connect".parse().unwrap())
-    );
 }
