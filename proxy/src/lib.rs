@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod app;
 pub mod cluster;
+mod coarse_timer;
 pub mod config;
 pub mod config_snapshot;
 pub mod discovery;

@@ -123,6 +123,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         closing: Rc::default(),
         timeouts: config.timeouts,
         connections: connections.clone(),
+        timer: Rc::default(),
         shed: Rc::default(),
     };
     if config.overload.0.any() {
@@ -159,6 +160,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
         tokio::select! {
             _ = tick.tick() => {
                 connections.sweep();
+                parts.timer.tick();
                 parts.pool.expire(Instant::now());
             }
             changed = phase.changed() => {
@@ -176,12 +178,12 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
                         }
                         if now == Phase::HandedOver {
                             connections.close_http2();
-                            finish(&connections, &parts.pool, &mut phase, Phase::Stopping).await;
+                            finish(&connections, &parts, &mut phase, Phase::Stopping).await;
                         }
                         // The last ones to be accepted have not sent their requests yet.
                         tokio::time::sleep(DRAIN_LINGER).await;
                         connections.close_all();
-                        return finish(&connections, &parts.pool, &mut phase, Phase::Stopped).await;
+                        return finish(&connections, &parts, &mut phase, Phase::Stopped).await;
                     }
                     Phase::Stopped => return connections.count(),
                 }
@@ -207,7 +209,7 @@ async fn watch_load(limits: Limits, memory: Arc<AtomicU32>, shed: Rc<Cell<u32>>)
 /// Waits for the last connection, or for a phase in which patience ends. Answers how many are left.
 async fn finish(
     connections: &Connections,
-    pool: &Pool,
+    parts: &WorkerParts,
     phase: &mut watch::Receiver<Phase>,
     end: Phase,
 ) -> usize {
@@ -225,8 +227,9 @@ async fn finish(
             // Tunnels end when they are quiet, and clients that stand still are no reason to wait.
             _ = tick.tick() => {
                 connections.sweep();
+                parts.timer.tick();
                 // Its connections may lead back to this very worker.
-                pool.expire(Instant::now());
+                parts.pool.expire(Instant::now());
             }
             () = &mut stopped => break,
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Cache};
 
 use super::seen::Observers;
+use crate::coarse_timer::CoarseTimer;
 use crate::listener::connection::{Connections, Timeouts};
 use crate::mesh_view::{MeshState, MeshView};
 use crate::policy::cache::Cache as AnswerCache;
@@ -50,6 +51,7 @@ pub(crate) struct Context {
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,
     pub connections: Rc<Connections>,
+    pub timer: Rc<CoarseTimer>,
     /// Copies of requests under way.
     pub mirrors: Cell<usize>,
     /// Answers of routes that want it.
@@ -86,6 +88,7 @@ impl Context {
             closing: worker.closing.clone(),
             timeouts: worker.timeouts,
             connections: worker.connections.clone(),
+            timer: worker.timer.clone(),
             mirrors: Cell::new(0),
             cache: worker.cache.clone(),
             storing: Cell::new(0),
@@ -113,6 +116,7 @@ impl Context {
             closing: self.closing.clone(),
             timeouts: self.timeouts,
             connections: self.connections.clone(),
+            timer: self.timer.clone(),
             mirrors: Cell::new(0),
             cache: self.cache.clone(),
             storing: Cell::new(0),
@@ -143,5 +147,6 @@ pub(crate) struct WorkerParts {
     pub closing: Rc<Cell<bool>>,
     pub timeouts: Timeouts,
     pub connections: Rc<Connections>,
+    pub timer: Rc<CoarseTimer>,
     pub shed: Rc<Cell<u32>>,
 }

@@ -113,6 +113,9 @@ impl Course<'_> {
 
     /// The place of a connection, if their number is limited. It is waited for as long as a connection itself would be.
     pub async fn connection(&self, plan: Option<&Plan>) -> Result<Option<ConnectionPermit>, RequestError> {
+        if self.cluster.config.cluster.breaker.max_connections == u32::MAX {
+            return Ok(None);
+        }
         let limit = self.cluster.config.cluster.connect_timeout;
         let until = plan.and_then(|p| p.until).map(|(at, _)| at).into_iter();
         let until = until.fold(tokio::time::Instant::now() + limit, |a, b| a.min(b));

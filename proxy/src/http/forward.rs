@@ -278,9 +278,9 @@ pub(crate) async fn forward(
         let sent = link.send(&mut request, kept);
         let mut for_caller = false;
         let waited = match plan.as_ref() {
-            None => with_limit(sent, progress.as_deref(), stall, ctx.timeouts.request).await,
+            None => with_limit(&ctx.timer, sent, progress.as_deref(), stall, ctx.timeouts.request).await,
             Some(plan) => {
-                let waited = with_limit(sent, progress.as_deref(), stall, plan.head);
+                let waited = with_limit(&ctx.timer, sent, progress.as_deref(), stall, plan.head);
                 match plan.try_until() {
                     None => waited.await,
                     Some((at, limit)) => match tokio::time::timeout_at(at, waited).await {
@@ -421,41 +421,42 @@ fn request_to(
     protocol: Protocol,
     outgoing: Outgoing,
 ) -> Result<Request<RequestBody>, RequestError> {
-    let Outgoing { head, target, takes_trailers, body, .. } = outgoing;
+    let Outgoing { mut head, target, takes_trailers, body, .. } = outgoing;
     let http1 = protocol == Protocol::Http1;
-    let bad_host = |_| RequestError::BadHost {
+    let bad_host = || RequestError::BadHost {
         host: target.authority.clone(),
         why: crate::route::host::HostError::Character,
     };
-    let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(match head.uri.path_and_query() {
-        Some(path) if !path.as_str().is_empty() => path.clone(),
-        _ => PathAndQuery::from_static("/"),
-    });
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method;
-    *request.headers_mut() = head.headers;
-    let headers = request.headers_mut();
-    if http1 {
-        let host = HeaderValue::try_from(target.authority.as_str()).map_err(|_| bad_host(()))?;
-        headers.insert(HOST, host);
-    } else {
+    let headers = &mut head.headers;
+    if !http1 {
         headers.remove(HOST);
-        uri.scheme = Some(if cluster.originates_tls() { Scheme::HTTPS } else { Scheme::HTTP });
-        uri.authority = Some(Authority::try_from(target.authority.as_str()).map_err(|_| bad_host(()))?);
+    } else if headers.get(HOST).is_none_or(|host| host != target.authority.as_str()) {
+        let host = HeaderValue::try_from(target.authority.as_str()).map_err(|_| bad_host())?;
+        headers.insert(HOST, host);
     }
     if takes_trailers {
         headers::announce_trailers(headers, http1);
     }
-    let streams = request.body().streams();
-    let headers = request.headers_mut();
-    if http1 && streams && !headers.contains_key(CONTENT_LENGTH) {
-        // Said aloud, because without it the client side sends no body with GET.
+    if http1 && body.streams() && !headers.contains_key(CONTENT_LENGTH) {
+        // Said aloud, so that whoever looks at the request sees how it goes on.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    *request.version_mut() = if http1 { Version::HTTP_11 } else { Version::HTTP_2 };
-    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| bad_host(()))?;
-    Ok(request)
+    // A target with nothing but a path stays as it is.
+    if !http1 || head.uri.authority().is_some() || head.uri.path().is_empty() {
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = Some(match head.uri.path_and_query() {
+            Some(path) if !path.as_str().is_empty() => path.clone(),
+            _ => PathAndQuery::from_static("/"),
+        });
+        if !http1 {
+            uri.scheme = Some(if cluster.originates_tls() { Scheme::HTTPS } else { Scheme::HTTP });
+            uri.authority = Some(Authority::try_from(target.authority.as_str()).map_err(|_| bad_host())?);
+        }
+        head.uri = Uri::from_parts(uri).map_err(|_| bad_host())?;
+    }
+    head.version = if http1 { Version::HTTP_11 } else { Version::HTTP_2 };
+    head.extensions.clear();
+    Ok(Request::from_parts(head, body))
 }
 
 fn says_app_is_down(answer: &Response<AnswerBody>) -> bool {

@@ -1,7 +1,5 @@
 //! Header fields that are for one hop only, and those that proxies add (RFC 9110 §7.6).
 
-use std::net::IpAddr;
-
 use http::Version;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER,
@@ -124,16 +122,20 @@ pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) -> usize {
 
 /// Appends who sent the request and how. What came before stays, as one list however many fields it had: it is from
 /// other hops, and an app that looks at one field must see all of them.
-pub(crate) fn append_forwarded(headers: &mut HeaderMap, peer: IpAddr, tls: bool) {
-    let mut list = Vec::new();
-    for known in headers.get_all(X_FORWARDED_FOR).iter().filter(|v| !v.is_empty()) {
-        list.extend_from_slice(known.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(peer.to_string().as_bytes());
-    // Addresses and what was a header value before make a header value.
-    if let Ok(value) = HeaderValue::from_bytes(&list) {
-        headers.insert(X_FORWARDED_FOR, value);
+pub(crate) fn append_forwarded(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool) {
+    if headers.contains_key(X_FORWARDED_FOR) {
+        let mut list = Vec::new();
+        for known in headers.get_all(X_FORWARDED_FOR).iter().filter(|v| !v.is_empty()) {
+            list.extend_from_slice(known.as_bytes());
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(peer.as_bytes());
+        // Addresses and what was a header value before make a header value.
+        if let Ok(value) = HeaderValue::from_bytes(&list) {
+            headers.insert(X_FORWARDED_FOR, value);
+        }
+    } else {
+        headers.insert(X_FORWARDED_FOR, peer.clone());
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
@@ -209,14 +211,15 @@ mod tests {
     #[test]
     fn forwarded_for_is_a_list_in_order_of_hops() {
         let mut headers = map(&[("x-forwarded-for", "10.0.0.1")]);
-        append_forwarded(&mut headers, [10, 0, 0, 2].into(), true);
+        let peer = |text: &'static str| HeaderValue::from_static(text);
+        append_forwarded(&mut headers, &peer("10.0.0.2"), true);
         assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 10.0.0.2");
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
-        append_forwarded(&mut headers, [10, 0, 0, 3].into(), false);
+        append_forwarded(&mut headers, &peer("10.0.0.3"), false);
         assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 10.0.0.2, 10.0.0.3");
         assert_eq!(headers[X_FORWARDED_PROTO], "https", "the first hop knows");
         let mut two = map(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
-        append_forwarded(&mut two, [10, 0, 0, 3].into(), false);
+        append_forwarded(&mut two, &peer("10.0.0.3"), false);
         let all: Vec<_> = two.get_all(X_FORWARDED_FOR).iter().collect();
         assert_eq!(all, ["10.0.0.1, 10.0.0.2, 10.0.0.3"]);
     }

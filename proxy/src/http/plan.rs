@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use weft_xds_proto::resource::cluster::Timeouts;
 
+use crate::coarse_timer::CoarseTimer;
 use crate::limits::{RETRY_BACKOFF_DEFAULT, RETRY_BACKOFF_MAX};
 use crate::route::compiled;
 use crate::upstream::request_body::Progress;
@@ -126,6 +127,7 @@ pub(crate) enum Late {
 /// Waits for the head of the answer. The time runs from the end of the request's body: a long upload is no slow server.
 /// An upload in which nothing moves for `stall` ends as well, by the fault of the side that is waited for.
 pub(crate) async fn with_limit<T>(
+    timer: &CoarseTimer,
     sent: impl Future<Output = T>,
     progress: Option<&Progress>,
     stall: Duration,
@@ -135,7 +137,7 @@ pub(crate) async fn with_limit<T>(
     loop {
         let upload = progress.filter(|p| !p.is_finished()).map(|p| (p, p.frames()));
         let limit = if upload.is_some() { stall } else { request };
-        if let Ok(done) = tokio::time::timeout(limit, &mut sent).await {
+        if let Ok(done) = timer.limit(limit, &mut sent).await {
             return Ok(done);
         }
         match upload {

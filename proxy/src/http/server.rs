@@ -187,7 +187,7 @@ pub(super) fn prepare(
     let sidecar = connection.sidecar().map(|peer| Verified { id: &peer.id, hash: &peer.hash });
     ctx.forwarding.sanitise(&mut head.headers, client, sidecar, ctx.mesh.identity());
     if ctx.forwarding.appends(client) {
-        headers::append_forwarded(&mut head.headers, client, connection.is_tls());
+        headers::append_forwarded(&mut head.headers, connection.peer_value(), connection.is_tls());
     }
     Ok(takes_trailers)
 }

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use super::refusal::Refusal;
 use super::scanner::Position;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN};
@@ -44,6 +46,8 @@ impl Default for Timeouts {
 /// One downstream connection.
 pub(crate) struct Connection {
     pub peer: SocketAddr,
+    /// The same as a field's value, once it was asked for.
+    peer_value: OnceCell<HeaderValue>,
     /// It arrived by TLS.
     tls: Cell<bool>,
     /// The sidecar at its other end, if it has shown that it is one.
@@ -85,6 +89,12 @@ impl Connection {
 
     pub fn refuse(&self, refusal: Refusal) {
         self.refusal.set(Some(refusal));
+    }
+
+    /// The address of the client as a field's value.
+    pub fn peer_value(&self) -> &HeaderValue {
+        let value = || HeaderValue::try_from(self.peer.ip().to_string());
+        self.peer_value.get_or_init(|| value().unwrap_or(HeaderValue::from_static("unknown")))
     }
 
     /// TLS was agreed on, with this sidecar if it is one.
@@ -313,6 +323,7 @@ impl Connections {
         let now = self.clock.get();
         let connection = Rc::new(Connection {
             peer,
+            peer_value: OnceCell::new(),
             tls: Cell::new(tls),
             sidecar: OnceCell::new(),
             clock: self.clock.clone(),

@@ -7,7 +7,7 @@ use super::*;
 const LIMIT: Duration = Duration::from_millis(500);
 
 fn impatient() -> Timeouts {
-    Timeouts { head: LIMIT, idle: LIMIT * 3, stall: LIMIT, request: LIMIT * 20, tunnel: LIMIT * 3 }
+    Timeouts { head: LIMIT, idle: LIMIT * 6, stall: LIMIT, request: LIMIT * 20, tunnel: LIMIT * 3 }
 }
 
 /// Longer than any of the limits, with the sweep's own ticks.
