@@ -19,6 +19,7 @@ pub(crate) mod headers;
 pub(crate) mod hedge;
 pub(crate) mod mirror;
 pub(crate) mod plan;
+pub(crate) mod present;
 pub(crate) mod rescue;
 pub(crate) mod resolve;
 pub(crate) mod routed;

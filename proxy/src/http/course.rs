@@ -130,24 +130,31 @@ impl Course<'_> {
         let limit = self.cluster.config.cluster.connect_timeout;
         let to =
             self.cluster.place(endpoint.addr()).map_err(|why| Arc::new(ConnectError::NoCertificates(why)))?;
-        let metrics = &self.cluster.shared.metrics;
-        let linked = match self.protocol {
-            Protocol::Http1 => {
-                if let Some(lease) = (!fresh).then(|| self.ctx.pool.take(to.key())).flatten() {
-                    return Ok((Link::Http1(lease), true));
-                }
-                self.ctx.pool.connect(&to, limit).await.map(|lease| (Link::Http1(lease), false))
-            }
-            // On the heap: other requests have no room for it.
-            Protocol::Http2 if self.extended => Box::pin(connect::extended(&to, limit))
-                .await
-                .map(|sender| (Link::Http2(sender, to.key()), false))
-                .map_err(Arc::new),
-            Protocol::Http2 => {
-                let linked = self.ctx.pool.multiplexed(&to, limit, fresh).await;
-                linked.map(|(sender, reused)| (Link::Http2(sender, to.key()), reused))
-            }
+        let (pool, key) = (&self.ctx.pool, to.key());
+        let open = match self.protocol {
+            _ if fresh || self.extended => None,
+            Protocol::Http1 => pool.take(key).map(Link::Http1),
+            Protocol::Http2 => pool.open(key).map(|sender| Link::Http2(sender, key)),
         };
+        if let Some(link) = open {
+            return Ok((link, true));
+        }
+        // On the heap: a request that finds a connection has no room for making one.
+        let linked = Box::pin(async {
+            match self.protocol {
+                Protocol::Http1 => pool.connect(&to, limit).await.map(|lease| (Link::Http1(lease), false)),
+                Protocol::Http2 if self.extended => {
+                    let sender = connect::extended(&to, limit).await.map_err(Arc::new)?;
+                    Ok((Link::Http2(sender, key), false))
+                }
+                Protocol::Http2 => {
+                    let linked = pool.multiplexed(&to, limit, fresh).await;
+                    linked.map(|(sender, reused)| (Link::Http2(sender, key), reused))
+                }
+            }
+        })
+        .await;
+        let metrics = &self.cluster.shared.metrics;
         match &linked {
             Ok((_, false)) => metrics.connects.inc(),
             Ok(_) => {}

@@ -11,6 +11,7 @@
 //!   endpoint that has work to do, and are few.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -275,7 +276,7 @@ pub(crate) async fn forward(
         }
         let sent_at = course.time();
         let shared = link.shared();
-        let sent = link.send(&mut request, kept);
+        let sent = pin!(link.send(&mut request, kept));
         let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(&ctx.timer, sent, progress.as_deref(), stall, ctx.timeouts.request).await,
@@ -379,7 +380,8 @@ pub(crate) async fn forward(
             }
             return Ok(answer);
         }
-        if let Some(why) = headers::doubtful_framing(answer.headers()) {
+        // Of HTTP/1, it was looked at where the end of the body is found.
+        if http2_endpoint && let Some(why) = headers::doubtful_framing(answer.headers()) {
             report(ctx, cluster, &endpoint, Outcome::Failure);
             return Err(course.bad_answer(&endpoint, why));
         }

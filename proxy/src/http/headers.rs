@@ -2,14 +2,13 @@
 
 use http::Version;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use smallvec::SmallVec;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+use super::present::Present;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -17,16 +16,21 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 /// Name by which our proxies know each other in `Via`.
 const PSEUDONYM: &str = "weft";
 
+/// What is for one hop only (RFC 9110 §7.6.1).
+pub(crate) const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    TE,
+    UPGRADE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
 /// Removes what was meant for this hop only. Answers whether the sender takes trailers (`TE: trailers`).
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
-    // One pass finds out that there is nothing to do, which is the common case.
-    let mut present = SmallVec::<[HeaderName; 4]>::new();
-    for name in headers.keys() {
-        if is_hop_by_hop(name) {
-            present.push(name.clone());
-        }
-    }
-    if present.is_empty() {
+    if !Present::of(headers).any(Present::HOP_BY_HOP) {
         return false;
     }
     let trailers = headers.get_all(TE).iter().any(|v| tokens(v).any(|t| t.eq_ignore_ascii_case(b"trailers")));
@@ -41,7 +45,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
         // The coding decides where the body ends (RFC 9112 §6.3); a length beside it is wrong.
         headers.remove(CONTENT_LENGTH);
     }
-    for name in present.into_iter().chain(listed) {
+    for name in HOP_BY_HOP.iter().chain(&listed) {
         headers.remove(name);
     }
     trailers
@@ -77,17 +81,6 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == CONNECTION
-        || *name == TRANSFER_ENCODING
-        || *name == TE
-        || *name == UPGRADE
-        || *name == PROXY_AUTHORIZATION
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
-        || *name == HTTP2_SETTINGS
-}
-
 /// A client must not use `Connection` to take away what this proxy or the app relies on.
 fn may_be_listed(name: &HeaderName) -> bool {
     let kept = [HOST, CONTENT_LENGTH, VIA, X_FORWARDED_FOR, X_FORWARDED_PROTO];
@@ -107,38 +100,41 @@ pub(crate) fn announce_trailers(headers: &mut HeaderMap, http1: bool) {
     }
 }
 
-/// Appends this hop to `Via`. Answers how often a proxy of ours was passed before.
-pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) -> usize {
-    let passed =
-        headers.get_all(VIA).iter().flat_map(tokens).filter(|t| t.ends_with(PSEUDONYM.as_bytes())).count();
+/// How often a proxy of ours was passed before, as `Via` says.
+pub(crate) fn hops(headers: &HeaderMap) -> usize {
+    headers.get_all(VIA).iter().flat_map(tokens).filter(|t| t.ends_with(PSEUDONYM.as_bytes())).count()
+}
+
+/// Appends this hop to `Via`.
+pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) {
     let hop = match received {
         Version::HTTP_2 => "2 weft",
         Version::HTTP_10 => "1.0 weft",
         _ => "1.1 weft",
     };
     headers.append(VIA, HeaderValue::from_static(hop));
-    passed
 }
 
 /// Appends who sent the request and how. What came before stays, as one list however many fields it had: it is from
 /// other hops, and an app that looks at one field must see all of them.
 pub(crate) fn append_forwarded(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool) {
-    if headers.contains_key(X_FORWARDED_FOR) {
-        let mut list = Vec::new();
-        for known in headers.get_all(X_FORWARDED_FOR).iter().filter(|v| !v.is_empty()) {
-            list.extend_from_slice(known.as_bytes());
-            list.extend_from_slice(b", ");
+    match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(vacant) => drop(vacant.insert(peer.clone())),
+        Entry::Occupied(mut known) => {
+            let mut list = Vec::new();
+            for known in known.iter().filter(|v| !v.is_empty()) {
+                list.extend_from_slice(known.as_bytes());
+                list.extend_from_slice(b", ");
+            }
+            list.extend_from_slice(peer.as_bytes());
+            // Addresses and what was a header value before make a header value.
+            if let Ok(value) = HeaderValue::from_bytes(&list) {
+                known.insert(value);
+            }
         }
-        list.extend_from_slice(peer.as_bytes());
-        // Addresses and what was a header value before make a header value.
-        if let Ok(value) = HeaderValue::from_bytes(&list) {
-            headers.insert(X_FORWARDED_FOR, value);
-        }
-    } else {
-        headers.insert(X_FORWARDED_FOR, peer.clone());
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
+    if let Entry::Vacant(vacant) = headers.entry(X_FORWARDED_PROTO) {
+        vacant.insert(HeaderValue::from_static(if tls { "https" } else { "http" }));
     }
 }
 
@@ -203,8 +199,10 @@ mod tests {
     #[test]
     fn via_counts_our_hops() {
         let mut headers = map(&[("via", "1.1 cdn, 2 weft")]);
-        assert_eq!(append_via(&mut headers, Version::HTTP_11), 1);
-        assert_eq!(append_via(&mut headers, Version::HTTP_2), 2);
+        assert_eq!(hops(&headers), 1);
+        append_via(&mut headers, Version::HTTP_11);
+        assert_eq!(hops(&headers), 2);
+        append_via(&mut headers, Version::HTTP_2);
         assert_eq!(headers.get_all(VIA).iter().count(), 3);
     }
 

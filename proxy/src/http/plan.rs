@@ -1,5 +1,6 @@
 //! What a route and the caller say of a request's times and tries, and waiting for an answer no longer than that.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use weft_xds_proto::resource::cluster::Timeouts;
@@ -128,16 +129,15 @@ pub(crate) enum Late {
 /// An upload in which nothing moves for `stall` ends as well, by the fault of the side that is waited for.
 pub(crate) async fn with_limit<T>(
     timer: &CoarseTimer,
-    sent: impl Future<Output = T>,
+    mut sent: Pin<&mut impl Future<Output = T>>,
     progress: Option<&Progress>,
     stall: Duration,
     request: Duration,
 ) -> Result<T, Late> {
-    tokio::pin!(sent);
     loop {
         let upload = progress.filter(|p| !p.is_finished()).map(|p| (p, p.frames()));
         let limit = if upload.is_some() { stall } else { request };
-        if let Ok(done) = timer.limit(limit, &mut sent).await {
+        if let Ok(done) = timer.limit(limit, sent.as_mut()).await {
             return Ok(done);
         }
         match upload {

@@ -19,6 +19,7 @@ use super::context::Context;
 use super::error::RequestError;
 use super::forward::{Outgoing, forward};
 use super::plan::Plan;
+use super::present::Present;
 use super::resolve::{self, Routed};
 use super::seen::Seen;
 use super::target::Target;
@@ -167,7 +168,8 @@ async fn send(
     let Call { connection, started, deadline, seen, grpc } = call;
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
     let upgrade = upgrade::asked(&head, !incoming.is_end_stream());
-    let takes_trailers = server::prepare(ctx, connection, &mut head)?;
+    let present = Present::of(&head.headers);
+    let takes_trailers = server::prepare(ctx, connection, &mut head, present)?;
     let path = match &to.path {
         Some(rewrite) => {
             let path = path.as_deref().unwrap_or_else(|| head.uri.path());

@@ -13,6 +13,7 @@ use super::context::{Context, Side};
 use super::error::RequestError;
 use super::forward::{Outgoing, forward};
 use super::plan::Plan;
+use super::present::Present;
 use super::resolve::Resolved;
 use super::routed::Call;
 use super::seen::{SERVER_TIMING, Seen};
@@ -116,7 +117,8 @@ async fn respond(
         }
         (target, _) => target?,
     };
-    let deadline = deadline::of(&head.headers)?;
+    let present = Present::of(&head.headers);
+    let deadline = if present.any(Present::DEADLINE) { deadline::of(&head.headers)? } else { None };
     if deadline.is_some_and(|left| left.is_zero()) {
         return Err(RequestError::DeadlineSpent);
     }
@@ -136,7 +138,7 @@ async fn respond(
         }
     };
     let upgrade = upgrade::asked(&head, !body.is_end_stream());
-    let takes_trailers = prepare(ctx, connection, &mut head)?;
+    let takes_trailers = prepare(ctx, connection, &mut head, present)?;
     let metrics = cluster.clone();
     let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
     outgoing.upgrade = upgrade;
@@ -168,7 +170,7 @@ pub(super) fn explained<T>(
     })
 }
 
-/// Makes a head ready for the next hop. Answers whether the client takes trailers.
+/// Makes a head, in which these fields are present, ready for the next hop. Answers whether the client takes trailers.
 ///
 /// # Errors
 /// If it expects what there is not, or goes in a circle.
@@ -176,16 +178,22 @@ pub(super) fn prepare(
     ctx: &Context,
     connection: &Connection,
     head: &mut http::request::Parts,
+    present: Present,
 ) -> Result<bool, RequestError> {
-    expectation(head)?;
-    let takes_trailers = headers::strip_hop_by_hop(&mut head.headers);
-    let hops = headers::append_via(&mut head.headers, head.version);
+    if present.any(Present::EXPECT) {
+        expectation(head)?;
+    }
+    let takes_trailers = present.any(Present::HOP_BY_HOP) && headers::strip_hop_by_hop(&mut head.headers);
+    let hops = if present.any(Present::VIA) { headers::hops(&head.headers) } else { 0 };
     if hops >= HOPS_MAX {
         return Err(RequestError::Loop(hops));
     }
+    headers::append_via(&mut head.headers, head.version);
     let client = connection.peer.ip();
     let sidecar = connection.sidecar().map(|peer| Verified { id: &peer.id, hash: &peer.hash });
-    ctx.forwarding.sanitise(&mut head.headers, client, sidecar, ctx.mesh.identity());
+    if present.any(Present::FORWARDED) || sidecar.is_some() {
+        ctx.forwarding.sanitise(&mut head.headers, client, sidecar, ctx.mesh.identity());
+    }
     if ctx.forwarding.appends(client) {
         headers::append_forwarded(&mut head.headers, connection.peer_value(), connection.is_tls());
     }

@@ -20,7 +20,7 @@ use crate::listener::proxy_protocol::Network;
 
 pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Those that say something of earlier hops.
-const OF_EARLIER_HOPS: [HeaderName; 6] = [
+pub(crate) const OF_EARLIER_HOPS: [HeaderName; 6] = [
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-forwarded-host"),

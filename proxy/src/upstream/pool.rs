@@ -66,6 +66,11 @@ impl Pool {
         Ok(Lease { conn, key: to.key(), pool: self.clone() })
     }
 
+    /// The HTTP/2 connection to an endpoint, if there is one.
+    pub fn open(&self, key: Key) -> Option<http2::SendRequest<RequestBody>> {
+        self.multiplexed.borrow().get(&key)?.open()
+    }
+
     /// The HTTP/2 connection to an endpoint, and whether it was there already. `fresh` asks for another one than that
     /// which has just failed. Requests that wait for the same attempt share its failure: one after the other they
     /// would wait many times `limit`.

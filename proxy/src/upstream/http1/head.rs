@@ -10,12 +10,16 @@ use memchr::memchr_iter;
 
 use super::Error;
 use crate::http::headers::{doubtful_framing, tokens};
+use crate::http::present::Present;
 use crate::limits::HEADERS_MAX;
 use crate::upstream::request_body::RequestBody;
 
 /// An incomplete head up to this length is looked at with each read, so that what is no HTTP is noticed at once; a longer
 /// one when it is complete, so that one that comes byte by byte costs no more than others.
 const LOOKED_AT_EARLY: usize = 512;
+
+/// What is added to the fields of a request on its way, usually.
+const ADDED_FIELDS: usize = 3;
 
 /// How the end of a body is found (RFC 9112 §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +36,9 @@ impl Framing {
     /// # Errors
     /// If others might find another end.
     pub fn of_answer(head: &response::Parts, to_head: bool) -> Result<Self, &'static str> {
-        if let Some(why) = doubtful_framing(&head.headers) {
+        let present = Present::of(&head.headers);
+        let framed = present.any(Present::CONTENT_LENGTH | Present::TRANSFER_ENCODING);
+        if framed && let Some(why) = doubtful_framing(&head.headers) {
             return Err(why);
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -45,13 +51,13 @@ impl Framing {
         if empty {
             return Ok(Self::Length(0));
         }
-        if head.headers.contains_key(TRANSFER_ENCODING) {
+        if present.any(Present::TRANSFER_ENCODING) {
             if head.version == Version::HTTP_10 {
                 return Err("it has Transfer-Encoding in HTTP/1.0");
             }
             return Ok(Self::Chunked);
         }
-        match head.headers.get(CONTENT_LENGTH) {
+        match head.headers.get(CONTENT_LENGTH).filter(|_| framed) {
             None => Ok(Self::UntilClose),
             Some(length) => length
                 .to_str()
@@ -65,6 +71,9 @@ impl Framing {
 
 /// Whether further requests may be sent on the connection behind this answer.
 pub(super) fn keeps_open(head: &response::Parts) -> bool {
+    if !Present::of(&head.headers).any(Present::CONNECTION) {
+        return head.version != Version::HTTP_10;
+    }
     let says = |word: &[u8]| {
         head.headers.get_all(CONNECTION).iter().flat_map(tokens).any(|t| t.eq_ignore_ascii_case(word))
     };
@@ -180,7 +189,8 @@ fn parse(head: &Bytes) -> Result<response::Parts, Error> {
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or(Error::Malformed("its status is out of range"))?;
     parts.version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = HeaderMap::with_capacity(answer.headers.len());
+    // The server side keeps the map for the next request, to which fields are added.
+    let mut headers = HeaderMap::with_capacity(answer.headers.len() + ADDED_FIELDS);
     for field in answer.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Error::Malformed("the name of a field"))?;
