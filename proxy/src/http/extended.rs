@@ -12,7 +12,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -33,7 +32,7 @@ pub(crate) struct Extended(pub HeaderValue);
 
 /// The stream of a CONNECT. An extended one becomes the GET that asks for the same over HTTP/1.1. None for all other
 /// requests, and for protocols that are not passed on.
-pub(crate) fn begin(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+pub(crate) fn begin<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
     if request.method() != Method::CONNECT {
         return None;
     }

@@ -19,7 +19,6 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version, request};
-use hyper::body::Incoming;
 use weft_xds_proto::resource::cluster::Protocol;
 use weft_xds_proto::resource::route::RouteHash;
 use weft_xds_proto::resource::subset::Subset;
@@ -38,6 +37,7 @@ use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::state::Cluster;
 use crate::listener::connection::InFlight;
+use crate::listener::http1::body::ClientBody;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
 use crate::tcp::far_end::Counted;
@@ -122,7 +122,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: Incoming) -> Self {
+    pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: ClientBody) -> Self {
         let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
         Self {
             head,

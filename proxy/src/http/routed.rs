@@ -10,7 +10,6 @@ use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, request};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::cached::{self, Lookup};
@@ -25,6 +24,7 @@ use super::seen::Seen;
 use super::target::Target;
 use super::{grpc_status, guarded, hedge, mirror, rescue, server, upgrade};
 use crate::listener::connection::Connection;
+use crate::listener::http1::body::ClientBody;
 use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
 use crate::policy::fault::{Aborted, Drawn};
@@ -54,7 +54,7 @@ pub(crate) async fn respond(
     call: Call<'_>,
     head: request::Parts,
     target: Target,
-    incoming: Incoming,
+    incoming: ClientBody,
     routed: Routed,
 ) -> Result<Response<ResponseBody>, RequestError> {
     let route = routed.route.clone();
@@ -73,7 +73,7 @@ async fn carry_out(
     call: Call<'_>,
     mut head: request::Parts,
     target: Target,
-    incoming: Incoming,
+    incoming: ClientBody,
     routed: Routed,
 ) -> Result<Response<ResponseBody>, RequestError> {
     let Routed { route, path } = routed;
@@ -163,7 +163,7 @@ async fn send(
     call: Call<'_>,
     (route, to, backend): (&Route, &Forward, &Backend),
     path: Option<String>,
-    (mut head, mut target, incoming): (request::Parts, Target, Incoming),
+    (mut head, mut target, incoming): (request::Parts, Target, ClientBody),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let Call { connection, started, deadline, seen, grpc } = call;
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;

@@ -1,12 +1,11 @@
 //! One request, from the parsed head to the answer.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Method, Request, Response, Version};
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 
 use super::body::ResponseBody;
 use super::context::{Context, Side};
@@ -24,6 +23,7 @@ use super::{
 use crate::limits::HOPS_MAX;
 use crate::listener::connection::Connection;
 use crate::listener::guard;
+use crate::listener::http1::body::ClientBody;
 use crate::policy::deadline;
 use crate::policy::forwarding::Verified;
 use crate::telemetry::flag::Flag;
@@ -32,8 +32,8 @@ use crate::telemetry::flag::Flag;
 pub(crate) async fn handle(
     ctx: Rc<Context>,
     connection: Rc<Connection>,
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+    mut request: Request<ClientBody>,
+) -> Response<ResponseBody> {
     let version = request.version();
     let stream = if version == Version::HTTP_2 { extended::begin(&mut request) } else { None };
     let grpc = version == Version::HTTP_2 && grpc_status::is_grpc(request.headers());
@@ -76,7 +76,7 @@ pub(crate) async fn handle(
         }
         connection.answered(far_end);
     }
-    Ok(match seen {
+    match seen {
         None => response,
         Some(seen) => {
             seen.answered(response.status());
@@ -85,13 +85,13 @@ pub(crate) async fn handle(
             }
             response.map(|body| body.observed(seen))
         }
-    })
+    }
 }
 
 async fn respond(
     ctx: &Rc<Context>,
     connection: &Connection,
-    (request, grpc): (Request<Incoming>, bool),
+    (request, grpc): (Request<ClientBody>, bool),
     seen: Option<&Rc<Seen>>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     if let Some(refusal) = guard::is_refused(request.method(), connection) {

@@ -1,6 +1,7 @@
 //! Accepts connections on one worker's socket and serves them there until they end.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::{http1, http2};
+use futures::FutureExt;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +27,8 @@ use captured_inbound::Local;
 use super::connection::{Connection, Connections};
 use super::detect::{Detected, detect};
 use super::guard::Guard;
+use super::http1::body::ClientBody;
+use super::http1::{self, End};
 use super::proxy_protocol::{self, Header, Network, ProxyHeaderError, Version};
 use super::socket::BACKLOG;
 use super::stream::{Listener, Stream};
@@ -274,18 +280,13 @@ impl Door {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // On the heap, so that an idle connection has no room for a request.
-        let service =
-            service_fn(|request| Box::pin(server::handle(self.ctx.clone(), connection.clone(), request)));
-        let mut serving = http1::Builder::new()
-            .max_buf_size(limits::READ_BUFFER_BYTES_MAX)
-            .serve_connection(TokioIo::new(io), service);
-        drive(connection, Pin::new(&mut serving), |serving| serving.graceful_shutdown()).await?;
+        let service = |request| Box::pin(server::handle(self.ctx.clone(), connection.clone(), request));
+        let End::Switched(io, input) = http1::serve(io, connection, service).await? else { return Ok(()) };
         let Some(far_end) = connection.take_far_end() else { return Ok(()) };
         // HTTP has ended here, and the connection is still open. On the heap, as above.
-        let parts = serving.into_parts();
         let tunnel = async {
-            let (near, held) = parts.io.into_inner().into_parts();
-            let ahead = [&parts.read_buf[..], &held].concat();
+            let (near, held) = io.into_parts();
+            let ahead = [&input[..], &held].concat();
             far_end.tunnel(near, ahead, connection, self.ctx.timeouts.tunnel, &Default::default()).await
         };
         Ok(Box::pin(tunnel).await?)
@@ -297,7 +298,10 @@ impl Door {
     {
         connection.speaks_http2();
         let (ctx, shared) = (self.ctx.clone(), connection.clone());
-        let service = service_fn(move |request| server::handle(ctx.clone(), shared.clone(), request));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let handled = server::handle(ctx.clone(), shared.clone(), request.map(ClientBody::Http2));
+            handled.map(Ok::<_, Infallible>)
+        });
         let serving = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .enable_connect_protocol()
@@ -377,6 +381,8 @@ enum Ended {
     Io(#[from] io::Error),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Http1(#[from] http1::Broken),
     #[error(transparent)]
     Tunnel(#[from] Broken),
     #[error(transparent)]

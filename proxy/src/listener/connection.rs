@@ -7,7 +7,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
@@ -52,7 +52,7 @@ pub(crate) struct Connection {
     tls: Cell<bool>,
     /// The sidecar at its other end, if it has shown that it is one.
     sidecar: OnceCell<Box<Peer>>,
-    clock: Rc<Cell<u64>>,
+    clock: Rc<Clock>,
     refusal: Cell<Option<Refusal>>,
     position: Cell<Position>,
     /// Tick of the last byte read or written.
@@ -89,6 +89,11 @@ impl Connection {
 
     pub fn refuse(&self, refusal: Refusal) {
         self.refusal.set(Some(refusal));
+    }
+
+    /// The present time, for the field of that name.
+    pub fn date(&self) -> [u8; 29] {
+        self.clock.date.get()
     }
 
     /// The address of the client as a field's value.
@@ -299,6 +304,38 @@ impl Drop for InFlight {
     }
 }
 
+/// A worker's.
+#[derive(Debug)]
+struct Clock {
+    tick: Cell<u64>,
+    /// The time of the last one (RFC 9110 §5.6.7).
+    date: Cell<[u8; 29]>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { tick: Cell::new(0), date: Cell::new(date()) }
+    }
+}
+
+impl Clock {
+    fn get(&self) -> u64 {
+        self.tick.get()
+    }
+
+    fn advance(&self) -> u64 {
+        self.date.set(date());
+        self.tick.set(self.tick.get() + 1);
+        self.tick.get()
+    }
+}
+
+fn date() -> [u8; 29] {
+    let text = httpdate::fmt_http_date(SystemTime::now());
+    // It has always as many.
+    text.as_bytes().try_into().unwrap_or(*b"Thu, 01 Jan 1970 00:00:00 GMT")
+}
+
 fn ticks(limit: Duration) -> u64 {
     limit.as_millis().div_ceil(TICK.as_millis()) as u64
 }
@@ -307,7 +344,7 @@ fn ticks(limit: Duration) -> u64 {
 #[derive(Default)]
 pub(crate) struct Connections {
     timeouts: Timeouts,
-    clock: Rc<Cell<u64>>,
+    clock: Rc<Clock>,
     open: RefCell<Vec<Option<Rc<Connection>>>>,
     free: RefCell<Vec<usize>>,
     count: Cell<usize>,
@@ -363,8 +400,7 @@ impl Connections {
 
     /// One more [`TICK`] has passed.
     pub fn sweep(&self) {
-        let now = self.clock.get() + 1;
-        self.clock.set(now);
+        let now = self.clock.advance();
         for connection in self.open.borrow().iter().flatten() {
             connection.sweep(now, &self.timeouts);
         }

@@ -36,6 +36,13 @@ const SMALL_WRITE_BYTES: usize = 1024;
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
+/// The head of a request that is refused and could not be given here.
+pub(crate) fn refused_head() -> http::request::Parts {
+    let mut head = http::Request::new(()).into_parts().0;
+    head.method = http::Method::from_bytes(REFUSED_METHOD.as_bytes()).unwrap_or(http::Method::TRACE);
+    head
+}
+
 /// Why the request that the parser made of [`REFUSED_HEAD`] is refused; `None` for all others.
 pub(crate) fn is_refused(method: &http::Method, connection: &Connection) -> Option<Refusal> {
     let refusal = connection.refusal()?;

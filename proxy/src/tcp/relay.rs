@@ -6,7 +6,7 @@
 //! ```
 //! A tunnel in which nothing waits holds no buffer. Who is slow slows the other down: that is the back-pressure.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -15,14 +15,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_core::metrics::Counter;
 
-use crate::limits::{TUNNEL_HALF_CLOSED_TIMEOUT, TUNNEL_READ_BYTES};
+use crate::limits::TUNNEL_HALF_CLOSED_TIMEOUT;
 use crate::listener::connection::Connection;
+use crate::scratch;
 use crate::telemetry::tunnels::TunnelMetrics;
-
-thread_local! {
-    /// Used within one poll only.
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; TUNNEL_READ_BYTES].into());
-}
 
 /// Why a tunnel ended other than by both sides closing it.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +115,7 @@ impl Way {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        match ROOM.with_borrow_mut(|room| self.step(cx, from, to, room, connection, bytes)) {
+        match scratch::with(|room| self.step(cx, from, to, room, connection, bytes)) {
             Poll::Ready(done) => done.map(Poll::Ready),
             Poll::Pending => Ok(Poll::Pending),
         }

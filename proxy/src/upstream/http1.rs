@@ -10,9 +10,7 @@
 //! ```
 
 mod answer;
-mod chunked;
 mod head;
-mod upload;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -29,11 +27,11 @@ use tokio_util::io::poll_read_buf;
 
 pub(crate) use answer::Answer;
 
-use self::head::{Framing, Heads};
-use self::upload::{Output, Upload};
+use self::head::Heads;
 use super::pool::Lease;
 use super::request_body::{RequestBody, RequestBodyError};
 use super::stream::UpstreamStream;
+use crate::http1::sending::{Output, SendError, Sending};
 use crate::limits::READ_BUFFER_BYTES_MAX;
 
 /// Room for one read of an answer's head, and of its body once the first read was full.
@@ -53,6 +51,18 @@ pub(crate) enum Error {
     /// The client's fault.
     #[error(transparent)]
     Body(#[from] RequestBodyError),
+    #[error("{0}")]
+    Length(&'static str),
+}
+
+impl From<SendError<RequestBodyError>> for Error {
+    fn from(error: SendError<RequestBodyError>) -> Self {
+        match error {
+            SendError::Io(error) => Self::Io(error),
+            SendError::Body(error) => Self::Body(error),
+            SendError::Length(why) => Self::Length(why),
+        }
+    }
 }
 
 /// A connection to an endpoint.
@@ -62,6 +72,9 @@ pub(crate) struct Conn {
     input: BytesMut,
     output: Output,
 }
+
+/// The body of a request until it has been written.
+type Upload = Sending<RequestBody>;
 
 /// Shared with the task that sends the rest of a body, if there is one.
 pub(crate) type Shared = Rc<RefCell<Conn>>;
@@ -98,7 +111,7 @@ impl Conn {
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Upload) -> Poll<Result<(), Error>> {
-        upload.poll(cx, &mut self.output, Pin::new(&mut self.io))
+        upload.poll(cx, &mut self.output, Pin::new(&mut self.io)).map_err(Error::from)
     }
 
     /// Reads until a head is complete. `write_failed` is what is said if none comes.
@@ -156,7 +169,7 @@ pub(crate) async fn send(
         }
     })
     .await?;
-    let framing = Framing::of_answer(&head, request.method() == Method::HEAD).map_err(Error::Malformed)?;
+    let framing = head::framing_of(&head, request.method() == Method::HEAD).map_err(Error::Malformed)?;
     let keep = head::keeps_open(&head) && write_failed.is_none();
     let rest = sending.filter(|_| write_failed.is_none());
     Ok(Response::from_parts(head, Answer::new(lease, framing, keep, rest)))

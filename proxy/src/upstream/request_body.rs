@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::limits::MIRROR_FRAMES_MAX;
+use crate::listener::http1::body::{ClientBody, ClientBodyError};
 
 /// What the forwarding side wants to know of a body that it gave away.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ pub(crate) enum RequestBody {
     /// Most requests.
     Empty,
     /// Streams; memory holds no more than what one read gave.
-    Streaming(Incoming, Rc<Progress>, CleanTrailers),
+    Streaming(ClientBody, Rc<Progress>, CleanTrailers),
     /// The same, with copies of its data for others.
     Copying(Box<Copying>),
     /// A copy of another.
@@ -69,7 +69,7 @@ pub(crate) enum RequestBody {
 /// A body of which others get copies. One that does not keep up gets no more of it.
 #[derive(Debug)]
 pub(crate) struct Copying {
-    incoming: Incoming,
+    incoming: ClientBody,
     progress: Rc<Progress>,
     clean: CleanTrailers,
     copies: Vec<mpsc::Sender<Bytes>>,
@@ -79,13 +79,13 @@ pub(crate) struct Copying {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestBodyError {
     #[error(transparent)]
-    Client(#[from] hyper::Error),
+    Client(#[from] ClientBodyError),
     #[error("the mirror did not keep up, or the request broke off")]
     Behind,
 }
 
 impl RequestBody {
-    pub fn new(incoming: Incoming, clean: CleanTrailers) -> (Self, Option<Rc<Progress>>) {
+    pub fn new(incoming: ClientBody, clean: CleanTrailers) -> (Self, Option<Rc<Progress>>) {
         if incoming.is_end_stream() {
             return (Self::Empty, None);
         }

@@ -10,10 +10,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use super::chunked::{Chunked, Piece};
-use super::head::Framing;
-use super::upload::Upload;
-use super::{BODY_READ_BYTES, Error, READ_BYTES};
+use super::{BODY_READ_BYTES, Error, READ_BYTES, Upload};
+use crate::http1::body::{Framing, Left, Piece};
 use crate::upstream::pool::Lease;
 use crate::upstream::stream::UpstreamStream;
 
@@ -27,12 +25,6 @@ pub(crate) struct Answer {
     rest: Option<Rest>,
     /// How much to read at once: more, once much has come.
     room: usize,
-}
-
-enum Left {
-    Length(u64),
-    Chunked(Box<Chunked>),
-    UntilClose,
 }
 
 /// The rest of the request's body, in a task: an endpoint may answer while it reads on, and the client send on without
@@ -60,12 +52,7 @@ impl Answer {
             });
             Rest { task, written }
         });
-        let left = match framing {
-            Framing::Length(length) => Left::Length(length),
-            Framing::Chunked => Left::Chunked(Box::default()),
-            Framing::UntilClose => Left::UntilClose,
-        };
-        let mut answer = Self { lease: Some(lease), left, keep, rest, room: READ_BYTES };
+        let mut answer = Self { lease: Some(lease), left: framing.into(), keep, rest, room: READ_BYTES };
         if answer.is_end_stream() {
             answer.end();
         }
@@ -109,23 +96,11 @@ impl Answer {
         let Some(lease) = &self.lease else { return Poll::Ready(Ok(None)) };
         let mut conn = lease.conn.borrow_mut();
         loop {
-            match &mut self.left {
-                Left::Length(0) => return Poll::Ready(Ok(None)),
-                Left::Length(left) if !conn.input.is_empty() => {
-                    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(conn.input.len());
-                    *left -= take as u64;
-                    return Poll::Ready(Ok(Some(Frame::data(conn.input.split_to(take).freeze()))));
-                }
-                Left::UntilClose if !conn.input.is_empty() => {
-                    return Poll::Ready(Ok(Some(Frame::data(conn.input.split().freeze()))));
-                }
-                Left::Chunked(chunked) => match chunked.next(&mut conn.input).map_err(Error::Malformed)? {
-                    Piece::Data(data) => return Poll::Ready(Ok(Some(Frame::data(data)))),
-                    Piece::Trailers(trailers) => return Poll::Ready(Ok(Some(Frame::trailers(trailers)))),
-                    Piece::End => return Poll::Ready(Ok(None)),
-                    Piece::More => {}
-                },
-                Left::Length(_) | Left::UntilClose => {}
+            match self.left.next(&mut conn.input).map_err(Error::Malformed)? {
+                Piece::Data(data) => return Poll::Ready(Ok(Some(Frame::data(data)))),
+                Piece::Trailers(trailers) => return Poll::Ready(Ok(Some(Frame::trailers(trailers)))),
+                Piece::End => return Poll::Ready(Ok(None)),
+                Piece::More => {}
             }
             match ready!(conn.poll_read(cx, self.room))? {
                 0 if matches!(self.left, Left::UntilClose) => {
@@ -158,11 +133,7 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.left {
-            Left::Length(left) => *left == 0,
-            Left::Chunked(chunked) => chunked.is_end(),
-            Left::UntilClose => self.lease.is_none(),
-        }
+        self.left.is_end() || self.lease.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -6,11 +6,12 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, StatusCode, Version, response};
 use httparse::Status;
-use memchr::memchr_iter;
 
 use super::Error;
 use crate::http::headers::{doubtful_framing, tokens};
 use crate::http::present::Present;
+use crate::http1::body::Framing;
+use crate::http1::{head_end, write_field};
 use crate::limits::HEADERS_MAX;
 use crate::upstream::request_body::RequestBody;
 
@@ -21,51 +22,40 @@ const LOOKED_AT_EARLY: usize = 512;
 /// What is added to the fields of a request on its way, usually.
 const ADDED_FIELDS: usize = 3;
 
-/// How the end of a body is found (RFC 9112 §6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-    /// Of answers only.
-    UntilClose,
-}
-
-impl Framing {
-    /// RFC 9112 §6.3.
-    ///
-    /// # Errors
-    /// If others might find another end.
-    pub fn of_answer(head: &response::Parts, to_head: bool) -> Result<Self, &'static str> {
-        let present = Present::of(&head.headers);
-        let framed = present.any(Present::CONTENT_LENGTH | Present::TRANSFER_ENCODING);
-        if framed && let Some(why) = doubtful_framing(&head.headers) {
-            return Err(why);
+/// How the body of an answer is framed (RFC 9112 §6.3).
+///
+/// # Errors
+/// If others might find another end.
+pub(super) fn framing_of(head: &response::Parts, to_head: bool) -> Result<Framing, &'static str> {
+    let present = Present::of(&head.headers);
+    let framed = present.any(Present::CONTENT_LENGTH | Present::TRANSFER_ENCODING);
+    if framed && let Some(why) = doubtful_framing(&head.headers) {
+        return Err(why);
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        // What follows is no HTTP.
+        return Ok(Framing::UntilClose);
+    }
+    let empty = to_head
+        || head.status.is_informational()
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if empty {
+        return Ok(Framing::Length(0));
+    }
+    if present.any(Present::TRANSFER_ENCODING) {
+        if head.version == Version::HTTP_10 {
+            return Err("it has Transfer-Encoding in HTTP/1.0");
         }
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            // What follows is no HTTP.
-            return Ok(Self::UntilClose);
-        }
-        let empty = to_head
-            || head.status.is_informational()
-            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if empty {
-            return Ok(Self::Length(0));
-        }
-        if present.any(Present::TRANSFER_ENCODING) {
-            if head.version == Version::HTTP_10 {
-                return Err("it has Transfer-Encoding in HTTP/1.0");
-            }
-            return Ok(Self::Chunked);
-        }
-        match head.headers.get(CONTENT_LENGTH).filter(|_| framed) {
-            None => Ok(Self::UntilClose),
-            Some(length) => length
-                .to_str()
-                .ok()
-                .and_then(|l| l.parse().ok())
-                .map(Self::Length)
-                .ok_or("its Content-Length is out of range"),
-        }
+        return Ok(Framing::Chunked);
+    }
+    match head.headers.get(CONTENT_LENGTH).filter(|_| framed) {
+        None => Ok(Framing::UntilClose),
+        Some(length) => length
+            .to_str()
+            .ok()
+            .and_then(|l| l.parse().ok())
+            .map(Framing::Length)
+            .ok_or("its Content-Length is out of range"),
     }
 }
 
@@ -104,7 +94,7 @@ pub(super) fn encode(request: &Request<RequestBody>, out: &mut Vec<u8>) -> Frami
             // It is said below, by what is done.
             continue;
         }
-        field(out, name, value);
+        write_field(out, name, value);
     }
     if streams && !framed {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -114,16 +104,6 @@ pub(super) fn encode(request: &Request<RequestBody>, out: &mut Vec<u8>) -> Frami
     }
     out.extend_from_slice(b"\r\n");
     framing
-}
-
-/// Writes one field.
-pub(super) fn field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-    out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Finds heads of answers in what was read.
@@ -139,7 +119,7 @@ impl Heads {
     /// # Errors
     /// If what is there is none.
     pub fn take(&mut self, input: &mut BytesMut) -> Result<Option<response::Parts>, Error> {
-        let Some(end) = self.end(input) else {
+        let Some(end) = head_end(input, &mut self.searched) else {
             if !input.is_empty() && input.len() <= LOOKED_AT_EARLY {
                 early(input)?;
             }
@@ -147,21 +127,6 @@ impl Heads {
         };
         self.searched = 0;
         parse(&input.split_to(end).freeze()).map(Some)
-    }
-
-    /// Where the empty line ends. A line may end without CR (RFC 9112 §2.2).
-    fn end(&mut self, input: &[u8]) -> Option<usize> {
-        for lf in memchr_iter(b'\n', &input[self.searched..]) {
-            let next = self.searched + lf + 1;
-            match &input[next..] {
-                [b'\n', ..] => return Some(next + 1),
-                [b'\r', b'\n', ..] => return Some(next + 2),
-                _ => {}
-            }
-        }
-        // What is missing may be two bytes behind an end of a line.
-        self.searched = input.len().saturating_sub(2);
-        None
     }
 }
 
@@ -225,7 +190,7 @@ mod tests {
     }
 
     fn framing(text: &str, to_head: bool) -> Result<Framing, &'static str> {
-        Framing::of_answer(&take(text.as_bytes()).unwrap().unwrap(), to_head)
+        framing_of(&take(text.as_bytes()).unwrap().unwrap(), to_head)
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Bodies in chunks (RFC 9112 §7.1), as endpoints send them.
+//! Bodies in chunks (RFC 9112 §7.1).
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memchr;
 
+use super::body::Piece;
 use crate::limits::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, TRAILER_BYTES_MAX};
 
 /// More digits would not fit; leading zeros are no reason for more.
@@ -11,7 +12,7 @@ const DIGITS_MAX: usize = 16;
 
 /// Takes the chunks apart.
 #[derive(Debug, Default)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     part: Part,
     trailers: HeaderMap,
     /// Of the trailer section so far.
@@ -27,16 +28,6 @@ enum Part {
     DataEnd,
     Trailer,
     End,
-}
-
-/// What comes next of a body.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
-    Data(Bytes),
-    Trailers(HeaderMap),
-    End,
-    /// More has to be read first.
-    More,
 }
 
 impl Chunked {
@@ -156,6 +147,7 @@ fn size(line: &[u8]) -> Result<u64, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;

@@ -1,4 +1,4 @@
-//! The body of a request on its way to the endpoint, and what waits to be written there.
+//! A body on its way out, and what waits to be written.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -8,14 +8,13 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
-use super::Error;
-use super::head::{Framing, field};
-use crate::upstream::request_body::RequestBody;
+use super::body::Framing;
+use super::write_field;
 
 /// Pieces of a body up to this size are copied behind what waits, so that all of it is written at once.
 const COPIED_BYTES: usize = 4 * 1024;
 
-/// From so much on that waits, nothing more is asked of the client.
+/// From so much on that waits, nothing more is asked of the body.
 const WAITING_BYTES: usize = 16 * 1024;
 
 /// Room that is kept for the next request.
@@ -23,7 +22,7 @@ const KEPT_BYTES: usize = 4 * 1024;
 
 /// What waits to be written: bytes of ours, then a piece of a body, then the end of its chunk.
 #[derive(Debug, Default)]
-pub(super) struct Output {
+pub(crate) struct Output {
     bytes: Vec<u8>,
     at: usize,
     data: Bytes,
@@ -41,7 +40,11 @@ impl Output {
         self.bytes.len() - self.at + self.data.len()
     }
 
-    fn poll_write<W: AsyncWrite + ?Sized>(
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// If the connection takes nothing more.
+    pub fn poll_write<W: AsyncWrite + ?Sized>(
         &mut self,
         cx: &mut Context<'_>,
         mut io: Pin<&mut W>,
@@ -77,19 +80,42 @@ impl Output {
     }
 }
 
+/// Why a message could not be written to its end.
+#[derive(Debug)]
+pub(crate) enum SendError<E> {
+    Io(io::Error),
+    /// The body broke off, so that the message cannot be ended as a whole one.
+    Body(E),
+    /// The body is not as long as its head says.
+    Length(&'static str),
+}
+
+impl<E> From<io::Error> for SendError<E> {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// A body until it has been written.
 #[derive(Debug)]
-pub(super) struct Upload {
-    body: RequestBody,
+pub(crate) struct Sending<B> {
+    body: B,
     /// With the length that is left.
     framing: Framing,
     ended: bool,
+    trailers: bool,
 }
 
-impl Upload {
-    pub fn new(body: RequestBody, framing: Framing) -> Self {
-        let ended = !body.streams();
-        Self { body, framing, ended }
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
+    /// With a length of 0 there is no body, whatever it says.
+    pub fn new(body: B, framing: Framing) -> Self {
+        let ended = framing == Framing::Length(0);
+        Self { body, framing, ended, trailers: true }
+    }
+
+    /// Whether trailers may be sent (RFC 9110 §6.5.1).
+    pub fn with_trailers(self, trailers: bool) -> Self {
+        Self { trailers, ..self }
     }
 
     /// Writes until all of it is written. What is small is written at once with what is before it.
@@ -98,36 +124,36 @@ impl Upload {
         cx: &mut Context<'_>,
         output: &mut Output,
         mut io: Pin<&mut W>,
-    ) -> Poll<Result<(), Error>> {
+    ) -> Poll<Result<(), SendError<B::Error>>> {
         loop {
-            let mut waits_for_client = false;
+            let mut waits_for_body = false;
             while !self.ended && output.data.is_empty() && output.waits() < WAITING_BYTES {
                 match Pin::new(&mut self.body).poll_frame(cx) {
-                    Poll::Ready(Some(frame)) => self.frame(frame?, output)?,
+                    Poll::Ready(Some(frame)) => self.frame(frame.map_err(SendError::Body)?, output)?,
                     Poll::Ready(None) => self.end(output)?,
                     Poll::Pending => {
-                        waits_for_client = true;
+                        waits_for_body = true;
                         break;
                     }
                 }
             }
             ready!(output.poll_write(cx, io.as_mut()))?;
-            if (self.ended || waits_for_client) && output.waits() == 0 {
+            if (self.ended || waits_for_body) && output.waits() == 0 {
                 ready!(io.as_mut().poll_flush(cx))?;
                 return if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
         }
     }
 
-    fn frame(&mut self, frame: Frame<Bytes>, output: &mut Output) -> Result<(), Error> {
+    fn frame(&mut self, frame: Frame<Bytes>, output: &mut Output) -> Result<(), SendError<B::Error>> {
         let data = match frame.into_data() {
             Ok(data) if data.is_empty() => return Ok(()),
             Ok(data) => data,
             Err(frame) => {
                 if let (Framing::Chunked, Ok(trailers)) = (self.framing, frame.into_trailers()) {
                     output.bytes.extend_from_slice(b"0\r\n");
-                    for (name, value) in &trailers {
-                        field(&mut output.bytes, name, value);
+                    for (name, value) in trailers.iter().filter(|_| self.trailers) {
+                        write_field(&mut output.bytes, name, value);
                     }
                     output.bytes.extend_from_slice(b"\r\n");
                     self.ended = true;
@@ -138,14 +164,15 @@ impl Upload {
         let chunked = match &mut self.framing {
             Framing::Length(left) => {
                 let rest = left.checked_sub(data.len() as u64);
-                *left = rest.ok_or_else(|| io::Error::other("the body is longer than its Content-Length"))?;
+                *left = rest.ok_or(SendError::Length("the body is longer than its Content-Length"))?;
                 false
             }
-            _ => {
+            Framing::Chunked => {
                 // A Vec takes all.
                 let _ = write!(output.bytes, "{:x}\r\n", data.len());
                 true
             }
+            Framing::UntilClose => false,
         };
         if data.len() <= COPIED_BYTES {
             output.bytes.extend_from_slice(&data);
@@ -159,10 +186,10 @@ impl Upload {
         if self.body.is_end_stream() { self.end(output) } else { Ok(()) }
     }
 
-    fn end(&mut self, output: &mut Output) -> Result<(), Error> {
+    fn end(&mut self, output: &mut Output) -> Result<(), SendError<B::Error>> {
         match self.framing {
             Framing::Length(left) if left > 0 => {
-                return Err(io::Error::other("the body is shorter than its Content-Length").into());
+                return Err(SendError::Length("the body is shorter than its Content-Length"));
             }
             // Behind the piece that waits, with the end of its chunk.
             Framing::Chunked if !output.data.is_empty() => return Ok(()),
@@ -180,6 +207,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::upstream::request_body::{RequestBody, RequestBodyError};
 
     /// Takes so many bytes at once.
     struct Slow(Vec<u8>, usize);
@@ -201,17 +229,21 @@ mod tests {
     }
 
     /// What is written of a head and these pieces.
-    fn written(pieces: &[Vec<u8>], framing: Framing, at_once: usize) -> Result<Vec<u8>, Error> {
+    fn written(
+        pieces: &[Vec<u8>],
+        framing: Framing,
+        at_once: usize,
+    ) -> Result<Vec<u8>, SendError<RequestBodyError>> {
         let (sender, receiver) = mpsc::channel(pieces.len() + 1);
         for piece in pieces {
             sender.try_send(Bytes::from(piece.clone())).unwrap();
         }
         sender.try_send(Bytes::new()).unwrap();
-        let mut upload = Upload::new(RequestBody::Copied(receiver), framing);
+        let mut sending = Sending::new(RequestBody::Copied(receiver), framing);
         let (mut output, mut slow) = (Output::default(), Slow(Vec::new(), at_once));
         output.bytes().extend_from_slice(b"HEAD");
         let mut cx = Context::from_waker(futures::task::noop_waker_ref());
-        match upload.poll(&mut cx, &mut output, Pin::new(&mut slow)) {
+        match sending.poll(&mut cx, &mut output, Pin::new(&mut slow)) {
             Poll::Ready(done) => done.map(|()| slow.0),
             Poll::Pending => unreachable!("all of it is there"),
         }
@@ -225,7 +257,10 @@ mod tests {
         ) {
             let pieces: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(i, n)| vec![b'a' + i as u8; *n]).collect();
             let length = Framing::Length(sizes.iter().sum::<usize>() as u64);
-            prop_assert_eq!(written(&pieces, length, at_once).unwrap(), [b"HEAD".to_vec(), pieces.concat()].concat());
+            let plain = [b"HEAD".to_vec(), pieces.concat()].concat();
+            // One of length 0 is not asked for.
+            prop_assert_eq!(&written(&pieces, length, at_once).unwrap(), &plain);
+            prop_assert_eq!(&written(&pieces, Framing::UntilClose, at_once).unwrap(), &plain);
             let mut chunks = b"HEAD".to_vec();
             for piece in &pieces {
                 chunks.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
@@ -242,8 +277,10 @@ mod tests {
     fn a_body_that_is_not_as_long_as_its_request_says_breaks_it_off() {
         let body = [vec![b'x'; 10]];
         for (length, expected) in [(9, "longer"), (11, "shorter")] {
-            let error = written(&body, Framing::Length(length), 100).unwrap_err().to_string();
-            assert_eq!(error, format!("the body is {expected} than its Content-Length"));
+            let Err(SendError::Length(why)) = written(&body, Framing::Length(length), 100) else {
+                panic!("it is not")
+            };
+            assert_eq!(why, format!("the body is {expected} than its Content-Length"));
         }
     }
 }
