@@ -163,3 +163,111 @@ pub(super) fn parse(bytes: &Bytes) -> Option<(request::Parts, Served)> {
     let served = Served::of(&head);
     Some((head, served))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const THEN: [u8; 29] = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+
+    fn parsed(text: &str) -> Option<(request::Parts, Served)> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn served(text: &str) -> Served {
+        parsed(text).unwrap().1
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_both_versions_have_it() {
+        for (head, expected) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n", false),
+        ] {
+            assert_eq!(served(head).keep, expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_asked_for_only_in_the_version_that_knows_how() {
+        let head = |version| {
+            format!("PUT / HTTP/{version}\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n")
+        };
+        let (now, before) = (served(&head("1.1")), served(&head("1.0")));
+        assert!(now.expects_continue && !before.expects_continue);
+        assert_eq!((now.body, before.body), (Framing::Length(3), Framing::Length(3)));
+        assert_eq!(served("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").body, Framing::Chunked);
+    }
+
+    #[test]
+    fn targets_of_every_form_are_understood_and_others_are_none() {
+        for target in ["/a?b", "*", "http://a/b", "a:80", "/%ff//..;x"] {
+            let (head, _) = parsed(&format!("OPTIONS {target} HTTP/1.1\r\n\r\n")).unwrap();
+            assert_eq!(head.uri.to_string(), target);
+        }
+        for none in ["http://[::1/", "http://", "a b", "://"] {
+            assert!(parsed(&format!("GET {none} HTTP/1.1\r\n\r\n")).is_none(), "{none}");
+        }
+    }
+
+    /// What is written of an answer to this request.
+    fn answer(
+        request: &str,
+        response: http::response::Builder,
+        body: &str,
+        keep: bool,
+    ) -> (String, bool, Framing) {
+        let body =
+            if body.is_empty() { ResponseBody::Own(None) } else { ResponseBody::text(body.to_owned()) };
+        let (head, body) = response.body(body).unwrap().into_parts();
+        let mut out = Vec::new();
+        let (keep, framing) = served(request).encode(&head, &body, (keep, false), THEN, &mut out);
+        (String::from_utf8(out).unwrap(), keep, framing)
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_said_by_its_head() {
+        let (get, head) = ("GET / HTTP/1.1\r\n\r\n", "HEAD / HTTP/1.1\r\n\r\n");
+        let date = "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+        let (text, keep, framing) = answer(get, Response::builder(), "hi", true);
+        assert_eq!(text, format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{date}\r\n"));
+        assert!(keep && framing == Framing::Length(2));
+        let (text, ..) = answer(get, Response::builder().status(404), "", true);
+        assert_eq!(text, format!("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n{date}\r\n"));
+        let known = || Response::builder().header("content-length", "5").header("date", "now");
+        let (text, _, framing) = answer(head, known(), "", true);
+        assert_eq!(text, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ndate: now\r\n\r\n");
+        assert_eq!(framing, Framing::Length(0), "to HEAD there is no body");
+        let (text, ..) = answer(get, Response::builder().status(204).header("date", "now"), "", true);
+        assert_eq!(text, "HTTP/1.1 204 No Content\r\ndate: now\r\n\r\n");
+        assert_eq!(answer(get, known().status(304), "", true).2, Framing::Length(0));
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_said_once() {
+        let (now, before) = ("GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        let (text, keep, _) = answer(now, Response::builder().header("connection", "close"), "", true);
+        assert!(!keep && text.matches("close").count() == 1, "{text}");
+        let (text, keep, _) = answer(now, Response::builder(), "", false);
+        assert!(!keep && text.contains("\r\nconnection: close\r\n"), "{text}");
+        let (text, keep, _) = answer(before, Response::builder(), "", true);
+        assert!(
+            keep && text.starts_with("HTTP/1.0 200 OK\r\n") && text.contains("connection: keep-alive"),
+            "{text}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_head_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&Bytes::from(bytes.clone()));
+            let _ = parse(&Bytes::from([b"GET / HTTP/1.1\r\n", &bytes[..], b"\r\n\r\n"].concat()));
+        }
+    }
+}
