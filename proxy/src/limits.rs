@@ -75,6 +75,12 @@ pub const H2_RESETS_MIN: u32 = 200;
 /// What one HTTP/2 stream may have waiting to be sent, in bytes, beyond what its reader takes.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Interim answers (1xx) that are passed on of one exchange with an endpoint; further ones are dropped.
+pub const INTERIM_ANSWERS_MAX: usize = 16;
+
+/// How many bytes of them may wait for one client.
+pub const INTERIM_BYTES_MAX: usize = 16 * 1024;
+
 /// How long a request waits for a service that is not known yet: enough for a round trip to the control plane and
 /// a first answer.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);

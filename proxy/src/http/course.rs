@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, response};
 use weft_xds_proto::resource::cluster::Protocol;
 use weft_xds_proto::resource::endpoint::EndpointSource;
 use weft_xds_proto::resource::subset::Subset;
@@ -258,16 +258,17 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its answer. With `keep` it is there to be sent again afterwards, and so is one
+    /// Sends a request and waits for the head of its answer; interim ones are told. With `keep` it is there to be sent again afterwards, and so is one
     /// of which nothing was sent.
     pub async fn send(
         self,
         request: &mut Request<RequestBody>,
         keep: bool,
+        inform: &dyn Fn(response::Parts),
     ) -> Result<Response<AnswerBody>, SendError> {
         match self {
             Self::Http1(lease) => {
-                let sent = http1::send(lease, request).await;
+                let sent = http1::send(lease, request, inform).await;
                 sent.map(|a| a.map(AnswerBody::Http1))
                     .map_err(|error| SendError { why: error.into(), unsent: false })
             }

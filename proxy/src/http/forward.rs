@@ -36,7 +36,7 @@ use crate::cluster::breaker::{Admitted, ConnectionPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::state::Cluster;
-use crate::listener::connection::InFlight;
+use crate::listener::connection::{Connection, InFlight};
 use crate::listener::http1::body::ClientBody;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
@@ -164,7 +164,7 @@ impl Outgoing {
     }
 }
 
-/// Sends the request on and answers the head of the answer, with its body streaming behind.
+/// Sends the request on and answers the head of the answer, with its body streaming behind. `client` gets interim answers.
 ///
 /// # Errors
 /// If no endpoint answered.
@@ -173,9 +173,17 @@ pub(crate) async fn forward(
     cluster: Arc<Cluster>,
     outgoing: Outgoing,
     mut plan: Option<&mut Plan>,
+    client: Option<&Connection>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     // HTTP/2 is also used for streams in which the client waits for its turn.
     let http2 = outgoing.head.version == Version::HTTP_2;
+    // Before HTTP/1.1 clients know of none, and for those of HTTP/2 there is no way to send them.
+    let client = client.filter(|_| outgoing.head.version == Version::HTTP_11);
+    let inform = |head| {
+        if let Some(client) = client {
+            client.inform(head);
+        }
+    };
     let seen = outgoing.seen.clone();
     if let Some(seen) = &seen {
         seen.service(cluster.name());
@@ -276,7 +284,7 @@ pub(crate) async fn forward(
         }
         let sent_at = course.time();
         let shared = link.shared();
-        let sent = pin!(link.send(&mut request, kept));
+        let sent = pin!(link.send(&mut request, kept, &inform));
         let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(&ctx.timer, sent, progress.as_deref(), stall, ctx.timeouts.request).await,

@@ -21,6 +21,7 @@ use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use crate::cluster::breaker::RetryPermit;
 use crate::cluster::state::Cluster;
+use crate::listener::connection::Connection;
 use crate::telemetry::flag::Flag;
 use crate::upstream::request_body::RequestBody;
 
@@ -43,13 +44,13 @@ pub(crate) async fn race(
     cluster: Arc<Cluster>,
     mut outgoing: Outgoing,
     plan: &mut Plan,
-    hedge: Hedge,
+    (hedge, client): (Hedge, &Connection),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let at = At::default();
     outgoing.at = Some(at.clone());
     let mut second = outgoing.again();
     let mut second_plan = plan.alone();
-    let mut first = pin!(forward(ctx, cluster.clone(), outgoing, Some(plan)));
+    let mut first = pin!(forward(ctx, cluster.clone(), outgoing, Some(plan), Some(client)));
     if let Ok(answered) = tokio::time::timeout(hedge.after, &mut first).await {
         return answered;
     }
@@ -65,7 +66,7 @@ pub(crate) async fn race(
     };
     metrics.hedges.inc();
     second.avoid = at.get();
-    let second = pin!(forward(ctx, cluster.clone(), second, Some(&mut second_plan)));
+    let second = pin!(forward(ctx, cluster.clone(), second, Some(&mut second_plan), None));
     match select(first, second).await {
         Either::Left((answered, other)) => better(answered, other).await,
         Either::Right((answered, other)) => better(answered, other).await,

@@ -46,7 +46,7 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
         tokio::task::spawn_local(async move {
             let ctx = &held.0;
             let Ok(cluster) = resolve::cluster(ctx, &copy.target, &name).await else { return };
-            let Ok(answer) = forward(ctx, cluster, copy, None).await else { return };
+            let Ok(answer) = forward(ctx, cluster, copy, None, None).await else { return };
             let mut body = answer.into_body();
             let read = async { while let Some(Ok(_)) = body.frame().await {} };
             let _ = tokio::time::timeout(ctx.timeouts.request, read).await;

@@ -146,7 +146,8 @@ async fn respond(
     outgoing.seen = seen.cloned();
     let times = cluster.config.cluster.timeouts;
     let mut plan = Plan::of_service(times, deadline, started, ctx.timeouts.request);
-    let forwarded = explained(connection, forward(ctx, cluster, outgoing, plan.as_mut()).await);
+    let forwarded =
+        explained(connection, forward(ctx, cluster, outgoing, plan.as_mut(), Some(connection)).await);
     let status = match &forwarded {
         Ok(response) => response.status(),
         Err(error) => rescue::status(error).0,

@@ -9,11 +9,14 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
-use http::HeaderValue;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, response};
 
 use super::refusal::Refusal;
 use super::scanner::Position;
-use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN};
+use crate::http::headers;
+use crate::http1::write_field;
+use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN, INTERIM_BYTES_MAX};
 use crate::tcp::far_end::FarEnd;
 use crate::tls::door::Peer;
 
@@ -74,6 +77,8 @@ pub(crate) struct Connection {
     abandoned: Cell<u32>,
     /// HTTP/1 requests that have an answer.
     answers: Cell<u32>,
+    /// Interim answers that are to be written before the one that is waited for.
+    interim: RefCell<Vec<u8>>,
     /// The last answer ended HTTP here; what is on the other side, until it is fetched.
     switched: Cell<bool>,
     far_end: RefCell<Option<Box<FarEnd>>>,
@@ -164,6 +169,30 @@ impl Connection {
     /// Whether so many requests have answers. They come in order, so the last of them is the latest to have one.
     pub fn is_answered(&self, requests: u32) -> bool {
         self.answers.get() == requests
+    }
+
+    /// An interim answer (1xx, RFC 9110 §15.2) to the HTTP/1.1 request that has no other yet. One that is
+    /// too much for a client that takes nothing is dropped.
+    pub fn inform(&self, mut head: response::Parts) {
+        if self.is_answered(self.requests.get()) {
+            return;
+        }
+        headers::strip_hop_by_hop(&mut head.headers);
+        head.headers.remove(CONTENT_LENGTH);
+        let reason = head.status.canonical_reason().unwrap_or_default();
+        let mut text = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
+        head.headers.iter().for_each(|(name, value)| write_field(&mut text, name, value));
+        text.extend_from_slice(b"\r\n");
+        let mut interim = self.interim.borrow_mut();
+        if interim.len() + text.len() <= INTERIM_BYTES_MAX {
+            interim.append(&mut text);
+        }
+    }
+
+    /// Those that are to be written now.
+    pub fn interim(&self) -> Option<Vec<u8>> {
+        let mut interim = self.interim.borrow_mut();
+        (!interim.is_empty()).then(|| std::mem::take(&mut *interim))
     }
 
     /// See [`Connection::answered`].
@@ -379,6 +408,7 @@ impl Connections {
             requests: Cell::new(0),
             abandoned: Cell::new(0),
             answers: Cell::new(0),
+            interim: RefCell::default(),
             switched: Cell::new(false),
             far_end: RefCell::new(None),
             tunnel: Cell::new(None),

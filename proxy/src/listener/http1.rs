@@ -97,6 +97,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
     }
 
+    /// Puts interim answers before what is written next. Tells whether there were any.
+    fn take_interim(&mut self, connection: &Connection) -> bool {
+        let interim = connection.interim();
+        self.output.bytes().extend_from_slice(interim.as_deref().unwrap_or_default());
+        interim.is_some()
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.output.poll_write(cx, Pin::new(&mut self.io))
     }
@@ -146,10 +153,15 @@ where
         let mut serving = service(request);
         let response = poll_fn(|cx| {
             alive(connection, cx)?;
-            if let Poll::Ready(response) = serving.as_mut().poll(cx) {
+            let served = serving.as_mut().poll(cx);
+            let mut conn = conn.borrow_mut();
+            if let Poll::Ready(response) = served {
+                conn.take_interim(connection);
                 return Poll::Ready(Ok(response));
             }
-            ready!(conn.borrow_mut().has_left(cx));
+            // No more of them than the client takes.
+            while conn.poll_write(cx)?.is_ready() && conn.take_interim(connection) {}
+            ready!(conn.has_left(cx));
             Poll::Ready(Err(Broken::Left))
         })
         .await?;

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   encode the head ─▶ write it and the body ─┬─▶ head of the answer ─▶ body as it is asked for ─▶ back to the pool
-//!                      read ──────────────────┘   1xx are passed over
+//!                      read ──────────────────┘   1xx are told
 //! ```
 
 mod answer;
@@ -32,7 +32,7 @@ use super::pool::Lease;
 use super::request_body::{RequestBody, RequestBodyError};
 use super::stream::UpstreamStream;
 use crate::http1::sending::{Output, SendError, Sending};
-use crate::limits::READ_BUFFER_BYTES_MAX;
+use crate::limits::{INTERIM_ANSWERS_MAX, READ_BUFFER_BYTES_MAX};
 
 /// Room for one read of an answer's head, and of its body once the first read was full.
 const READ_BYTES: usize = 8 * 1024;
@@ -136,18 +136,20 @@ impl Conn {
 }
 
 /// Sends a request and waits for the head of its answer. The head of the request stays whole, so that it can be sent
-/// again; its body is used up.
+/// again; its body is used up. Interim answers (RFC 9110 §15.2) are told: but for 100, which nobody is asked for, and those
+/// beyond [`INTERIM_ANSWERS_MAX`].
 ///
 /// # Errors
 /// If there is no answer; the connection is closed then, as it is if this is dropped.
 pub(crate) async fn send(
     lease: Lease,
     request: &mut Request<RequestBody>,
+    inform: &dyn Fn(response::Parts),
 ) -> Result<Response<Answer>, Error> {
     let framing = head::encode(request, lease.conn.borrow_mut().output.bytes());
     let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
     let mut sending = Some(Upload::new(body, framing));
-    let (mut heads, mut write_failed) = (Heads::default(), None);
+    let (mut heads, mut write_failed, mut told) = (Heads::default(), None, 0);
     let head = poll_fn(|cx| {
         let mut conn = lease.conn.borrow_mut();
         if let Some(upload) = &mut sending
@@ -165,6 +167,10 @@ pub(crate) async fn send(
             let head = ready!(conn.poll_head(cx, &mut heads, &mut write_failed))?;
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Ok(head));
+            }
+            if head.status != StatusCode::CONTINUE && told < INTERIM_ANSWERS_MAX {
+                told += 1;
+                inform(head);
             }
         }
     })

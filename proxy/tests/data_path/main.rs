@@ -19,6 +19,7 @@ mod hostile;
 mod hostile_upstream;
 mod http2_abuse;
 mod inbound;
+mod interim;
 mod mesh;
 mod mesh_tls;
 mod names;
