@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod answers;
 mod app;
 mod bare;
+mod churn;
 mod connect;
 mod cpu;
 mod disturb;
@@ -136,6 +137,21 @@ enum What {
         #[arg(long)]
         listen: SocketAddr,
     },
+    /// A control plane (xDS) whose endpoints change all the time.
+    Churn {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where the service `upstream` is, always.
+        #[arg(long)]
+        endpoint: SocketAddr,
+        /// Endpoints of each other service that is asked for.
+        #[arg(long, default_value_t = 100)]
+        each: u32,
+        /// How many of these change in a second.
+        #[arg(long, default_value_t = 10_000)]
+        rate: u32,
+    },
     /// HTTP/1.1 requests at a constant rate; a latency counts from when a request was due.
     HttpRate {
         /// Where to send them.
@@ -234,6 +250,7 @@ async fn main() -> anyhow::Result<()> {
         What::HttpRate { to, host, pids, rate, connections, seconds } => {
             http_rate::run(to, &host, &pids, rate, connections, Duration::from_secs(seconds)).await
         }
+        What::Churn { listen, endpoint, each, rate } => churn::run(listen, endpoint, each, rate).await,
         What::Hold { to, host, connections } => hold::run(to, &host, connections).await,
         What::Relay { listen, to } => relay::run(listen, to).await,
         What::Upstream { listen } => upstream::run(listen).await,
