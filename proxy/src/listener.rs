@@ -14,4 +14,5 @@ pub mod scanner;
 pub(crate) mod sniff;
 pub(crate) mod socket;
 pub(crate) mod stream;
+mod streams;
 pub(crate) mod unix;

@@ -32,13 +32,13 @@ use super::http1::{self, End};
 use super::proxy_protocol::{self, Header, Network, ProxyHeaderError, Version};
 use super::socket::BACKLOG;
 use super::stream::{Listener, Stream};
+use super::streams::{Inbox, WithStreams};
 use crate::http::context::Context;
 use crate::http::server;
 use crate::limits;
 use crate::tcp::relay::Broken;
 use crate::tcp::serve::{self, Passing, TcpError};
 use crate::tls::door::{DoorTls, Peer};
-use crate::upstream::connect::LocalExecutor;
 
 /// After an error that is not of one connection, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -302,7 +302,8 @@ impl Door {
             let handled = server::handle(ctx.clone(), shared.clone(), request.map(ClientBody::Http2));
             handled.map(Ok::<_, Infallible>)
         });
-        let serving = http2::Builder::new(LocalExecutor)
+        let inbox = Inbox::default();
+        let serving = http2::Builder::new(inbox.clone())
             .timer(TokioTimer::new())
             .enable_connect_protocol()
             .keep_alive_interval(limits::H2_PING_INTERVAL)
@@ -313,7 +314,8 @@ impl Door {
             .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(io), service);
-        drive(connection, pin!(serving), |serving| serving.graceful_shutdown()).await
+        let serving = pin!(WithStreams::new(serving, inbox));
+        drive(connection, serving, |serving| serving.get_mut().connection().graceful_shutdown()).await
     }
 }
 
