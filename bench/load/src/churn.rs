@@ -76,68 +76,57 @@ impl AggregatedDiscoveryService for Churn {
 
 impl Churn {
     /// Ends with the stream.
-    fn serve(
+    async fn serve(
         self,
         mut requests: Streaming<DeltaDiscoveryRequest>,
         responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    ) -> impl Future<Output = ()> + use<> {
-        async move {
-            let (mut moving, mut next, mut version) = (BTreeSet::new(), 0, 0u64);
-            let mut tick = tokio::time::interval(TICK);
-            // What could not be sent in time is sent late, so that as many changes are sent as are asked for.
-            let mut owed = 0.0;
-            loop {
-                let response = tokio::select! {
-                    request = requests.message() => {
-                        let Ok(Some(request)) = request else { return };
-                        if let Some(error) = &request.error_detail {
-                            eprintln!("{}: {}", request.type_url, error.message);
-                        }
-                        let names = request.resource_names_subscribe;
-                        if request.type_url == ResourceType::Endpoint.url() {
-                            moving.extend(names.iter().filter(|name| *name != STILL).cloned());
-                        }
-                        let resources = names.iter().filter_map(|n| self.resource(&request.type_url, n, version));
-                        let resources: Vec<Resource> = resources.collect();
-                        let known = |name: &&String| resources.iter().any(|r| r.name == **name);
-                        let removed = names.iter().filter(|name| !known(name)).cloned().collect();
-                        if names.is_empty() {
-                            continue;
-                        }
-                        DeltaDiscoveryResponse {
-                            type_url: request.type_url,
-                            resources,
-                            removed_resources: removed,
-                            nonce: format!("asked-{version}"),
-                            ..DeltaDiscoveryResponse::default()
-                        }
+    ) {
+        let (mut moving, mut version) = (BTreeSet::new(), 0u64);
+        let mut tick = tokio::time::interval(TICK);
+        // What could not be sent in time is sent late, so that as many changes are sent as are asked for.
+        let mut owed = 0.0;
+        loop {
+            let response = tokio::select! {
+                request = requests.message() => {
+                    let Ok(Some(request)) = request else { return };
+                    if request.type_url == ResourceType::Endpoint.url() {
+                        let others = request.resource_names_subscribe.iter().filter(|name| *name != STILL);
+                        moving.extend(others.cloned());
                     }
-                    _ = tick.tick(), if !moving.is_empty() && self.rate > 0 => {
-                        owed += f64::from(self.rate) * TICK.as_secs_f64() / f64::from(self.each);
-                        let mut resources = Vec::new();
-                        while owed >= 1.0 {
-                            owed -= 1.0;
-                            version += 1;
-                            next = (next + 1) % moving.len();
-                            let name = moving.iter().nth(next).cloned().unwrap_or_default();
-                            resources.extend(self.resource(ResourceType::Endpoint.url(), &name, version));
-                        }
-                        if resources.is_empty() {
-                            continue;
-                        }
-                        DeltaDiscoveryResponse {
-                            type_url: ResourceType::Endpoint.url().to_owned(),
-                            resources,
-                            nonce: format!("churn-{version}"),
-                            ..DeltaDiscoveryResponse::default()
-                        }
-                    }
-                };
-                if responses.send(Ok(response)).await.is_err() {
-                    return;
+                    self.asked(request, version)
                 }
+                _ = tick.tick(), if !moving.is_empty() => {
+                    owed += f64::from(self.rate) * TICK.as_secs_f64() / f64::from(self.each);
+                    let due = moving.iter().cycle().skip(version as usize % moving.len()).take(owed as usize);
+                    let (type_url, mut resources) = (ResourceType::Endpoint.url(), Vec::new());
+                    for name in due {
+                        version += 1;
+                        resources.extend(self.resource(type_url, name, version));
+                    }
+                    owed -= resources.len() as f64;
+                    response(type_url, resources, Vec::new(), version)
+                }
+            };
+            let empty = response.resources.is_empty() && response.removed_resources.is_empty();
+            if !empty && responses.send(Ok(response)).await.is_err() {
+                return;
             }
         }
+    }
+
+    /// What was asked for, and what there is not.
+    fn asked(self, request: DeltaDiscoveryRequest, version: u64) -> DeltaDiscoveryResponse {
+        if let Some(error) = &request.error_detail {
+            eprintln!("{}: {}", request.type_url, error.message);
+        }
+        let (mut resources, mut missing) = (Vec::new(), Vec::new());
+        for name in request.resource_names_subscribe {
+            match self.resource(&request.type_url, &name, version) {
+                Some(resource) => resources.push(resource),
+                None => missing.push(name),
+            }
+        }
+        response(&request.type_url, resources, missing, version)
     }
 
     /// A resource of a name; all endpoints of a version differ from those of the one before.
@@ -168,6 +157,16 @@ impl Churn {
             ..Resource::default()
         })
     }
+}
+
+fn response(
+    type_url: &str,
+    resources: Vec<Resource>,
+    removed_resources: Vec<String>,
+    version: u64,
+) -> DeltaDiscoveryResponse {
+    let (type_url, nonce) = (type_url.to_owned(), version.to_string());
+    DeltaDiscoveryResponse { type_url, resources, removed_resources, nonce, ..Default::default() }
 }
 
 fn endpoint(address: SocketAddr, weight: u32) -> Endpoint {

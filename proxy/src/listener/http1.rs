@@ -105,7 +105,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.output.poll_write(cx, Pin::new(&mut self.io))
+        ready!(self.output.poll_write(cx, Pin::new(&mut self.io)))?;
+        // TLS may hold some of it.
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     /// Passes over what is left of the request's body, as far as it has arrived. Answers whether that was all of it.
