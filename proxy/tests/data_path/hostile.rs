@@ -104,10 +104,23 @@ async fn a_bad_request_behind_good_ones_is_answered_in_its_turn() {
 async fn bad_chunking_fails_the_request_and_what_follows_is_not_read() {
     let upstream = Upstream::start("one").await;
     let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(100_000));
     for body in [
         "ZZ\r\nhello\r\n0\r\n\r\n",
         "5\r\nhelloXX0\r\n\r\n",
         "5 \r\nhello\r\n0\r\n\r\n",
+        // Sizes that overflow, that are signed or of another base.
+        "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        // A line that ends for one reader and goes on for another.
+        "5\nhello\r\n0\r\n\r\n",
+        "5;a=b\nhello\r\n0\r\n\r\n",
+        "5;a=b\rhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        &long_extension,
         "0\r\nContent-Length: 1\r\n\r\n",
     ] {
         let bytes = format!(
