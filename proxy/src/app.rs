@@ -217,10 +217,11 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         preset: config.static_config.as_ref().map(|s| s.cluster_configs()).unwrap_or_default(),
         policies: config.static_config.as_ref().map(|s| s.policies()).unwrap_or_default(),
     });
+    let beside: Vec<_> = config.services.iter().map(|service| service.name.clone()).collect();
     let outbound = MeshState::new(Direction::Outbound, routes, metrics.clone(), proxy_tls.clone());
     // Of what the local app calls, the other sidecar decides.
     let decides = config.static_config.as_ref().is_some_and(|file| !file.listeners.is_empty());
-    let outbound = Arc::new(outbound.at(config.place.clone()).deciding(decides));
+    let outbound = Arc::new(outbound.at(config.place.clone(), beside.clone()).deciding(decides));
     // What is beside this sidecar stands in no file and in no gossip, so it is reached in plaintext.
     let inbound =
         MeshState::new(Direction::Inbound, StaticRoutes::default(), metrics.clone(), proxy_tls.clone());
@@ -276,7 +277,6 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     socket_files.iter_mut().for_each(SocketFile::take);
     control.spawn(guards.follow(discovery.clone(), inbound.clone()));
     control.spawn(feed(snapshots, outbound.clone()));
-    let beside = config.services.iter().map(|service| service.name.clone()).collect();
     control.spawn(health_check::run(outbound.clone(), metrics.clone(), beside));
     control.spawn(expiry::run(outbound.clone()));
     control.spawn(live::watch(proxy_tls.certificates.clone()));

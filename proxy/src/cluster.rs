@@ -27,3 +27,4 @@ pub mod round_robin;
 pub mod security;
 pub mod state;
 pub mod two_choices;
+pub mod zones;

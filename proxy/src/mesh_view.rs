@@ -13,12 +13,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use weft_core::tls::spiffe::SpiffeId;
+use weft_xds_proto::resource::endpoint::EndpointHealth;
 use weft_xds_proto::resource::labels::{Place, ReportedLoad};
 use weft_xds_proto::resource::route::RouteConfiguration;
 
 use crate::cluster::outlier::Cause;
 use crate::cluster::security::ProxyTls;
 use crate::cluster::state::{Cluster, ClusterShared};
+use crate::cluster::zones::{Callers, Surroundings};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot, ControlPlaneState};
 use crate::policy::gate::Gate;
 use crate::route::table::RouteTable;
@@ -112,7 +114,9 @@ pub struct MeshState {
     /// Routes of services from the file.
     own: ServiceRouteMap,
     /// Where this proxy stands.
-    place: Arc<Place>,
+    around: Arc<Surroundings>,
+    /// The services beside it: who has instances of them calls as it does.
+    beside: Vec<String>,
     metrics: Metrics,
     tls: ProxyTls,
     /// Whether it is decided here who may call a service.
@@ -139,16 +143,17 @@ impl MeshState {
             ejected: Notify::new(),
             direction,
             own: routes.services,
-            place: Arc::default(),
+            around: Arc::default(),
+            beside: Vec::new(),
             metrics,
             tls,
             decides: true,
         }
     }
 
-    /// The same for a proxy that stands there.
-    pub fn at(self, place: Place) -> Self {
-        Self { place: Arc::new(place), ..self }
+    /// The same for a proxy that stands there, beside these services.
+    pub fn at(self, place: Place, beside: Vec<String>) -> Self {
+        Self { around: Arc::new(Surroundings::at(place)), beside, ..self }
     }
 
     /// The same where it is decided elsewhere who may call a service, if so.
@@ -188,10 +193,14 @@ impl MeshState {
             self.tls.certificates.set_secrets(&snapshot.secrets);
         }
         let old = self.view.load_full();
+        let callers_changed = self.around.set_callers(self.callers(snapshot));
         let mut clusters = Clusters::with_capacity_and_hasher(snapshot.clusters.len(), Default::default());
         for (name, config) in &snapshot.clusters {
             let cluster = match old.clusters.get(name) {
-                Some(known) if Arc::ptr_eq(&known.config, config) => known.clone(),
+                Some(known) if Arc::ptr_eq(&known.config, config) => {
+                    let stays = !callers_changed || config.cluster.zone_aware.is_none();
+                    if stays { known.clone() } else { Arc::new(known.refreshed()) }
+                }
                 Some(known) => {
                     let security = self.tls.security(config, Some(known.security()));
                     let gate = match known.config.cluster.guard == config.cluster.guard {
@@ -202,7 +211,8 @@ impl MeshState {
                 }
                 None => {
                     let metrics = self.metrics.cluster(self.direction, name);
-                    let shared = Arc::new(ClusterShared::new(fastrand::u64(..), self.place.clone(), metrics));
+                    let shared =
+                        Arc::new(ClusterShared::new(fastrand::u64(..), self.around.clone(), metrics));
                     let security = self.tls.security(config, None);
                     Arc::new(Cluster::new(config.clone(), shared, security).gated(self.gate(config)))
                 }
@@ -223,6 +233,21 @@ impl MeshState {
             control_plane: snapshot.control_plane.clone(),
             version: snapshot.version,
         });
+    }
+
+    /// Instances of the services beside this proxy, by where they stand. Nobody, if it is not known where this one does.
+    fn callers(&self, snapshot: &ConfigSnapshot) -> Callers {
+        let mut callers = Callers::new();
+        if self.around.here.zone.is_empty() {
+            return callers;
+        }
+        let beside = self.beside.iter().filter_map(|name| snapshot.clusters.get(name));
+        for endpoint in beside.flat_map(|cluster| &cluster.endpoints) {
+            if endpoint.health != EndpointHealth::Unhealthy {
+                *callers.entry(Place::of(&endpoint.metadata)).or_default() += 1;
+            }
+        }
+        callers
     }
 
     /// Ejects an endpoint if its cluster's policy allows it. Called by workers; rare.
@@ -366,6 +391,7 @@ fn count_endpoints(cluster: &Cluster) {
 #[cfg(test)]
 mod tests {
     use weft_core::metrics::Registry;
+    use weft_xds_proto::resource::cluster::ZoneAware;
 
     use super::*;
     use crate::config::static_config::static_endpoint;
@@ -407,6 +433,40 @@ mod tests {
         assert!(!after.clusters.contains_key("b") && after.clusters.contains_key("c"));
         assert_eq!((before.version, after.version), (1, 2));
         assert!(before.clusters.contains_key("b"), "a request that holds the old view is not disturbed");
+    }
+
+    /// `web` is the service beside this proxy, in zone a; `orders` has an endpoint in each zone.
+    #[test]
+    fn a_zone_with_most_callers_sends_some_elsewhere_and_all_stay_again_once_they_are_even() {
+        let state = state().at(Place { region: String::new(), zone: "a".to_owned() }, vec!["web".to_owned()]);
+        let orders = zoned("orders", &["a", "b"]);
+        let apply = |web: &[&str]| {
+            let mut clusters = HashMap::from([("orders".to_owned(), orders.clone())]);
+            clusters.insert("web".to_owned(), zoned("web", web));
+            state.apply(&ConfigSnapshot { clusters, ..ConfigSnapshot::default() });
+            let shares = state.view().clusters["orders"].endpoints.picker().shares();
+            shares.iter().map(|(_, share)| *share).collect::<Vec<_>>()
+        };
+        assert_eq!(apply(&["a", "a", "a", "b"]), [667, 333]);
+        let kept = state.view().clusters["orders"].clone();
+        assert_eq!(apply(&["a", "a", "a", "b"]), [667, 333]);
+        assert!(Arc::ptr_eq(&kept, &state.view().clusters["orders"]), "nothing has changed for it");
+        assert_eq!(apply(&["a", "b"]), [1000, 0]);
+        assert_eq!(apply(&[]), [1000, 0], "nobody is known to call: nearest first");
+    }
+
+    fn zoned(name: &str, zones: &[&str]) -> Arc<ClusterConfig> {
+        let cluster = weft_xds_proto::resource::cluster::Cluster {
+            zone_aware: Some(ZoneAware::default()),
+            ..weft_xds_proto::resource::cluster::Cluster::with_defaults(name)
+        };
+        let endpoint = |(zone, port): (&&str, u16)| {
+            let mut endpoint = static_endpoint(addr(port), 1);
+            endpoint.metadata.insert("zone".to_owned(), (*zone).to_owned());
+            endpoint
+        };
+        let endpoints = zones.iter().zip(1..).map(endpoint).collect();
+        Arc::new(ClusterConfig { cluster, endpoints, version: String::new() })
     }
 
     #[test]

@@ -73,3 +73,54 @@ async fn registered_zones_and_versions_decide_who_is_asked() {
     }
     assert!(!told.stdout.contains("version=1.4.0"), "only those of the subset: {told:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_with_most_of_the_callers_sends_some_of_its_requests_elsewhere() {
+    let mesh = Mesh::with_servers(1).await;
+    let server = &mesh.servers[0];
+    let upstreams = [FakeUpstream::start("one").await, FakeUpstream::start("two").await];
+    let register = async |service: &str, id: &str, addr: SocketAddr, zone: &str| {
+        let body = serde_json::json!({
+            "service": service, "instance_id": id, "host": addr.ip().to_string(), "port": addr.port(), "ttl": "60s",
+            "metadata": {"zone": zone},
+        });
+        let answer =
+            http_client::request(server.http(), "server", Method::POST, "/register", &body.to_string()).await;
+        assert_eq!(answer.expect("the server answers").status, StatusCode::OK);
+    };
+    for (upstream, zone) in upstreams.iter().zip(["a", "b"]) {
+        register("shop", upstream.name(), upstream.addr(), zone).await;
+    }
+    apply(
+        &mesh,
+        "apiVersion: weft.dev/v1\nkind: TrafficPolicy\nmetadata: {name: near}\nspec: {targetRef: {kind: Service, name: shop}, zoneAware: {}}\n",
+    )
+    .await;
+    // The proxy's own app is a caller in zone a, with two more there and one in zone b.
+    let app = FakeUpstream::start("web").await;
+    let service = format!("web={}", app.addr());
+    let proxy = mesh.proxy("p", &[server.gossip()], &["--service", &service, "--zone", "a"]).await;
+    let (outbound, admin) = (proxy.addr("outbound"), proxy.addr("admin"));
+    // As long as nobody else is known to call, each endpoint gets half.
+    only(outbound, &["one", "two"]).await;
+    for (port, zone) in [(1, "a"), (2, "a"), (3, "b")] {
+        register("web", &format!("w-{port}"), SocketAddr::from(([127, 0, 0, 1], port)), zone).await;
+    }
+    until("a third goes to the other zone", Duration::from_secs(20), || async {
+        let answer = http_client::get(admin, "admin", "/clusters?format=json").await?;
+        let all: serde_json::Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
+        let shop = all["outbound"].as_array().and_then(|all| all.iter().find(|c| c["name"] == "shop"));
+        let levels = shop.map(|shop| shop["levels"].clone()).unwrap_or_default();
+        let shares: Vec<_> =
+            levels.as_array().into_iter().flatten().map(|l| l["share_permille"].as_u64()).collect();
+        if shares == [Some(667), Some(333)] { Ok(()) } else { Err(levels.to_string()) }
+    })
+    .await;
+    let mut far = 0;
+    for _ in 0..300 {
+        let answer = http_client::get(outbound, "shop", "/x").await.expect("it is answered");
+        far += u32::from(answer.body.trim() == "two");
+    }
+    // Six standard deviations around 100.
+    assert!((51..150).contains(&far), "{far} of 300");
+}

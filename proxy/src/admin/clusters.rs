@@ -111,7 +111,8 @@ pub(crate) fn cluster_json(cluster: &Cluster) -> Value {
             Nearness::Elsewhere => "elsewhere",
         };
         let near = cluster.config.cluster.zone_aware.map(|_| near);
-        json!({ "priority": rank.priority, "near": near, "share_permille": share })
+        let place = rank.place.as_ref().map(|p| json!({ "region": p.region, "zone": p.zone }));
+        json!({ "priority": rank.priority, "near": near, "place": place, "share_permille": share })
     };
     let load = &cluster.shared.load;
     json!({

@@ -14,6 +14,7 @@ use super::endpoint::EndpointState;
 use super::levels::{self, Levels, Rank, Standing};
 use super::picker::Picker;
 use super::rotation::Rotations;
+use super::zones::Surroundings;
 
 /// A healthy endpoint gets so many times the share of a degraded one of equal weight.
 const DEGRADED_SHARE: u32 = 10;
@@ -40,8 +41,8 @@ pub struct Rules<'a> {
     pub panic: PanicPolicy,
     /// For those that have come in a while before this time.
     pub slow_start: Option<(SlowStart, Instant)>,
-    /// Endpoints near this place come first.
-    pub zone_aware: Option<(ZoneAware, &'a Place)>,
+    /// Endpoints near this proxy come first.
+    pub zone_aware: Option<(ZoneAware, &'a Surroundings)>,
 }
 
 impl<'a> From<&'a LbPolicy> for Rules<'a> {
@@ -257,18 +258,21 @@ fn choice<'a>(
     rotations: &Rotations,
     group: &str,
 ) -> Levels {
-    let first = Rank { priority: 0, nearness: Nearness::Zone };
-    let rank = |view: &EndpointView| Rank {
-        priority: labels::priority(&view.endpoint.metadata),
-        nearness: match rules.zone_aware {
-            Some((_, here)) => here.nearness(&Place::of(&view.endpoint.metadata)),
-            None => Nearness::Zone,
-        },
+    let first = Rank { priority: 0, nearness: Nearness::Zone, place: None };
+    let callers = rules.zone_aware.map(|(_, around)| around.callers()).unwrap_or_default();
+    let rank = |view: &EndpointView| {
+        let priority = labels::priority(&view.endpoint.metadata);
+        let Some((_, around)) = rules.zone_aware else { return Rank { priority, ..first.clone() } };
+        let place = Place::of(&view.endpoint.metadata);
+        let nearness = around.here.nearness(&place);
+        // Zones are told apart only where it is known from where they are called.
+        let apart = !callers.is_empty() && nearness != Nearness::Zone;
+        Rank { priority, nearness, place: apart.then_some(place) }
     };
     let mut levels: Vec<Group> = Vec::new();
     for (view, weight) in endpoints {
-        let rank = if spread { first } else { rank(view) };
-        let at = levels.binary_search_by_key(&rank, |(standing, _)| standing.rank).unwrap_or_else(|at| {
+        let rank = if spread { first.clone() } else { rank(view) };
+        let at = levels.binary_search_by(|(standing, _)| standing.rank.cmp(&rank)).unwrap_or_else(|at| {
             levels.insert(at, (Standing { rank, usable: 0, total: 0 }, Vec::new()));
             at
         });
@@ -282,13 +286,17 @@ fn choice<'a>(
     let (min, spill_above) =
         rules.zone_aware.map_or((1, 0), |(rule, _)| (rule.min_endpoints as usize, rule.spill_above));
     join_small(&mut levels, min);
-    let standings: Vec<_> = levels.iter().map(|(standing, _)| *standing).collect();
-    let shares = levels::shares(&standings);
+    let standings: Vec<_> = levels.iter().map(|(standing, _)| standing.clone()).collect();
+    let shares = levels::shares(&standings, rules.zone_aware.map(|(_, around)| (&around.here, &*callers)));
     let alone = levels.len() <= 1;
     let levels = levels.into_iter().zip(shares).filter(|((standing, _), _)| standing.usable > 0);
     let levels = levels.map(|((standing, members), share)| {
-        let Rank { priority, nearness } = standing.rank;
-        let name = if alone { group.to_owned() } else { format!("{group}/{priority}/{nearness:?}") };
+        let Rank { priority, nearness, place } = &standing.rank;
+        let name = match place {
+            _ if alone => group.to_owned(),
+            None => format!("{group}/{priority}/{nearness:?}"),
+            Some(Place { region, zone }) => format!("{group}/{priority}/{region}/{zone}"),
+        };
         (standing.rank, share, Picker::new(rules.policy, &members, &rotations.of(&name)))
     });
     Levels::new(levels, spill_above)
@@ -436,6 +444,7 @@ mod tests {
             };
             let pairs: Vec<_> = zones.iter().enumerate().map(pair).collect();
             let rule = ZoneAware { min_endpoints, ..ZoneAware::default() };
+            let here = Surroundings::at(here.clone());
             let rules = Rules { zone_aware: Some((rule, &here)), ..(&LbPolicy::RoundRobin).into() };
             let set = EndpointSet::new(pairs, rules, &Rotations::new(0));
             let shares = set.picker().shares().into_iter();

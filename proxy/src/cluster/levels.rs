@@ -13,10 +13,11 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use weft_xds_proto::resource::labels::Nearness;
+use weft_xds_proto::resource::labels::{Nearness, Place};
 
 use super::endpoint::EndpointState;
 use super::picker::{Ask, Picker};
+use super::zones::{self, Callers, Zone};
 
 /// Shares are parts of this.
 const WHOLE: u32 = 1000;
@@ -43,16 +44,18 @@ struct Level {
 }
 
 /// Which level an endpoint belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank {
     /// The smallest first.
     pub priority: u32,
     /// [`Nearness::Zone`] for all where nobody wants zones.
     pub nearness: Nearness,
+    /// Where zones other than the own one are told apart: which of them.
+    pub place: Option<Place>,
 }
 
 /// One level before its picker is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// Which.
     pub rank: Rank,
@@ -138,14 +141,15 @@ impl Levels {
         let share = |level: &Level| {
             let share = level.upto - before;
             before = level.upto;
-            (level.rank, share)
+            (level.rank.clone(), share)
         };
         self.levels.iter().map(share).collect()
     }
 }
 
-/// The share of each level in thousandths. `levels` are in order.
-pub fn shares(levels: &[Standing]) -> Vec<u32> {
+/// The share of each level in thousandths. `levels` are in order. Where it is known who calls from where, beside this proxy in its
+/// place, that decides within a priority ([`zones`]).
+pub fn shares(levels: &[Standing], around: Option<(&Place, &Callers)>) -> Vec<u32> {
     let mut of_priority: Vec<(u32, usize, usize)> = Vec::new();
     for level in levels {
         match of_priority.last_mut() {
@@ -160,14 +164,50 @@ pub fn shares(levels: &[Standing]) -> Vec<u32> {
     let by_priority = poured(WHOLE, &counts);
     let mut all = Vec::with_capacity(levels.len());
     for ((priority, ..), share) in of_priority.iter().zip(by_priority) {
-        let within: Vec<_> = levels
-            .iter()
-            .filter(|level| level.rank.priority == *priority)
-            .map(|level| (level.usable, level.total))
-            .collect();
-        all.extend(poured(share, &within));
+        let within = || levels.iter().filter(|level| level.rank.priority == *priority);
+        all.extend(around.and_then(|around| by_callers(share, within(), around)).unwrap_or_else(|| {
+            poured(share, &within().map(|level| (level.usable, level.total)).collect::<Vec<_>>())
+        }));
     }
     all
+}
+
+/// Of the levels of one priority, of which the first is this proxy's own zone if it has endpoints.
+fn by_callers<'a>(
+    whole: u32,
+    levels: impl Iterator<Item = &'a Standing> + Clone,
+    (here, callers): (&'a Place, &'a Callers),
+) -> Option<Vec<u32>> {
+    let mut callers: Vec<_> = callers.iter().map(|(place, count)| (place, *count)).collect();
+    let mut called_from = |is_it: &dyn Fn(&Place) -> bool| -> u64 {
+        callers.extract_if(.., |(place, _)| is_it(place)).map(|(_, count)| count).sum()
+    };
+    let is_here = |place: &Place| here.nearness(place) == Nearness::Zone;
+    let own = levels.clone().next().filter(|level| level.rank.nearness == Nearness::Zone);
+    let usable = |level: &Standing| level.usable as u64;
+    let mut all =
+        vec![Zone { region: &here.region, usable: own.map_or(0, usable), callers: called_from(&is_here) }];
+    for level in levels.skip(usize::from(own.is_some())) {
+        // None where nobody is known to call.
+        let place = level.rank.place.as_ref()?;
+        all.push(Zone {
+            region: &place.region,
+            usable: usable(level),
+            callers: called_from(&|p| p == place),
+        });
+    }
+    let with_endpoints = all.len();
+    all.extend(callers.into_iter().map(|(place, callers)| Zone {
+        region: &place.region,
+        usable: 0,
+        callers,
+    }));
+    let mut shares = zones::shares(whole, &all)?;
+    shares.truncate(with_endpoints);
+    if own.is_none() {
+        shares.remove(0);
+    }
+    Some(shares)
 }
 
 /// `whole` poured over groups, each of which takes what it bears of it.

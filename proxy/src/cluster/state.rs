@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use weft_xds_proto::resource::cluster::Protocol;
-use weft_xds_proto::resource::labels::Place;
 use weft_xds_proto::resource::subset::Subset;
 
 use super::breaker::Load;
@@ -21,6 +20,7 @@ use super::levels::Levels;
 use super::outlier::{Cause, Outcome, may_eject};
 use super::rotation::Rotations;
 use super::security::Security;
+use super::zones::Surroundings;
 use crate::config_snapshot::ClusterConfig;
 use crate::policy::gate::Gate;
 use crate::policy::rate_limit::Bucket;
@@ -48,7 +48,7 @@ pub struct ClusterShared {
     /// Places in the rotations.
     pub rotations: Rotations,
     /// Where this proxy stands.
-    place: Arc<Place>,
+    around: Arc<Surroundings>,
     /// What is under way.
     pub load: Load,
     /// What is left of its rate limit.
@@ -67,11 +67,11 @@ pub struct ClusterShared {
 const TOUCH_MILLIS: u64 = 1000;
 
 impl ClusterShared {
-    /// `phase` as in [`Rotations::new`]; `place` is where this proxy stands.
-    pub fn new(phase: u64, place: Arc<Place>, metrics: ClusterMetrics) -> Self {
+    /// `phase` as in [`Rotations::new`]; `around` is where this proxy stands.
+    pub fn new(phase: u64, around: Arc<Surroundings>, metrics: ClusterMetrics) -> Self {
         Self {
             rotations: Rotations::new(phase),
-            place,
+            around,
             load: Load::default(),
             bucket: Bucket::default(),
             gradient: Gradient::default(),
@@ -268,7 +268,7 @@ fn rules<'a>(config: &'a ClusterConfig, shared: &'a ClusterShared) -> Rules<'a> 
         policy: &cluster.lb_policy,
         panic: cluster.panic,
         slow_start: cluster.slow_start.map(|slow| (slow, Instant::now())),
-        zone_aware: cluster.zone_aware.map(|rule| (rule, &*shared.place)),
+        zone_aware: cluster.zone_aware.map(|rule| (rule, &*shared.around)),
     }
 }
 

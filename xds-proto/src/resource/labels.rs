@@ -55,7 +55,7 @@ pub struct ReportedLoad {
 }
 
 /// Where something stands. Empty texts: nobody has said.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// Such as `eu-west`.
     pub region: String,

@@ -8,7 +8,7 @@ use super::*;
 use crate::cluster::rotation::Rotation;
 
 fn rank(priority: u32, nearness: Nearness) -> Rank {
-    Rank { priority, nearness }
+    Rank { priority, nearness, place: None }
 }
 
 fn standing(priority: u32, nearness: Nearness, usable: usize, total: usize) -> Standing {
@@ -17,7 +17,7 @@ fn standing(priority: u32, nearness: Nearness, usable: usize, total: usize) -> S
 
 fn by_priority(counts: &[(usize, usize)]) -> Vec<u32> {
     let levels = counts.iter().zip(0..).map(|((u, t), p)| standing(p, Nearness::Zone, *u, *t));
-    shares(&levels.collect::<Vec<_>>())
+    shares(&levels.collect::<Vec<_>>(), None)
 }
 
 /// Envoy's documentation has these figures for two and three priorities.
@@ -38,11 +38,11 @@ fn a_priority_gets_what_it_bears_and_leaves_the_rest() {
 fn within_a_priority_the_own_zone_comes_first() {
     use Nearness::{Elsewhere, Region, Zone};
     let healthy = [standing(0, Zone, 2, 2), standing(0, Region, 2, 2), standing(1, Zone, 2, 2)];
-    assert_eq!(shares(&healthy), [1000, 0, 0]);
+    assert_eq!(shares(&healthy, None), [1000, 0, 0]);
     let half = [standing(0, Zone, 1, 2), standing(0, Region, 2, 2), standing(0, Elsewhere, 9, 9)];
-    assert_eq!(shares(&half), [700, 300, 0]);
+    assert_eq!(shares(&half, None), [700, 300, 0]);
     let gone = [standing(0, Zone, 0, 2), standing(0, Elsewhere, 8, 8), standing(1, Zone, 2, 2)];
-    assert_eq!(shares(&gone), [0, 1000, 0], "the priority as a whole still bears everything");
+    assert_eq!(shares(&gone, None), [0, 1000, 0], "the priority as a whole still bears everything");
 }
 
 type Members = Vec<(Arc<EndpointState>, u32)>;
