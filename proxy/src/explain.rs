@@ -9,9 +9,11 @@ use http::{HeaderName, HeaderValue, Method, Request, request};
 use serde_json::{Value, json};
 use weft_core::metrics::Registry;
 use weft_meshconfig::lower::Lowered;
+use weft_xds_proto::resource::subset::Subset;
 
 use crate::admin::clusters::cluster_json;
 use crate::cluster::security::ProxyTls;
+use crate::cluster::state::Cluster;
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
 use crate::http::routed::replace_path;
 use crate::http::target::{self, Target};
@@ -196,8 +198,10 @@ impl Asked<'_> {
 
     fn backend(&self, name: &str, by: Option<(&Route, &Forward, &Backend)>, percent: f64) -> Value {
         let subset = by.and_then(|(_, _, backend)| backend.subset.as_ref());
-        let mut cluster = self.view.clusters.get(name).map(|cluster| cluster_json(cluster));
-        if let (Some(Value::Object(cluster)), Some(subset)) = (&mut cluster, subset)
+        let known = self.view.clusters.get(name);
+        let mut cluster = known.map(|cluster| cluster_json(cluster));
+        let used = known.and_then(|cluster| part(cluster, subset));
+        if let (Some(Value::Object(cluster)), Some(subset)) = (&mut cluster, &used)
             && let Some(Value::Array(endpoints)) = cluster.get_mut("endpoints")
         {
             endpoints.retain(|endpoint| {
@@ -229,6 +233,11 @@ impl Asked<'_> {
     }
 }
 
+/// The part of a cluster that gets what is for a part; none: all of it.
+fn part(cluster: &Cluster, asked: Option<&Arc<Subset>>) -> Option<Arc<Subset>> {
+    cluster.subset_or_fallback(asked?.clone()).map(|(subset, _)| subset)
+}
+
 /// What becomes of a request to a cluster now, and why.
 fn verdict(view: &MeshView, name: &str, backend: Option<&Backend>) -> (&'static str, String) {
     let Some(cluster) = view.clusters.get(name) else {
@@ -239,12 +248,15 @@ fn verdict(view: &MeshView, name: &str, backend: Option<&Backend>) -> (&'static 
             }
         };
     };
-    let subset = backend.and_then(|b| b.subset.as_ref());
-    let usable = match subset {
-        Some(subset) => cluster.subset(subset).len(),
-        None => cluster.endpoints.picker().len(),
+    let asked = backend.and_then(|b| b.subset.as_ref());
+    let (usable, part) = match (asked, part(cluster, asked)) {
+        (None, _) => (cluster.endpoints.picker().len(), String::new()),
+        (Some(asked), None) => (cluster.endpoints.picker().len(), format!(", for want of one with {asked}")),
+        (Some(asked), Some(used)) if used == *asked => (cluster.subset(&used).len(), format!(" with {used}")),
+        (Some(asked), Some(used)) => {
+            (cluster.subset(&used).len(), format!(" with {used}, for want of one with {asked}"))
+        }
     };
-    let part = subset.map(|s| format!(" with {s}")).unwrap_or_default();
     if usable == 0 {
         return (
             "refused",

@@ -7,17 +7,20 @@
 //!
 //! Both have one [`shape`] and become one [`PolicySpec`], whose [`PolicySpec::apply`] says what each key means.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_xds_proto::resource::cluster::{
     AdaptiveConcurrency, CheckBy, CircuitBreaker, Cluster, FailurePercentage, HealthCheck, Latency, LbPolicy,
-    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SuccessRate, Timeouts,
-    ZoneAware,
+    OutlierDetection, PanicPolicy, RateLimit, RetryLimit, Sample, SlowStart, SubsetFallback, SuccessRate,
+    Timeouts, ZoneAware,
 };
 
 use crate::document::{ObjectRef, duration, null_is_default, spec};
+use crate::lower;
 use crate::shape::{self, Names, Problem, Shape};
 
 pub mod keys;
@@ -51,7 +54,7 @@ spec!(
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
         tls: Option<TlsSpec>,
         circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>, adaptive_concurrency: Option<AdaptiveSpec>,
-        zone_aware: Option<ZoneAwareSpec>, timeouts: Option<TimeoutsSpec>,
+        zone_aware: Option<ZoneAwareSpec>, subsets: Option<SubsetsSpec>, timeouts: Option<TimeoutsSpec>,
     }
 );
 spec!(
@@ -114,6 +117,12 @@ spec!(
     /// Endpoints near the sidecar come first.
     #[derive(Eq)]
     ZoneAwareSpec { min_endpoints: Option<u32>, spill_above: Option<u32>, }
+);
+
+spec!(
+    /// Requests for instances with labels of which there is no usable one.
+    #[derive(Eq)]
+    SubsetsSpec { fallback: Option<String>, default: BTreeMap<String, String>, }
 );
 
 spec!(
@@ -193,6 +202,9 @@ impl PolicySpec {
             let message = format!("{max} is less than minRequests, {min}");
             problems.push(Problem::new(format!("{at}adaptiveConcurrency.maxRequests"), message));
         }
+        if let Some(subsets) = &self.subsets {
+            subsets.check(&format!("{at}subsets"), problems);
+        }
         if let Some(times) = &self.timeouts
             && let (Some(request), Some(one)) = (time(&times.request), time(&times.backend_request))
             && one > request
@@ -255,6 +267,9 @@ impl PolicySpec {
             set(&mut zone_aware.spill_above, rule.spill_above);
             cluster.zone_aware = Some(zone_aware);
         }
+        if let Some(subsets) = &self.subsets {
+            cluster.subsets.fallback = subsets.meant();
+        }
         if let Some(tls) = &self.tls {
             cluster.tls = tls.meant();
         }
@@ -300,6 +315,37 @@ impl RateLimitSpec {
             requests: self.requests.max(1),
             per: time(&self.per).unwrap_or(RATE_PER),
             burst: self.burst.unwrap_or(self.requests).max(1),
+        }
+    }
+}
+
+impl SubsetsSpec {
+    fn check(&self, at: &str, problems: &mut Vec<Problem>) {
+        let at = format!("{at}.default");
+        if (self.fallback.as_deref() == Some("default")) == self.default.is_empty() {
+            let message = "labels of the instances that take over, beside fallback: default and no other";
+            problems.push(Problem::new(at, format!("allowed is {message}")));
+            return;
+        }
+        match lower::subset(&self.default) {
+            Err(error) => {
+                let message = format!("{:?}; allowed is {}", error.seen, error.allowed);
+                problems.push(Problem::new(format!("{at}.{}", error.key), message));
+            }
+            Ok(subset) => {
+                for (key, text, _) in subset.texts().filter(|(.., range)| *range) {
+                    let message = format!("{text:?}; allowed is a value, not a range of versions");
+                    problems.push(Problem::new(format!("{at}.{key}"), message));
+                }
+            }
+        }
+    }
+
+    fn meant(&self) -> SubsetFallback {
+        match (self.fallback.as_deref(), lower::subset(&self.default)) {
+            (Some("any"), _) => SubsetFallback::Any,
+            (Some("default"), Ok(subset)) => SubsetFallback::Default(Arc::new(subset)),
+            _ => SubsetFallback::None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use weft_xds_proto::resource::cluster::Protocol;
+use weft_xds_proto::resource::cluster::{Protocol, SubsetFallback};
 use weft_xds_proto::resource::subset::Subset;
 
 use super::breaker::Load;
@@ -172,6 +172,19 @@ impl Cluster {
     /// Chooses among the instances of a subset.
     pub fn subset(&self, subset: &Arc<Subset>) -> Arc<Levels> {
         self.endpoints.subset(subset, rules(&self.config, &self.shared), &self.shared.rotations)
+    }
+
+    /// The same, or what takes its place if none of them is usable; none: all instances do.
+    pub fn subset_or_fallback(&self, subset: Arc<Subset>) -> Option<(Arc<Subset>, Arc<Levels>)> {
+        let levels = self.subset(&subset);
+        if !levels.is_empty() {
+            return Some((subset, levels));
+        }
+        match &self.config.cluster.subsets.fallback {
+            SubsetFallback::None => Some((subset, levels)),
+            SubsetFallback::Any => None,
+            SubsetFallback::Default(default) => Some((default.clone(), self.subset(default))),
+        }
     }
 
     /// Counts the outcome of a request. Answers the cause if the endpoint should be ejected.

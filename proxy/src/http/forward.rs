@@ -204,12 +204,7 @@ pub(crate) async fn forward(
         (None, Some(_)) if !cluster.config.cluster.lb_policy.hashes() => Sticky::default(),
         (None, Some(parts)) => Sticky::of_route(parts, &outgoing.head.headers, outgoing.client, fresh()),
     };
-    let subset = outgoing.subset.clone().map(|subset| {
-        let levels = cluster.subset(&subset);
-        (subset, levels)
-    });
-    let or_any = cluster.config.cluster.subsets.or_any;
-    let subset = subset.filter(|(_, levels)| !(or_any && levels.is_empty()));
+    let subset = outgoing.subset.clone().and_then(|subset| cluster.subset_or_fallback(subset));
     let protocol = cluster.hop(outgoing.upgrade.is_some());
     let http2_endpoint = protocol == Protocol::Http2;
     let upgrade = outgoing.upgrade.clone();

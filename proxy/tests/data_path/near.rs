@@ -107,6 +107,30 @@ spec:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_without_a_usable_instance_is_stood_in_for_as_the_service_says() {
+    let upstreams = [Upstream::start("stable").await, Upstream::start("other").await];
+    let endpoints = [(&upstreams[0], "version: stable"), (&upstreams[1], "version: next")];
+    let route = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{kind: Service, group: '', name: orders}]
+  rules: [{backendRefs: [{name: orders, subset: {version: gone}}]}]
+";
+    let with = async |keys: &str| proxy(&format!("{}{route}", labelled(&endpoints, keys))).await;
+    let none = with("    subsets: {fallback: none}\n").await;
+    assert_eq!(get(none.outbound, "orders", "/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let default = with("    subsets: {fallback: default, default: {version: stable}}\n").await;
+    assert_eq!(spread(&default, 10).await, all("stable", 10));
+    let any = with("    subsets: {fallback: any}\n").await;
+    let seen = spread(&any, 10).await;
+    assert_eq!(seen.values().copied().collect::<Vec<_>>(), [5, 5], "{seen:?}");
+    let told = get(default.admin, "admin", "/explain?host=orders").await.body;
+    assert!(told.contains("with version=stable, for want of one with version=gone"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_endpoint_that_reports_less_load_gets_the_requests() {
     let (busy, idle) = (Upstream::start("busy").await, Upstream::start("idle").await);
     let endpoints = [

@@ -33,7 +33,7 @@ pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessR
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;
-pub use subsets::Subsets;
+pub use subsets::{SubsetFallback, Subsets};
 pub use timeouts::Timeouts;
 pub use tls::{ClusterTls, UpstreamTls};
 pub use zone_aware::ZoneAware;

@@ -154,13 +154,22 @@ const ZONE_AWARE: Shape = Shape::Object(&[
     ),
 ]);
 
+const SUBSETS: Shape = Shape::Object(&[
+    optional(
+        "fallback",
+        &Shape::Choice(&["none", "any", "default"]),
+        "none: 503; any: any instance; default: those with the labels of default; none if missing",
+    ),
+    optional("default", &Shape::Labels, "labels of the instances that take over"),
+]);
+
 const TIMEOUTS: Shape = Shape::Object(&[
     optional("request", &TIME, "for the whole request, all tries together, where its route says nothing"),
     optional("backendRequest", &TIME, "for each try, where the route says nothing"),
 ]);
 
 /// What may be said of a service.
-pub const POLICY: [Field; 13] = [
+pub const POLICY: [Field; 14] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -173,6 +182,7 @@ pub const POLICY: [Field; 13] = [
     optional("tls", &super::tls::TLS, "TLS to the instances"),
     optional("adaptiveConcurrency", &ADAPTIVE, "a limit on what is under way that each sidecar finds out"),
     optional("zoneAware", &ZONE_AWARE, "endpoints in the sidecar's own zone come first, then its region"),
+    optional("subsets", &SUBSETS, "requests for instances with labels of which there is no usable one"),
     optional("timeouts", &TIMEOUTS, "times of requests whose route says none"),
 ];
 

@@ -35,6 +35,7 @@ fn everything() -> Value {
         "adaptiveConcurrency": {"minRequests": 7},
         "timeouts": {"request": "9s", "backendRequest": "3s"},
         "zoneAware": {"minEndpoints": 2, "spillAbove": 50},
+        "subsets": {"fallback": "default", "default": {"version": "stable"}},
     })
 }
 
@@ -174,4 +175,20 @@ fn slow_start_waits_while_the_balancing_has_none() {
     let mut cluster = Cluster { lb_policy: LbPolicy::Random, ..Cluster::with_defaults("orders") };
     document(json!({"slowStart": {}})).unwrap().apply(&mut cluster);
     assert_eq!(cluster.slow_start, None);
+}
+
+#[test]
+fn instances_that_take_over_are_named_by_values_where_they_are_wanted_and_nowhere_else() {
+    for (subsets, problem) in [
+        (json!({"fallback": "default"}), "spec.subsets.default: allowed is labels of the instances"),
+        (json!({"fallback": "any", "default": {"version": "1"}}), "spec.subsets.default: allowed is labels"),
+        (
+            json!({"fallback": "default", "default": {"version": ">=2"}}),
+            "spec.subsets.default.version: \">=2\"; allowed is a value, not a range of versions",
+        ),
+        (json!({"fallback": "all"}), "spec.subsets.fallback: \"all\"; allowed are none, any, default"),
+    ] {
+        let problems = document(json!({ "subsets": subsets })).unwrap_err();
+        assert!(problems.iter().any(|p| p.contains(problem)), "{problem} not in {problems:?}");
+    }
 }

@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::resource::subset::Subset;
 
 fn proto() -> pb::Cluster {
     (&Cluster::with_defaults("orders")).into()
@@ -101,6 +104,18 @@ fn lb_policy() -> impl Strategy<Value = LbPolicy> {
     prop_oneof![prop::sample::select(LbPolicy::PLAIN.to_vec()), hashed]
 }
 
+fn subset_fallback() -> impl Strategy<Value = SubsetFallback> {
+    let default = |(key, text): (String, String)| {
+        let subset = Subset::new([(key.as_str(), text.as_str())]).expect("a value");
+        SubsetFallback::Default(Arc::new(subset))
+    };
+    prop_oneof![
+        Just(SubsetFallback::None),
+        Just(SubsetFallback::Any),
+        ("[a-z]{1,6}", "[a-z0-9.]{1,6}").prop_map(default),
+    ]
+}
+
 prop_compose! {
     fn cluster()(
         name in "[a-z][a-z0-9-]{0,62}",
@@ -115,7 +130,7 @@ prop_compose! {
         limit in prop::option::of((1u32.., 1u64..=3_600_000, 1u32..)),
         adaptive in prop::option::of((1u32..1000, 1000u32.., 100u32..=1000)),
         times in (prop::option::of(1u64..=3_600_000), prop::option::of(1u64..=3_600_000)),
-        subsets in (prop::collection::btree_set(prop::collection::btree_set("[a-z]{1,6}", 1..3), 0..3), any::<bool>()),
+        subsets in (prop::collection::btree_set(prop::collection::btree_set("[a-z]{1,6}", 1..3), 0..3), subset_fallback()),
         zone in prop::option::of((1u32.., any::<u32>())),
     ) -> Cluster {
         let slow_start = slow.filter(|_| lb_policy.takes_slow_start()).map(|(window, min_weight_percent)| {
@@ -126,7 +141,7 @@ prop_compose! {
         let zone_aware = zone.map(|(min_endpoints, spill_above)| ZoneAware { min_endpoints, spill_above });
         let millis = |t: Option<u64>| t.map(Duration::from_millis);
         let timeouts = Timeouts { request: millis(times.0), one_try: millis(times.1) };
-        let subsets = Subsets { selectors: subsets.0, or_any: subsets.1 };
+        let subsets = Subsets { selectors: subsets.0, fallback: subsets.1 };
         Cluster { subsets, timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
     }
 }
