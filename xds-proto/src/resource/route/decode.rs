@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 
-use super::encode::{CORS, FAULT};
+use super::encode::{CORS, FAULT, LOCAL_RATE_LIMIT};
 use super::own::{self, METADATA};
 use super::{
     Action, BODY_BYTES_MAX, CONDITIONS_MAX, DirectResponse, Fraction, HeaderEdits, PathRewrite, ROUTES_MAX,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::resource::{InvalidResource, Validator};
 
-use filters::check_filters;
+use filters::{Filters, check_filters};
 use forward::{forward, regex_rewrite};
 use matching::route_match;
 
@@ -149,9 +149,12 @@ fn domain(at: &At<'_>, domain: &str) -> Result<String> {
 
 fn route(at: &At<'_>, p: &pb::Route) -> Result<Route> {
     let Some(matches) = &p.r#match else { return Err(at.error("match", "nothing", "a match")) };
+    let mut hedge = None;
     let action = match &p.action {
         Some(pb::route::Action::Route(action)) => {
-            Action::Forward(Box::new(forward(&at.within("route"), action)?))
+            let forward;
+            (forward, hedge) = self::forward(&at.within("route"), action)?;
+            Action::Forward(Box::new(forward))
         }
         Some(pb::route::Action::Redirect(r)) => Action::Redirect(redirect(&at.within("redirect"), r)?),
         Some(pb::route::Action::DirectResponse(d)) => {
@@ -170,12 +173,15 @@ fn route(at: &At<'_>, p: &pb::Route) -> Result<Route> {
         &p.response_headers_to_add,
         &p.response_headers_to_remove,
     )?;
-    let (fault, cors) = check_filters(at, &p.typed_per_filter_config, &[FAULT, CORS])?;
+    let known = [FAULT, CORS, LOCAL_RATE_LIMIT];
+    let Filters { fault, cors, rate_limit } = check_filters(at, &p.typed_per_filter_config, &known)?;
     let mut policy = RoutePolicy {
         request_headers: request,
         response_headers: response,
         fault,
         cors,
+        rate_limit,
+        hedge,
         ..RoutePolicy::default()
     };
     if let Some(weft) = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(METADATA)) {

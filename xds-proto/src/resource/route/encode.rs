@@ -5,25 +5,32 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as pb;
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::XRateLimitHeadersRfcVersion;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort};
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
+use envoy_types::pb::envoy::r#type::v3::{
+    FractionalPercent, TokenBucket, fractional_percent::DenominatorType,
+};
 use envoy_types::pb::google::protobuf::{self, Any};
 use envoy_types::util::pack_any;
 
 use super::own::{self, METADATA};
 use super::{
-    Abort, Action, Cors, Fault, Forward, Fraction, HeaderEdits, PathMatch, PathRewrite, Redirect, Route,
-    RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
+    Abort, Action, Cors, Fault, Forward, Fraction, HeaderEdits, Hedge, PathMatch, PathRewrite, Redirect,
+    Route, RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
 };
-use crate::resource::cluster::balancing;
+use crate::resource::cluster::{RateLimit, balancing};
 use crate::resource::subset::Subset;
 use crate::resource::{duration_to_proto, number_to_proto};
 
 pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+pub(super) const LOCAL_RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
+/// The shortest `fill_interval` that Envoy takes.
+pub(super) const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Where the labels of a subset stand.
 pub(super) const SUBSETS: &str = "envoy.lb";
 
@@ -50,17 +57,25 @@ fn virtual_host(h: &VirtualHost) -> pb::VirtualHost {
 fn route(r: &Route) -> pb::Route {
     let (request_headers_to_add, request_headers_to_remove) = edits(&r.policy.request_headers);
     let (response_headers_to_add, response_headers_to_remove) = edits(&r.policy.response_headers);
+    let hedge = match &r.action {
+        Action::Forward(f) => r.policy.hedge.filter(|_| hedges_on_try_timeout(f)),
+        _ => None,
+    };
     pb::Route {
         name: r.name.clone(),
         r#match: Some(route_match(&r.matches)),
-        metadata: own::encode(&r.policy),
+        metadata: own::encode(
+            &r.policy,
+            r.policy.hedge.filter(|_| hedge.is_none()),
+            r.policy.rate_limit.filter(|limit| !is_bucket(limit)),
+        ),
         typed_per_filter_config: filters(&r.policy),
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
         action: Some(match &r.action {
-            Action::Forward(f) => pb::route::Action::Route(forward(f)),
+            Action::Forward(f) => pb::route::Action::Route(forward(f, hedge)),
             Action::Redirect(redirect) => pb::route::Action::Redirect(redirection(redirect)),
             Action::Respond(d) => pb::route::Action::DirectResponse(pb::DirectResponseAction {
                 status: u32::from(d.status),
@@ -135,7 +150,13 @@ fn regex(pattern: &str) -> matcher::RegexMatcher {
     matcher::RegexMatcher { regex: pattern.to_owned(), ..matcher::RegexMatcher::default() }
 }
 
-fn forward(f: &Forward) -> pb::RouteAction {
+/// Envoy hedges when a try has taken too long, and counts it as a repetition: where tries have a time of their own, or there is
+/// none, it cannot be said so.
+fn hedges_on_try_timeout(f: &Forward) -> bool {
+    f.try_timeout.is_none() && f.retry.as_ref().is_none_or(|retry| retry.attempts > 0)
+}
+
+fn forward(f: &Forward, hedge: Option<Hedge>) -> pb::RouteAction {
     use pb::route_action::{ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy};
     let (prefix_rewrite, regex_rewrite) = match &f.path {
         None => (String::new(), None),
@@ -173,7 +194,9 @@ fn forward(f: &Forward) -> pb::RouteAction {
             max_stream_duration: Some(duration_to_proto(t)),
             ..MaxStreamDuration::default()
         }),
-        retry_policy: retry(f),
+        retry_policy: retry(f, hedge),
+        hedge_policy: hedge
+            .map(|_| pb::HedgePolicy { hedge_on_per_try_timeout: true, ..pb::HedgePolicy::default() }),
         request_mirror_policies: f
             .mirrors
             .iter()
@@ -216,15 +239,20 @@ fn backend(b: &super::Backend) -> pb::weighted_cluster::ClusterWeight {
     }
 }
 
-fn retry(f: &Forward) -> Option<pb::RetryPolicy> {
-    if f.retry.is_none() && f.try_timeout.is_none() {
+fn retry(f: &Forward, hedge: Option<Hedge>) -> Option<pb::RetryPolicy> {
+    let per_try = hedge.map(|hedge| hedge.after).or(f.try_timeout);
+    if f.retry.is_none() && per_try.is_none() {
         return None;
     }
     let mut policy = pb::RetryPolicy {
-        num_retries: Some(number_to_proto(0)),
-        per_try_timeout: f.try_timeout.map(duration_to_proto),
+        num_retries: Some(number_to_proto(u32::from(hedge.is_some()))),
+        per_try_timeout: per_try.map(duration_to_proto),
         ..pb::RetryPolicy::default()
     };
+    if hedge.is_some() {
+        // Without any condition Envoy repeats nothing, and does not hedge.
+        policy.retry_on = "connect-failure,refused-stream".to_owned();
+    }
     if let Some(retry) = &f.retry {
         policy.retry_on = "connect-failure,refused-stream,retriable-status-codes".to_owned();
         policy.num_retries = Some(number_to_proto(retry.attempts));
@@ -301,7 +329,35 @@ fn filters(p: &RoutePolicy) -> HashMap<String, Any> {
     if let Some(c) = &p.cors {
         filters.insert(CORS.to_owned(), optional(pack_any(cors(c))));
     }
+    if let Some(limit) = p.rate_limit.filter(is_bucket) {
+        filters.insert(LOCAL_RATE_LIMIT.to_owned(), optional(pack_any(local_rate_limit(limit))));
+    }
     filters
+}
+
+/// Whether Envoy's bucket can be filled so often.
+fn is_bucket(limit: &RateLimit) -> bool {
+    limit.per >= FILL_INTERVAL_MIN
+}
+
+fn local_rate_limit(limit: RateLimit) -> LocalRateLimit {
+    // Nothing is limited where it is not said for how many requests.
+    let all = || core::RuntimeFractionalPercent {
+        default_value: Some(percent(Fraction::ALL)),
+        ..core::RuntimeFractionalPercent::default()
+    };
+    LocalRateLimit {
+        stat_prefix: "route".to_owned(),
+        token_bucket: Some(TokenBucket {
+            max_tokens: limit.burst,
+            tokens_per_fill: Some(number_to_proto(limit.requests)),
+            fill_interval: Some(duration_to_proto(limit.per)),
+        }),
+        filter_enabled: Some(all()),
+        filter_enforced: Some(all()),
+        enable_x_ratelimit_headers: XRateLimitHeadersRfcVersion::DraftVersion03 as i32,
+        ..LocalRateLimit::default()
+    }
 }
 
 fn fault(f: &Fault) -> HttpFault {

@@ -34,17 +34,24 @@ pub(super) fn decode(s: &Struct, policy: &mut RoutePolicy) {
         body_bytes_max: number(c, "body_bytes_max").map_or(CachePolicy::default().body_bytes_max, whole),
         ttl_default: time(c, "ttl_default_secs"),
     });
-    policy.rate_limit = object("rate_limit").and_then(|l| {
+    // Those that Envoy's fields could not hold.
+    let rate_limit = object("rate_limit").and_then(|l| {
         let requests = number(l, "requests").map(whole).filter(|n| *n > 0)?;
         let per = time(l, "per_secs").filter(|t| !t.is_zero()).unwrap_or(Duration::from_secs(1));
         let burst = number(l, "burst").map(whole).filter(|n| *n > 0).unwrap_or(requests);
         Some(RateLimit { requests, per, burst })
     });
-    policy.hedge = object("hedge").and_then(|h| Some(Hedge { after: time(h, "after_secs")? }));
+    policy.rate_limit = rate_limit.or(policy.rate_limit);
+    let hedge = object("hedge").and_then(|h| Some(Hedge { after: time(h, "after_secs")? }));
+    policy.hedge = hedge.or(policy.hedge);
 }
 
-/// None if there is nothing of the kind.
-pub(super) fn encode(p: &RoutePolicy) -> Option<core::Metadata> {
+/// None if there is nothing of the kind. `hedge` and `rate_limit` are those that Envoy's fields cannot hold.
+pub(super) fn encode(
+    p: &RoutePolicy,
+    hedge: Option<Hedge>,
+    rate_limit: Option<RateLimit>,
+) -> Option<core::Metadata> {
     let number = |n: f64| Value { kind: Some(Kind::NumberValue(n)) };
     let mut fields = HashMap::new();
     let mut put = |name: &str, values: &[(&str, f64)]| {
@@ -60,11 +67,11 @@ pub(super) fn encode(p: &RoutePolicy) -> Option<core::Metadata> {
             [("body_bytes_max", f64::from(c.body_bytes_max))].into_iter().chain(ttl).collect();
         put("cache", &values);
     }
-    if let Some(l) = &p.rate_limit {
+    if let Some(l) = rate_limit {
         let (requests, burst) = (l.requests.into(), l.burst.into());
         put("rate_limit", &[("requests", requests), ("per_secs", l.per.as_secs_f64()), ("burst", burst)]);
     }
-    if let Some(h) = &p.hedge {
+    if let Some(h) = hedge {
         put("hedge", &[("after_secs", h.after.as_secs_f64())]);
     }
     (!fields.is_empty()).then(|| core::Metadata {

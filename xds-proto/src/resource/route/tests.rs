@@ -6,6 +6,8 @@ use prost::Message;
 use super::*;
 use crate::resource::InvalidResource;
 
+mod envoy;
+
 fn value_match(name: &'static str) -> impl Strategy<Value = ValueMatch> {
     let text = "[a-z]{1,8}";
     let value = prop_oneof![

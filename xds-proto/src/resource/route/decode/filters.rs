@@ -6,21 +6,32 @@ use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{HttpFault, fault_abort::ErrorType};
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use super::super::encode::{CORS, FAULT};
-use super::super::{Abort, CONDITIONS_MAX, Cors, Fault};
+use super::super::encode::{CORS, FAULT, FILL_INTERVAL_MIN, LOCAL_RATE_LIMIT};
+use super::super::{Abort, CONDITIONS_MAX, Cors, Fault, Fraction, TIME_MAX};
 use super::matching::string_match;
 use super::{At, Result, TIMES, percentage, status};
+use crate::resource::cluster::RateLimit;
+use crate::resource::number_to_proto;
+
+/// What the filters of a route say.
+#[derive(Default)]
+pub(super) struct Filters {
+    pub fault: Option<Fault>,
+    pub cors: Option<Cors>,
+    pub rate_limit: Option<RateLimit>,
+}
 
 /// Filters of a route that are known are read; others are refused unless they are optional.
 pub(super) fn check_filters(
     at: &At<'_>,
     filters: &std::collections::HashMap<String, Any>,
     known: &[&str],
-) -> Result<(Option<Fault>, Option<Cors>)> {
-    let (mut fault, mut cors) = (None, None);
+) -> Result<Filters> {
+    let mut said = Filters::default();
     // Sorted, so that the same resource gets the same error.
     let mut names: Vec<&String> = filters.keys().collect();
     names.sort();
@@ -39,16 +50,62 @@ pub(super) fn check_filters(
         };
         if known.contains(&name.as_str()) && any.type_url == HttpFault::type_url() {
             let message = HttpFault::decode(any.value.as_slice()).map_err(undecodable)?;
-            fault = Some(self::fault(&at.within(&field), &message)?);
+            said.fault = Some(fault(&at.within(&field), &message)?);
         } else if known.contains(&name.as_str()) && any.type_url == CorsPolicy::type_url() {
             let message = CorsPolicy::decode(any.value.as_slice()).map_err(undecodable)?;
-            cors = Some(self::cors(&at.within(&field), &message)?);
+            said.cors = Some(cors(&at.within(&field), &message)?);
+        } else if known.contains(&name.as_str()) && any.type_url == LocalRateLimit::type_url() {
+            let message = LocalRateLimit::decode(any.value.as_slice()).map_err(undecodable)?;
+            said.rate_limit = rate_limit(&at.within(&field), &message)?;
         } else if !optional {
             let seen = any.type_url.chars().take(128).collect::<String>();
-            return Err(at.error(&field, seen, format!("{FAULT}, {CORS}, or an optional filter")));
+            return Err(at.error(
+                &field,
+                seen,
+                format!("{FAULT}, {CORS}, {LOCAL_RATE_LIMIT}, or an optional filter"),
+            ));
         }
     }
-    Ok((fault, cors))
+    Ok(said)
+}
+
+/// One bucket for a route. None if it is not enabled or not enforced, which both are if nothing is said of them.
+fn rate_limit(at: &At<'_>, l: &LocalRateLimit) -> Result<Option<RateLimit>> {
+    for (field, share) in [("filter_enabled", &l.filter_enabled), ("filter_enforced", &l.filter_enforced)] {
+        match share.as_ref().and_then(|share| share.default_value.as_ref()) {
+            None => return Ok(None),
+            Some(none) if none.numerator == 0 => return Ok(None),
+            share if percentage(at, field, share)? == Fraction::ALL => {}
+            Some(share) => return Err(at.error(field, share.numerator.to_string(), "none or all")),
+        }
+    }
+    let unset = [
+        ("request_headers_to_add_when_not_enforced", !l.request_headers_to_add_when_not_enforced.is_empty()),
+        ("response_headers_to_add", !l.response_headers_to_add.is_empty()),
+        ("descriptors", !l.descriptors.is_empty()),
+        ("rate_limits", !l.rate_limits.is_empty()),
+        ("local_rate_limit_per_downstream_connection", l.local_rate_limit_per_downstream_connection),
+        ("local_cluster_rate_limit", l.local_cluster_rate_limit.is_some()),
+        ("rate_limited_as_resource_exhausted", l.rate_limited_as_resource_exhausted),
+    ];
+    if let Some((field, _)) = unset.into_iter().find(|(_, set)| *set) {
+        return Err(at.error(field, "set", "unset"));
+    }
+    // Below 400 it is 429 in Envoy too.
+    if let Some(status) = l.status.as_ref().filter(|status| status.code >= 400 && status.code != 429) {
+        return Err(at.error("status", status.code.to_string(), "429"));
+    }
+    let Some(bucket) = &l.token_bucket else { return Err(at.error("token_bucket", "nothing", "a bucket")) };
+    let at = at.within("token_bucket");
+    let some = (1, u32::MAX);
+    let burst = Some(number_to_proto(bucket.max_tokens));
+    let interval = bucket.fill_interval.as_ref();
+    let limits = (FILL_INTERVAL_MIN, TIME_MAX);
+    Ok(Some(RateLimit {
+        requests: at.v.number(&at.field("tokens_per_fill"), bucket.tokens_per_fill.as_ref(), 1, some)?,
+        per: at.v.duration(&at.field("fill_interval"), interval, Duration::from_secs(1), limits)?,
+        burst: at.v.number(&at.field("max_tokens"), burst.as_ref(), 1, some)?,
+    }))
 }
 
 fn fault(at: &At<'_>, f: &HttpFault) -> Result<Fault> {

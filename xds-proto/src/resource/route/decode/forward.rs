@@ -11,15 +11,16 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use super::super::encode::SUBSETS;
 use super::super::own::METADATA;
 use super::super::{
-    ATTEMPTS_MAX, BACKENDS_MAX, Backend, Forward, Fraction, HASH_PARTS_MAX, Mirror, PathRewrite, Retry,
-    RouteHash, TEXT_BYTES_MAX, WEIGHT_MAX, pattern,
+    ATTEMPTS_MAX, BACKENDS_MAX, Backend, Forward, Fraction, HASH_PARTS_MAX, Hedge, Mirror, PathRewrite,
+    Retry, RouteHash, TEXT_BYTES_MAX, WEIGHT_MAX, pattern,
 };
 use super::filters::check_filters;
 use super::{At, Result, TIMES, edits, host_text, path_text, percentage};
 use crate::resource::cluster::balancing;
 use crate::resource::subset::Subset;
 
-pub(super) fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<Forward> {
+/// And when a request is sent to a second endpoint.
+pub(super) fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<(Forward, Option<Hedge>)> {
     use pb::route_action::{ClusterSpecifier, HostRewriteSpecifier};
     let unset = [
         ("path_rewrite_policy", p.path_rewrite_policy.is_some()),
@@ -73,7 +74,17 @@ pub(super) fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<Forward> {
         None => (None, None),
         Some(r) => retry(&at.within("retry_policy"), r)?,
     };
-    Ok(Forward {
+    let hedges = hedges(&at.within("hedge_policy"), p.hedge_policy.as_ref())?;
+    let (hedge, try_timeout) = match (hedges, try_timeout.filter(|time| !time.is_zero())) {
+        (false, _) => (None, try_timeout),
+        // The first try goes on then, so it has no time of its own.
+        (true, Some(after)) => (Some(Hedge { after }), None),
+        (true, None) => {
+            let allowed = "true with a retry_policy.per_try_timeout, or false";
+            return Err(at.error("hedge_policy.hedge_on_per_try_timeout", "true", allowed));
+        }
+    };
+    let forward = Forward {
         backends,
         path,
         host,
@@ -82,7 +93,19 @@ pub(super) fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<Forward> {
         retry,
         mirrors,
         hash: hash(at, &p.hash_policy)?,
-    })
+    };
+    Ok((forward, hedge))
+}
+
+fn hedges(at: &At<'_>, p: Option<&pb::HedgePolicy>) -> Result<bool> {
+    let Some(p) = p else { return Ok(false) };
+    at.v.number(&at.field("initial_requests"), p.initial_requests.as_ref(), 1, (1, 1))?;
+    match &p.additional_request_chance {
+        Some(chance) if chance.numerator > 0 => {
+            Err(at.error("additional_request_chance", chance.numerator.to_string(), "0"))
+        }
+        _ => Ok(p.hedge_on_per_try_timeout),
+    }
 }
 
 fn hash(at: &At<'_>, policies: &[pb::route_action::HashPolicy]) -> Result<Vec<RouteHash>> {
@@ -173,6 +196,9 @@ pub(super) fn regex_rewrite(at: &At<'_>, r: &matcher::RegexMatchAndSubstitute) -
     Ok(PathRewrite::Regex { pattern: text.to_owned(), substitution: r.substitution.clone() })
 }
 
+/// Conditions of requests of which an endpoint took nothing.
+const UNSENT: [&str; 2] = ["connect-failure", "refused-stream"];
+
 fn retry(at: &At<'_>, r: &pb::RetryPolicy) -> Result<(Option<Retry>, Option<Duration>)> {
     let time = |field: &str, value: Option<&_>| -> Result<Option<Duration>> {
         value.map(|t| at.v.duration(&at.field(field), Some(t), Duration::ZERO, TIMES)).transpose()
@@ -182,8 +208,13 @@ fn retry(at: &At<'_>, r: &pb::RetryPolicy) -> Result<(Option<Retry>, Option<Dura
     if r.retry_on.is_empty() || attempts == 0 {
         return Ok((None, try_timeout));
     }
+    let words = || r.retry_on.split(',').map(str::trim);
+    // A request that was not sent is always tried elsewhere.
+    if words().all(|word| UNSENT.contains(&word)) {
+        return Ok((None, try_timeout));
+    }
     let mut codes: Vec<u16> = Vec::new();
-    for word in r.retry_on.split(',').map(str::trim) {
+    for word in words() {
         match word {
             "5xx" => codes.extend(500..600),
             "gateway-error" => codes.extend(502..505),
@@ -199,7 +230,7 @@ fn retry(at: &At<'_>, r: &pb::RetryPolicy) -> Result<(Option<Retry>, Option<Dura
                     })?);
                 }
             }
-            // A request that was not sent is always tried elsewhere, and the rest are conditions of other filters.
+            // The rest are conditions of other filters.
             _ => {}
         }
     }
