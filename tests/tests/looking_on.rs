@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
+use weft_tests::mesh::Mesh;
 use weft_tests::process::{WeftProcess, run};
 use weft_tests::wait::until;
 
@@ -51,4 +52,63 @@ async fn people_see_requests_as_they_end_and_what_would_become_of_one() {
     assert!(refused.stderr.contains("allowed is a status from 100 to 599"), "{refused:?}");
     let nobody = run(&["tap", "--admin", "127.0.0.1:1"]).await;
     assert!(nobody.stderr.contains("no sidecar answers at 127.0.0.1:1"), "{nobody:?}");
+}
+
+/// Two instances, each with a sidecar of its own, and a caller: whoever looks on names the service alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_looked_at_through_the_sidecars_of_all_its_instances() {
+    let mesh = Mesh::with_servers(1).await;
+    let server = &mesh.servers[0];
+    let apps = [FakeUpstream::start("one").await, FakeUpstream::start("two").await];
+    let join = [server.gossip()];
+    let mut sidecars = Vec::new();
+    for app in &apps {
+        let service = format!("orders={}", app.addr());
+        sidecars.push(mesh.proxy(app.name(), &join, &["--service", &service]).await);
+    }
+    let web = FakeUpstream::start("web").await;
+    let service = format!("web={}", web.addr());
+    let caller = mesh.proxy("web", &join, &["--service", &service]).await;
+    let outbound = caller.addr("outbound");
+    until("both instances are asked", Duration::from_secs(30), || async {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..6 {
+            seen.insert(http_client::get(outbound, "orders", "/x").await?.body);
+        }
+        if seen.len() == 2 { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+
+    let endpoint = server.grpc().to_string();
+    let look = |args: &[&str]| {
+        let mut all = vec!["tap".to_owned()];
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        all.extend(["--endpoints".to_owned(), endpoint.clone()]);
+        tokio::spawn(async move { run(&all.iter().map(String::as_str).collect::<Vec<_>>()).await })
+    };
+    let called = look(&["orders", "--path", "/seen", "--limit", "12"]);
+    let calls = look(&["web", "--direction", "outbound", "--path", "/seen", "--limit", "2", "-o", "json"]);
+    until("the requests were seen", Duration::from_secs(20), || async {
+        http_client::get(outbound, "orders", "/seen").await?;
+        if called.is_finished() && calls.is_finished() { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    let called = called.await.expect("it runs to its end");
+    assert_eq!((called.code, called.stdout.lines().count()), (0, 12), "{called:?}");
+    for part in ["one-", "two-", " inbound GET orders /seen → 200 in "] {
+        assert!(called.stdout.contains(part), "{part} not in {called:?}");
+    }
+    let calls = calls.await.expect("it runs to its end");
+    let line: serde_json::Value =
+        serde_json::from_str(calls.stdout.lines().next().unwrap_or_default()).expect("JSON");
+    assert_eq!((&line["direction"], &line["service"]), (&"outbound".into(), &"orders".into()), "{calls:?}");
+    assert!(line["instance"].as_str().is_some_and(|id| id.starts_with("web-")), "{line}");
+
+    // Where instances have no sidecar, callers' sidecars are where requests pass.
+    let legacy =
+        mesh.register(server, "legacy", "l-1", "127.0.0.1:9".parse().expect("an address"), "60s").await;
+    assert_eq!(legacy.status, http::StatusCode::OK);
+    let told = mesh.cli(server, &["tap", "legacy", "--status", "9xx"]).await;
+    assert!(told.stderr.contains("not seen: l-1 has no sidecar"), "{told:?}");
+    assert!(told.stderr.contains("at the sidecar of this machine alone"), "{told:?}");
 }

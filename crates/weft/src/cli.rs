@@ -54,7 +54,7 @@ Look:
   endpoints     Where a service is: address, health, source, owner, age
   members       Who is in the gossip pool
   explain       What would become of a request from one service to another, and why
-  tap           Requests that pass a sidecar, as they end
+  tap           Requests that come to a service, as they end
   status        The control plane: leader, servers, revisions, proxies
   token         Log in and print a token, for programs that register over HTTP
 

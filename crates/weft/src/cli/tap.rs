@@ -4,23 +4,27 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
 
-use super::Output;
-use super::admin::Sidecar;
+use super::admin::{Admin, Sidecar};
+use super::{Connection, Output, sidecars};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Requests that pass a sidecar, each as it ends
+/// Requests that pass sidecars, each as it ends
 ///
-/// All conditions must hold. Nothing is noted while nobody looks on, and traffic never waits for whoever does: what
-/// comes too fast is left out, and that is said. Ends with Ctrl-C, or after --limit requests.
+/// With a service, at the sidecars of all its instances that can be asked: the requests that come to it, or with
+/// --direction outbound those that it makes. Without one, or with --admin, at one sidecar. All conditions must hold. Nothing is
+/// noted while nobody looks on, and traffic never waits for whoever does: what comes too fast is left out, and that is
+/// said. Ends with Ctrl-C, or after --limit requests.
 ///
 /// Example: weft tap orders --status 5xx --min-ms 100
 #[derive(Debug, Args)]
 pub(crate) struct Tap {
-    /// Only requests to this service; default: all
+    /// Only requests to this service; default: all that pass the sidecar
     service: Option<String>,
     /// Only calls of the local app (outbound), or calls to it (inbound)
     #[arg(long, value_name = "outbound|inbound")]
@@ -44,36 +48,125 @@ pub(crate) struct Tap {
     #[arg(long, value_name = "MILLISECONDS")]
     min_ms: Option<u64>,
     /// End after so many requests; default: go on
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     #[command(flatten)]
     sidecar: Sidecar,
     #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
     output: Output,
 }
 
+type Query = Vec<(&'static str, String)>;
+
 impl Tap {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
-        let mut query: Vec<(&str, String)> = Vec::new();
+        let found = match (&self.service, self.sidecar.named()) {
+            (Some(service), None) => self.found(service).await,
+            _ => Vec::new(),
+        };
+        let mut sources = Vec::new();
+        let several = found.len() > 1;
+        if found.is_empty() {
+            let query = self.query(self.service.clone(), self.direction.clone());
+            sources.push(lines(None, self.sidecar.beside(), &query).await?);
+        } else {
+            let outbound = self.direction.as_deref() == Some("outbound");
+            let direction = self.direction.clone().unwrap_or_else(|| "inbound".to_owned());
+            // What its app calls is of other services.
+            let query = self.query(self.service.clone().filter(|_| !outbound), Some(direction));
+            for (id, admin) in found {
+                match lines(Some(id), admin, &query).await {
+                    Ok(source) => sources.push(source),
+                    Err(why) if several => eprintln!("not seen: {why}"),
+                    Err(why) => return Err(why),
+                }
+            }
+        }
+        if sources.is_empty() {
+            return Err(Failure::new("none of the sidecars answers"));
+        }
+        let mut all = stream::select_all(sources);
+        let mut left = self.limit.unwrap_or(u64::MAX);
+        while left > 0
+            && let Some((id, line)) = all.next().await
+        {
+            output::print(match self.output.output {
+                Format::Json => format!("{}\n", named(id.as_deref(), line)),
+                Format::Table if several => {
+                    format!("{} {}\n", id.as_deref().unwrap_or_default(), row(&line))
+                }
+                Format::Table => format!("{}\n", row(&line)),
+            });
+            left -= 1;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The sidecars of a service's instances, with the names of these. What cannot be seen is said.
+    async fn found(&self, service: &str) -> Vec<(String, Admin)> {
+        let known = match self.connection.client() {
+            Ok(client) => sidecars::of(&client, service).await,
+            Err(why) => Err(why),
+        };
+        let mut found = Vec::new();
+        match known {
+            Ok(instances) => {
+                for instance in instances {
+                    match instance.sidecar {
+                        Ok(admin) => found.push((instance.id, admin)),
+                        Err(why) => eprintln!("not seen: {why}"),
+                    }
+                }
+            }
+            Err(why) => eprintln!("the sidecars of {service} are not known: {why}"),
+        }
+        if found.is_empty() {
+            eprintln!("looking on at the sidecar of this machine alone");
+        }
+        found
+    }
+
+    fn query(&self, service: Option<String>, direction: Option<String>) -> Query {
+        let mut query = Query::new();
         let mut put =
             |key: &'static str, value: Option<String>| query.extend(value.map(|value| (key, value)));
-        put("service", self.service);
-        put("direction", self.direction);
-        put("method", self.method);
-        put("path", self.path);
-        put("status", self.status);
-        put("flag", self.flag);
+        put("service", service);
+        put("direction", direction);
+        put("method", self.method.clone());
+        put("path", self.path.clone());
+        put("status", self.status.clone());
+        put("flag", self.flag.clone());
         put("client", self.client.map(|ip| ip.to_string()));
         put("min-ms", self.min_ms.map(|ms| ms.to_string()));
         put("limit", self.limit.map(|n| n.to_string()));
-        let mut lines = self.sidecar.beside().get("/tap", &query).await?.lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            output::print(match self.output.output {
-                Format::Json => format!("{line}\n"),
-                Format::Table => format!("{}\n", row(&line)),
-            });
+        query
+    }
+}
+
+/// What a sidecar tells, line by line, each with the name of the instance.
+async fn lines(
+    id: Option<String>,
+    admin: Admin,
+    query: &Query,
+) -> Result<BoxStream<'static, (Option<String>, String)>, Failure> {
+    let lines = admin.get("/tap", query).await?.lines();
+    let told = stream::unfold((id, lines), async |(id, mut lines)| match lines.next_line().await {
+        Ok(Some(line)) => Some(((id.clone(), line), (id, lines))),
+        _ => None,
+    });
+    Ok(told.boxed())
+}
+
+/// The line with the instance at whose sidecar it was seen.
+fn named(id: Option<&str>, line: String) -> String {
+    match (id, serde_json::from_str::<Value>(&line)) {
+        (Some(id), Ok(Value::Object(mut entry))) => {
+            entry.insert("instance".to_owned(), id.into());
+            Value::Object(entry).to_string()
         }
-        Ok(ExitCode::SUCCESS)
+        _ => line,
     }
 }
 
@@ -121,5 +214,12 @@ mod tests {
         );
         assert_eq!(row(r#"{"dropped":7}"#), "(7 requests were too fast to be shown)");
         assert_eq!(row("what is this"), "what is this");
+    }
+
+    #[test]
+    fn a_line_for_programs_names_the_instance_at_which_it_was_seen() {
+        let named = |id, line: &str| named(id, line.to_owned());
+        assert_eq!(named(None, "{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(named(Some("o-1"), "{\"a\":1}"), "{\"a\":1,\"instance\":\"o-1\"}");
     }
 }
