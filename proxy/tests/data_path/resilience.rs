@@ -1,5 +1,7 @@
 //! Limits, budgets and deadlines over real sockets.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
@@ -158,16 +160,17 @@ async fn requests_beyond_a_rate_are_answered_429_by_all_workers_together() {
     metric(&proxy, line).await;
 }
 
-/// A service that does one thing after the other gets no more at once than keeps it busy; the rest is told at once.
+/// A service whose answers come to take four times as long gets fewer at once; what is beyond is told at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_service_bears_at_once_is_found_out() {
-    let one = std::sync::Arc::new(tokio::sync::Semaphore::new(2));
+    let slow = Arc::new(AtomicBool::new(false));
+    let is_slow = slow.clone();
     let (addr, _task) = raw_upstream(move |mut stream, _| {
-        let one = one.clone();
+        let is_slow = is_slow.clone();
         async move {
             while read_head(&mut stream).await.is_some() {
-                let _turn = one.acquire().await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                let takes = if is_slow.load(Ordering::Relaxed) { 200 } else { 50 };
+                tokio::time::sleep(Duration::from_millis(takes)).await;
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
                 if tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.is_err() {
                     return;
@@ -179,34 +182,52 @@ async fn what_a_service_bears_at_once_is_found_out() {
     let more =
         "    adaptive-concurrency: {min-requests: 1}\n    outlier-detection: {consecutive-failures: 0}\n";
     let proxy = proxy(&orders(&[addr], more)).await;
-    let outbound = proxy.outbound;
-    let clients: Vec<_> = (0..40)
-        .map(|_| {
-            tokio::spawn(async move {
-                let mut client = Client::http1(outbound).await;
-                let mut refused = 0;
-                let end = Instant::now() + Duration::from_secs(6);
-                while Instant::now() < end {
-                    let reply = client.get("orders", "/").await;
-                    if reply.status != StatusCode::OK {
-                        assert!(overflow(&reply) && reply.body.contains("adaptive-concurrency"), "{reply:?}");
-                        refused += 1;
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
+    let (outbound, stop) = (proxy.outbound, Arc::new(AtomicBool::new(false)));
+    let client = |_| {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let mut client = Client::http1(outbound).await;
+            let mut refused = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let reply = client.get("orders", "/").await;
+                if reply.status != StatusCode::OK {
+                    assert!(overflow(&reply) && reply.body.contains("adaptive-concurrency"), "{reply:?}");
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                refused
-            })
+            }
+            refused
         })
-        .collect();
+    };
+    let clients: Vec<_> = (0..20).map(client).collect();
+    let limit = async || {
+        let clusters = get(proxy.admin, "admin", "/clusters?format=json").await.body;
+        let json: serde_json::Value = serde_json::from_str(&clusters).unwrap();
+        json["outbound"][0]["adaptive_limit"].as_u64().unwrap()
+    };
+    // It begins with 32, looks with a quarter of that how long answers take without a queue, and goes on.
+    until("it is known how long answers take", async || match limit().await {
+        17..=31 | 33.. => Ok(()),
+        limit => Err(limit.to_string()),
+    })
+    .await;
+    slow.store(true, Ordering::Relaxed);
+    until("fewer are let through, for longer than a look takes", async || {
+        for _ in 0..20 {
+            match limit().await {
+                1..=12 => tokio::time::sleep(Duration::from_millis(50)).await,
+                limit => return Err(limit.to_string()),
+            }
+        }
+        Ok(())
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
     let mut refused = 0;
     for client in clients {
         refused += client.await.unwrap();
     }
-    assert!(refused > 100, "{refused}");
-    let clusters = get(proxy.admin, "admin", "/clusters?format=json").await.body;
-    let json: serde_json::Value = serde_json::from_str(&clusters).unwrap();
-    let limit = json["outbound"][0]["adaptive_limit"].as_u64().unwrap();
-    assert!((1..32).contains(&limit), "less than at first, as 40 would be taken: {limit}");
+    assert!(refused > 0);
     let metrics = get(proxy.admin, "admin", "/metrics").await.body;
     assert!(metrics.contains("service=\"orders\",kind=\"adaptive\"}"), "{metrics}");
 }
