@@ -1,9 +1,11 @@
 //! Header fields that are for one hop only, and those that proxies add (RFC 9110 §7.6).
 
+use std::net::IpAddr;
+
 use http::Version;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use smallvec::SmallVec;
 
@@ -118,23 +120,48 @@ pub(crate) fn append_via(headers: &mut HeaderMap, received: Version) {
 /// Appends who sent the request and how. What came before stays, as one list however many fields it had: it is from
 /// other hops, and an app that looks at one field must see all of them.
 pub(crate) fn append_forwarded(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool) {
-    match headers.entry(X_FORWARDED_FOR) {
-        Entry::Vacant(vacant) => drop(vacant.insert(peer.clone())),
+    append_to_list(headers, X_FORWARDED_FOR, peer);
+    if let Entry::Vacant(vacant) = headers.entry(X_FORWARDED_PROTO) {
+        vacant.insert(HeaderValue::from_static(if tls { "https" } else { "http" }));
+    }
+}
+
+/// The same in `forwarded` (RFC 7239 §4), for those who carry it: one that ends before the last hop would say that the hop
+/// before was the last. Without `by`: nobody asks for this proxy's address.
+pub(crate) fn append_to_forwarded(head: &mut http::request::Parts, peer: IpAddr, tls: bool) {
+    if !head.headers.contains_key(FORWARDED) {
+        return;
+    }
+    let mut element = match peer {
+        IpAddr::V4(ip) => format!("for={ip}"),
+        IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+    };
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let host = authority.or_else(|| head.headers.get(HOST).and_then(|host| host.to_str().ok()));
+    if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+        element.extend([";host=\"", host, "\""]);
+    }
+    element.push_str(if tls { ";proto=https" } else { ";proto=http" });
+    if let Ok(element) = HeaderValue::try_from(element) {
+        append_to_list(&mut head.headers, FORWARDED, &element);
+    }
+}
+
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(vacant) => drop(vacant.insert(element.clone())),
         Entry::Occupied(mut known) => {
             let mut list = Vec::new();
             for known in known.iter().filter(|v| !v.is_empty()) {
                 list.extend_from_slice(known.as_bytes());
                 list.extend_from_slice(b", ");
             }
-            list.extend_from_slice(peer.as_bytes());
-            // Addresses and what was a header value before make a header value.
+            list.extend_from_slice(element.as_bytes());
+            // What was header values before makes a header value.
             if let Ok(value) = HeaderValue::from_bytes(&list) {
                 known.insert(value);
             }
         }
-    }
-    if let Entry::Vacant(vacant) = headers.entry(X_FORWARDED_PROTO) {
-        vacant.insert(HeaderValue::from_static(if tls { "https" } else { "http" }));
     }
 }
 
@@ -204,6 +231,29 @@ mod tests {
         assert_eq!(hops(&headers), 2);
         append_via(&mut headers, Version::HTTP_2);
         assert_eq!(headers.get_all(VIA).iter().count(), 3);
+    }
+
+    #[test]
+    fn forwarded_is_continued_by_this_hop_and_never_begun() {
+        let head = |uri: &str, fields: &[(&str, &str)]| {
+            let (mut head, ()) = http::Request::get(uri).body(()).unwrap().into_parts();
+            head.headers = map(fields);
+            head
+        };
+        let mut one = head("/", &[("host", "a.example:80"), ("forwarded", "for=10.9.9.9;proto=https")]);
+        append_to_forwarded(&mut one, [10, 0, 0, 2].into(), false);
+        let ours = "for=10.0.0.2;host=\"a.example:80\";proto=http";
+        assert_eq!(one.headers[FORWARDED], format!("for=10.9.9.9;proto=https, {ours}"));
+        let mut two = head("http://b.example/", &[("forwarded", "for=a"), ("forwarded", "for=b")]);
+        append_to_forwarded(&mut two, "2001:db8::1".parse().unwrap(), true);
+        let all: Vec<_> = two.headers.get_all(FORWARDED).iter().collect();
+        assert_eq!(all, ["for=a, for=b, for=\"[2001:db8::1]\";host=\"b.example\";proto=https"]);
+        let mut quoted = head("/", &[("host", "a\";for=b"), ("forwarded", "for=a")]);
+        append_to_forwarded(&mut quoted, [10, 0, 0, 2].into(), false);
+        assert_eq!(quoted.headers[FORWARDED], "for=a, for=10.0.0.2;proto=http");
+        let mut none = head("/", &[("host", "a")]);
+        append_to_forwarded(&mut none, [10, 0, 0, 2].into(), false);
+        assert!(!none.headers.contains_key(FORWARDED));
     }
 
     #[test]

@@ -197,6 +197,9 @@ pub(super) fn prepare(
     }
     if ctx.forwarding.appends(client) {
         headers::append_forwarded(&mut head.headers, connection.peer_value(), connection.is_tls());
+        if present.any(Present::FORWARDED) {
+            headers::append_to_forwarded(head, client, connection.is_tls());
+        }
     }
     Ok(takes_trailers)
 }

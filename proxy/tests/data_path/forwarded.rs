@@ -39,6 +39,9 @@ async fn a_listener_believes_only_proxies_of_trusted_networks() {
         for (name, value) in LIES {
             assert_eq!(seen.contains(value), believed, "{name} in {seen}");
         }
+        let continued = "forwarded: for=10.9.9.9, for=127.0.0.1;host=\"orders\";proto=http\n";
+        assert_eq!(seen.contains(continued), believed, "{seen}");
+        assert_eq!(seen.contains("\nforwarded: "), believed, "never begun: {seen}");
         assert!(seen.contains("127.0.0.1\n"), "this hop is appended: {seen}");
     }
 }
