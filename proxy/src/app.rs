@@ -5,6 +5,7 @@
 
 mod running;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -148,8 +149,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let mut sockets = Sockets::bind(&config, &mut inherited)?;
     let certificates = Arc::new(Certificates::default());
     let unusable = |why| StartError::Tls { what: "inbound", why };
-    let tls = config.inbound_tls.as_ref().map(|files| DoorTls::terminate("inbound", files, &certificates));
+    let tls = config.inbound_tls.as_ref().map(|port| DoorTls::terminate("inbound", port, &certificates));
     let tls = tls.transpose().map_err(unusable)?;
+    let listeners = listeners_tls(&config, &certificates)?;
     let mesh = config.mesh.as_ref().map(|files| MeshTls::load(files, &certificates));
     let mesh = mesh.transpose().map_err(|why| StartError::Tls { what: "mesh", why })?.map(Arc::new);
     let proxy_tls = ProxyTls { certificates, mesh, ..ProxyTls::default() };
@@ -244,7 +246,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let memory = Arc::new(AtomicU32::new(0));
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers, &memory));
     let tls = proxy_tls.mesh.as_deref().map(DoorTls::peers).or(tls);
-    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, tls, shared, &phases)?;
+    let workers =
+        start_workers(&config, &mut sockets, want.as_ref(), meshes, (tls, &listeners), shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)
@@ -372,12 +375,30 @@ fn descriptors(
     Ok(all)
 }
 
+/// TLS on listeners of the file, by name.
+fn listeners_tls(
+    config: &ProxyConfig,
+    certificates: &Certificates,
+) -> Result<HashMap<String, DoorTls>, StartError> {
+    let mut all = HashMap::new();
+    for listener in config.static_config.iter().flat_map(|file| &file.listeners) {
+        let port = listener.tls.as_ref().map(|tls| tls.port()).transpose();
+        let what = format!("listener {}", listener.name);
+        let door =
+            port.and_then(|port| port.map(|port| DoorTls::terminate(&what, &port, certificates)).transpose());
+        let door = door
+            .map_err(|why| StartError::Tls { what: "listener", why: format!("{}: {why}", listener.name) })?;
+        all.extend(door.map(|door| (listener.name.clone(), door)));
+    }
+    Ok(all)
+}
+
 fn start_workers(
     config: &ProxyConfig,
     sockets: &mut Sockets<'_>,
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
-    tls: Option<DoorTls>,
+    (tls, listeners): (Option<DoorTls>, &HashMap<String, DoorTls>),
     (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<Vec<Worker>, StartError> {
@@ -392,13 +413,21 @@ fn start_workers(
         None => Forwarding::Peers(trusted),
     };
     let door = |Handle { socket, entry, from }: Handle| match from {
-        Origin::App { to, trusted } => DoorConfig {
+        Origin::App { to } => DoorConfig {
             socket,
             entry,
-            forwarding: trusted.map_or(Forwarding::App, Forwarding::Boundary),
+            forwarding: Forwarding::App,
             side: Side::Outbound { want: want.cloned(), to },
             mesh: outbound.clone(),
             tls: None,
+        },
+        Origin::Listener { name, trusted } => DoorConfig {
+            socket,
+            entry,
+            forwarding: Forwarding::Boundary(trusted),
+            side: Side::Outbound { want: want.cloned(), to: None },
+            mesh: outbound.clone(),
+            tls: listeners.get(&name).cloned(),
         },
         Origin::Peers { to: Some(service) } => DoorConfig {
             socket,

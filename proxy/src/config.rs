@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use weft_core::tls::Trust;
+use weft_core::tls::{ClientCerts, Identity, Trust};
 use weft_xds_proto::resource::cluster::RateLimit;
+use weft_xds_proto::resource::cluster::tls::TlsVersion;
 use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::{ADMIN_LABEL, SIDECAR_LABEL};
@@ -18,9 +19,11 @@ use crate::telemetry::trace::TraceConfig;
 use crate::tls::mesh::{MeshFiles, SPIFFE_LABEL};
 
 pub mod declared;
+pub mod listener_tls;
 pub mod static_config;
 
 pub use declared::{BoundListener, Declared, DeclaredTcp, ListenAt, Takes};
+pub use listener_tls::ListenerTls;
 pub use static_config::{ListenerEntry, RouteEntry, StaticCluster, StaticConfig, StaticEndpoint};
 
 /// Everything a proxy needs to start. Addresses with port 0 mean any free port.
@@ -58,7 +61,7 @@ pub struct ProxyConfig {
     /// Where peers connect to local services that speak no HTTP, one port each: `Takes::Tcp` at `ListenAt::Tcp`.
     pub inbound_tcp: Vec<Declared>,
     /// Terminates TLS on `inbound`; plaintext without.
-    pub inbound_tls: Option<TlsFiles>,
+    pub inbound_tls: Option<PortTls>,
     /// Identity among sidecars: TLS with others that have one. Plaintext without.
     pub mesh: Option<MeshFiles>,
     /// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
@@ -95,13 +98,26 @@ pub const WORKERS_MAX: usize = 256;
 /// supervisors kill.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 
-/// PEM files of a TLS server.
+/// TLS on a port for any client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate chain, leaf first.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
+pub struct PortTls {
+    /// A client is shown the one for the name that it asks for, or else the first.
+    pub certificates: Vec<Identity>,
+    /// What clients have to show.
+    pub clients: ClientCerts,
+    /// No older version is spoken.
+    pub min_version: TlsVersion,
+}
+
+impl PortTls {
+    /// One certificate, for clients that show none.
+    pub fn new(certificate: Identity) -> Self {
+        Self {
+            certificates: vec![certificate],
+            clients: ClientCerts::Unasked,
+            min_version: TlsVersion::default(),
+        }
+    }
 }
 
 /// A service beside this sidecar.
@@ -354,7 +370,7 @@ mod tests {
         config.workers = 0;
         config.outbound = None;
         config.join = vec!["127.0.0.1:1".to_owned()];
-        config.inbound_tls = Some(TlsFiles { cert: "c".into(), key: "k".into() });
+        config.inbound_tls = Some(PortTls::new(Identity { cert: "c".into(), key: "k".into() }));
         let service = |name: &str| LocalService {
             rate_limit: None,
             name: name.to_owned(),

@@ -23,8 +23,10 @@ use crate::listener::unix::{self, SocketFile};
 /// From which side connections come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The local app, for one service or for all; or anybody, and whom of them to trust.
-    App { to: Option<String>, trusted: Option<Arc<[Network]>> },
+    /// The local app, for one service or for all.
+    App { to: Option<String> },
+    /// Anybody, by the listener of that name in the file; and whom of them to trust.
+    Listener { name: String, trusted: Arc<[Network]> },
     /// Peers, for the local service of that name or for all of them.
     Peers { to: Option<String> },
 }
@@ -85,7 +87,7 @@ impl<'a> Sockets<'a> {
         let workers = config.workers;
         let outgoing: Arc<Outgoing> = Arc::default();
         if let Some(addr) = config.outbound {
-            let app = Origin::App { to: None, trusted: None };
+            let app = Origin::App { to: None };
             all.addrs.outbound = Some(all.tcp("outbound", addr, workers, Entry::http(), app)?);
         }
         if let Some(addr) = config.inbound {
@@ -96,15 +98,15 @@ impl<'a> Sockets<'a> {
             config.static_config.iter().flat_map(|s| s.listener_addresses())
         {
             let entry = Entry { accept_proxy: networks.into(), ..Entry::http() };
-            let app = Origin::App { to: None, trusted: Some(trusted.into()) };
-            let addr = all.tcp(&format!("listener {name}"), addr, workers, entry, app)?;
+            let anybody = Origin::Listener { name: name.clone(), trusted: trusted.into() };
+            let addr = all.tcp(&format!("listener {name}"), addr, workers, entry, anybody)?;
             all.addrs.outbound.get_or_insert(addr);
             all.addrs.listeners.push((name, addr));
         }
         for addr in &config.captures {
             let takes = accept::Takes::Captured(outgoing.clone());
             let entry = Entry { takes, ..Entry::http() };
-            let addr = all.tcp("capture", *addr, workers, entry, Origin::App { to: None, trusted: None })?;
+            let addr = all.tcp("capture", *addr, workers, entry, Origin::App { to: None })?;
             all.addrs.captures.push(addr);
         }
         for one in &config.upstreams {
@@ -135,7 +137,7 @@ impl<'a> Sockets<'a> {
             Takes::Tls { .. } => None,
         };
         let what = format!("{what} of {}", one.service());
-        let from = Origin::App { to, trusted: None };
+        let from = Origin::App { to };
         match &one.at {
             ListenAt::Tcp(addr) => {
                 let addr = self.tcp(&what, *addr, workers, entry(one), from)?;

@@ -9,6 +9,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 
 mod about;
 mod both_ways;
+mod by_sni;
 mod dial;
 mod named;
 pub mod spiffe;
@@ -16,6 +17,7 @@ pub mod spiffe;
 pub use about::About;
 pub use both_ways::{
     ClientCerts, Identity, client_config_showing, explain, is_for_name, server_config_asking,
+    server_config_choosing,
 };
 pub use dial::{Dialling, Trust};
 pub use named::{Accept, client_verifier, server_verifier, uris};
@@ -67,6 +69,9 @@ pub enum TlsError {
         /// From the parser.
         reason: rustls::Error,
     },
+    /// Nothing to be shown to clients.
+    #[error("no certificate is named; at least one is needed")]
+    NoIdentity,
     /// The key does not belong to the certificate.
     #[error("private key in {key} does not match the certificate in {cert}", key = key.display(), cert = cert.display())]
     KeyMismatch {

@@ -34,7 +34,10 @@ pub(super) fn json(state: &AdminState) -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "outbound": optional(addrs.outbound),
             "inbound": optional(addrs.inbound),
-            "inbound_tls": config.inbound_tls.as_ref().map(|t| json!({ "cert": t.cert, "key": t.key })),
+            "inbound_tls": config.inbound_tls.as_ref().map(|tls| {
+                let pairs = tls.certificates.iter();
+                pairs.map(|pair| json!({ "cert": pair.cert, "key": pair.key })).collect::<Vec<_>>()
+            }),
             "admin": addrs.admin.to_string(),
             "gossip": optional(addrs.gossip),
             "listeners": addrs.listeners.iter().map(|(n, a)| json!({ "name": n, "address": a.to_string() })).collect::<Vec<_>>(),

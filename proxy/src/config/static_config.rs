@@ -6,6 +6,7 @@
 //!     address: 127.0.0.1:8080
 //!     accept-proxy: [10.0.0.0/8]   # load balancers that speak the PROXY protocol; leave it out for none
 //!     trusted-proxies: [10.0.0.0/8]   # proxies whose x-forwarded-for is believed; leave it out for none
+//!     tls: {certificates: [{certificate-file: /etc/tls/shop.pem, key-file: /etc/tls/shop.key}]}   # see `listener_tls`
 //! routes:
 //!   - host: shop.example       # exact, without port; leave it out for any host
 //!     path-prefix: /orders     # whole segments; leave it out for any path
@@ -39,6 +40,7 @@ use weft_meshconfig::{Document, MeshConfig, Problem};
 use weft_xds_proto::resource::cluster::{Cluster, ClusterTls, Protocol};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource};
 
+use super::listener_tls::ListenerTls;
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
 use crate::listener::proxy_protocol::Network;
@@ -73,6 +75,9 @@ pub struct ListenerEntry {
     /// Networks of proxies that are believed what they say of earlier hops (`x-forwarded-for` and the like).
     #[serde(default)]
     pub trusted_proxies: Vec<String>,
+    /// TLS for clients; plaintext without it.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
 }
 
 impl ListenerEntry {
@@ -154,6 +159,9 @@ impl StaticConfig {
             }
             if let Err(why) = listener.networks() {
                 problems.push(format!("listener {:?}: accept-proxy: {why}", listener.name));
+            }
+            if let Some(Err(why)) = listener.tls.as_ref().map(ListenerTls::port) {
+                problems.push(format!("listener {:?}: tls: {why}", listener.name));
             }
             if let Err(why) = listener.trusted() {
                 problems.push(format!("listener {:?}: trusted-proxies: {why}", listener.name));

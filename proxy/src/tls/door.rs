@@ -1,16 +1,17 @@
 //! TLS on a port of this proxy.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use weft_core::tls::spiffe::SpiffeId;
-use weft_core::tls::{self, About};
+use weft_core::tls::{self, About, ClientCerts};
+use weft_xds_proto::resource::cluster::tls::TlsVersion;
 
 use super::live::{Certificates, Live, Shown};
 use super::mesh::{MeshMode, MeshTls};
-use crate::config::TlsFiles;
+use crate::config::PortTls;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -23,19 +24,22 @@ pub(crate) struct DoorTls {
 }
 
 impl DoorTls {
-    /// With a certificate, for any client.
+    /// With certificates, for any client.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn terminate(what: &str, files: &TlsFiles, certificates: &Certificates) -> Result<Self, String> {
-        let (cert, key): (PathBuf, PathBuf) = (files.cert.clone(), files.key.clone());
-        let all = vec![cert.clone(), key.clone()];
-        let live = certificates.live(what.to_owned(), all, Vec::new(), move |_| {
-            let config = server_config(&cert, &key).map_err(|error| error.to_string())?;
-            let about = tls::certificates(&cert).unwrap_or_default();
-            let source = cert.display().to_string();
-            let shown = about.iter().filter_map(About::of);
-            let shown = shown.map(|about| Shown { role: "certificate", source: source.clone(), about });
+    pub fn terminate(what: &str, port: &PortTls, certificates: &Certificates) -> Result<Self, String> {
+        let ca = match &port.clients {
+            ClientCerts::Unasked => None,
+            ClientCerts::Asked(ca) | ClientCerts::Required(ca) => Some(ca.clone()),
+        };
+        let pairs = port.certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+        let files = pairs.chain(&ca).cloned().collect();
+        let port = port.clone();
+        let live = certificates.live(what.to_owned(), files, Vec::new(), move |_| {
+            let config = server_config(&port).map_err(|error| error.to_string())?;
+            let own = port.certificates.iter().map(|pair| ("certificate", &pair.cert));
+            let shown = own.chain(ca.iter().map(|ca| ("ca", ca))).flat_map(|(role, file)| shown(role, file));
             Ok((config, shown.collect()))
         });
         let error = live.current().value.as_ref().err().cloned();
@@ -59,8 +63,23 @@ impl DoorTls {
     }
 }
 
-fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, tls::TlsError> {
-    let config = tls::server_config(cert, key, &[b"h2", b"http/1.1"])?;
+/// A file's certificates, for people.
+fn shown(role: &'static str, file: &Path) -> Vec<Shown> {
+    let source = file.display().to_string();
+    let all = tls::certificates(file).unwrap_or_default();
+    all.iter().filter_map(About::of).map(|about| Shown { role, source: source.clone(), about }).collect()
+}
+
+fn server_config(port: &PortTls) -> Result<Arc<ServerConfig>, tls::TlsError> {
+    let versions: &[&rustls::SupportedProtocolVersion] = match port.min_version {
+        TlsVersion::Tls12 => rustls::ALL_VERSIONS,
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
+    let config = tls::server_config_choosing(&port.certificates, &port.clients, versions, alpn)?;
+    if port.clients != ClientCerts::Unasked {
+        return Ok(config);
+    }
     let mut config = Arc::unwrap_or_clone(config);
     // All workers can open the tickets of each other, and nothing is kept for clients that do not come back.
     if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {

@@ -5,8 +5,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use weft_core::tls::Identity;
 use weft_proxy::app;
-use weft_proxy::config::{LocalService, ProxyConfig, TlsFiles};
+use weft_proxy::config::{LocalService, PortTls, ProxyConfig};
 use weft_xds_proto::resource::cluster::RateLimit;
 
 use crate::support::*;
@@ -122,8 +123,10 @@ async fn unusable_inbound_settings_are_clear_errors() {
     config.inbound = Some("0.0.0.0:0".parse().unwrap());
     let error = app::start(config.clone()).await.err().unwrap().to_string();
     assert!(error.contains("advertise"), "{error}");
-    config.inbound_tls =
-        Some(TlsFiles { cert: "/nonexistent/cert.pem".into(), key: "/nonexistent/key.pem".into() });
+    config.inbound_tls = Some(PortTls::new(Identity {
+        cert: "/nonexistent/cert.pem".into(),
+        key: "/nonexistent/key.pem".into(),
+    }));
     let error = app::start(config).await.err().unwrap().to_string();
     assert!(error.contains("/nonexistent/cert.pem"), "{error}");
 }
@@ -144,7 +147,7 @@ async fn tls_proxy(upstream: SocketAddr) -> (app::RunningProxy, std::path::PathB
     std::fs::write(&cert, pair.cert.pem()).unwrap();
     std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
     let mut config = inbound(&[("orders", upstream)]);
-    config.inbound_tls = Some(TlsFiles { cert: cert.clone(), key });
+    config.inbound_tls = Some(PortTls::new(Identity { cert: cert.clone(), key }));
     (app::start(config).await.unwrap(), cert, dir)
 }
 

@@ -20,6 +20,7 @@ mod hostile_upstream;
 mod http2_abuse;
 mod inbound;
 mod interim;
+mod listener_tls;
 mod mesh;
 mod mesh_tls;
 mod names;

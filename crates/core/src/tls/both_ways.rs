@@ -13,6 +13,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName};
 
+use super::by_sni::BySni;
 use super::{TlsError, certificates, install_provider, pair_error, private_key, strict_roots, system_roots};
 
 /// A certificate and its key, which may be one file.
@@ -44,9 +45,23 @@ pub fn server_config_asking(
     clients: &ClientCerts,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
+    let one = std::slice::from_ref(identity);
+    server_config_choosing(one, clients, rustls::ALL_VERSIONS, alpn)
+}
+
+/// The same with several certificates, of which a client is shown the one for the name that it asks for; the first if there is
+/// none. `versions` are those that are spoken.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn server_config_choosing(
+    identities: &[Identity],
+    clients: &ClientCerts,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
     install_provider();
-    let Identity { cert, key } = identity;
-    let builder = ServerConfig::builder();
+    let builder = ServerConfig::builder_with_protocol_versions(versions);
     let builder = match clients {
         ClientCerts::Unasked => builder.with_no_client_auth(),
         ClientCerts::Asked(ca) | ClientCerts::Required(ca) => {
@@ -61,9 +76,7 @@ pub fn server_config_asking(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder
-        .with_single_cert(certificates(cert)?, private_key(key)?)
-        .map_err(|reason| pair_error(cert, key, reason))?;
+    let mut config = builder.with_cert_resolver(Arc::new(BySni::load(identities)?));
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     if *clients != ClientCerts::Unasked {
         // A resumed session is one whose certificate is not looked at again, also if the CA has changed since.

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use weft_core::config::{parse_duration, parse_yaml};
-use weft_core::tls::{Identity, Trust};
+use weft_core::tls::{ClientCerts, Identity, Trust};
 use weft_meshconfig::document::{Located, divide, located};
 use weft_meshconfig::{Document, Problem, yaml};
+use weft_proxy::config::listener_tls::client_certs;
 use weft_proxy::config::{
-    self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
-    StaticConfig, TlsFiles,
+    self, Declared, DeclaredTcp, ListenerEntry, LocalService, PortTls, ProxyConfig, RouteEntry,
+    StaticCluster, StaticConfig,
 };
 use weft_proxy::policy::overload::Limits;
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
@@ -124,13 +125,24 @@ pub(crate) struct ProxyFlags {
     /// and --inbound-tcp, so that nobody gets around the sidecar; repeat it or separate by commas; Linux only; default: none
     #[arg(long, env = "WEFT_CAPTURE_INBOUND", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) capture_inbound: Option<Vec<SocketAddr>>,
-    /// PEM file with the certificate chain to terminate TLS with on --inbound, the leaf first; default:
-    /// none, plaintext
-    #[arg(long, env = "WEFT_INBOUND_CERT", value_name = "FILE")]
-    pub(crate) inbound_cert: Option<PathBuf>,
-    /// PEM file with the private key of --inbound-cert; default: none
-    #[arg(long, env = "WEFT_INBOUND_KEY", value_name = "FILE")]
-    pub(crate) inbound_key: Option<PathBuf>,
+    /// PEM file with the certificate chain to terminate TLS with on --inbound, the leaf first; repeat it or separate by
+    /// commas: clients are shown the one for the name that they ask for, or else the first; default: none, plaintext
+    #[arg(long, env = "WEFT_INBOUND_CERT", value_name = "FILE", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "files")]
+    pub(crate) inbound_cert: Option<Vec<PathBuf>>,
+    /// PEM file with the private key of --inbound-cert, as many and in the same order; default: none
+    #[arg(long, env = "WEFT_INBOUND_KEY", value_name = "FILE", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "files")]
+    pub(crate) inbound_key: Option<Vec<PathBuf>>,
+    /// PEM file with the CA by which clients of --inbound-cert show a certificate; default: none is asked for
+    #[arg(long, env = "WEFT_INBOUND_CLIENT_CA", value_name = "FILE")]
+    pub(crate) inbound_client_ca: Option<PathBuf>,
+    /// required, or optional: who shows none is let in; default: required with --inbound-client-ca
+    #[arg(long, env = "WEFT_INBOUND_CLIENT_CERTIFICATES", value_name = "MODE")]
+    pub(crate) inbound_client_certificates: Option<String>,
+    /// Oldest version of TLS on --inbound with --inbound-cert, 1.2 or 1.3; default: 1.2
+    #[arg(long, env = "WEFT_INBOUND_MIN_VERSION", value_name = "VERSION")]
+    pub(crate) inbound_min_version: Option<String>,
     /// PEM file with this sidecar's certificate chain, the leaf first: its only URI is a SPIFFE ID, such as
     /// spiffe://example.org/ns/shop/sa/orders. With it --inbound takes TLS from other sidecars, and instances that are
     /// advertised with such an ID are called over TLS; default: none, plaintext
@@ -222,6 +234,51 @@ pub(crate) struct ProxyFlags {
     pub(crate) documents: Option<Vec<Document>>,
 }
 
+/// One file, or a list of them.
+fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a file or a list of files")]
+    enum Files {
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    let files = Option::<Files>::deserialize(deserializer)?;
+    Ok(files.map(|files| match files {
+        Files::One(file) => vec![file],
+        Files::Several(files) => files,
+    }))
+}
+
+/// TLS of --inbound for clients that are no sidecars, if it is wanted.
+fn inbound_tls(
+    (certs, keys): (Vec<PathBuf>, Vec<PathBuf>),
+    (ca, clients): (Option<PathBuf>, Option<&str>),
+    min_version: Option<&str>,
+) -> Result<Option<PortTls>, Failure> {
+    if certs.len() != keys.len() {
+        let (certs, keys) = (certs.len(), keys.len());
+        return Err(Failure::new(format!(
+            "inbound-cert names {certs} files and inbound-key {keys}; each certificate needs its key, in the same order"
+        )));
+    }
+    let clients = client_certs(("inbound-client-ca", ca), ("inbound-client-certificates", clients));
+    let clients = clients.map_err(Failure::new)?;
+    let least =
+        config::listener_tls::min_version("inbound-min-version", min_version).map_err(Failure::new)?;
+    if certs.is_empty() {
+        let alone = [
+            ("inbound-client-ca", clients != ClientCerts::Unasked),
+            ("inbound-min-version", min_version.is_some()),
+        ];
+        return match alone.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(Failure::new(format!("{flag} needs inbound-cert and inbound-key"))),
+            None => Ok(None),
+        };
+    }
+    let certificates = certs.into_iter().zip(keys).map(|(cert, key)| Identity { cert, key }).collect();
+    Ok(Some(PortTls { certificates, clients, min_version: least }))
+}
+
 impl ProxyFlags {
     /// Puts the file, if one is named, under flags and variables.
     pub(crate) fn layered(self) -> Result<Self, Failure> {
@@ -236,7 +293,8 @@ impl ProxyFlags {
         layer!(self, file;
             name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, capture, upstream,
             inbound,
-            inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, mesh_cert, mesh_key,
+            inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, inbound_client_ca,
+            inbound_client_certificates, inbound_min_version, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
@@ -262,12 +320,11 @@ impl ProxyFlags {
         let outbound =
             self.outbound.unwrap_or(if has_listeners { Listen::Off } else { Listen::At(OUTBOUND) });
         let inbound = self.inbound.and_then(Listen::address);
-        let inbound_tls = match (self.inbound_cert, self.inbound_key) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
-            (Some(_), None) => return Err(Failure::new("inbound-cert needs inbound-key")),
-            (None, Some(_)) => return Err(Failure::new("inbound-key needs inbound-cert")),
-        };
+        let inbound_tls = inbound_tls(
+            (self.inbound_cert.unwrap_or_default(), self.inbound_key.unwrap_or_default()),
+            (self.inbound_client_ca, self.inbound_client_certificates.as_deref()),
+            self.inbound_min_version.as_deref(),
+        )?;
         let mesh =
             mesh(self.mesh_cert, self.mesh_key, self.mesh_ca, self.mesh_crl, self.mesh_mode.as_deref())?;
         let server_trust = match (self.server_ca, self.server_cert, self.server_key) {

@@ -115,8 +115,47 @@ fn limits_of_the_proxy_itself_are_in_a_range() {
 
 #[test]
 fn a_certificate_needs_its_key() {
-    let flags = ProxyFlags { inbound_cert: Some("a.pem".into()), ..ProxyFlags::default() };
-    assert!(flags.into_config(Vec::new()).unwrap_err().to_string().contains("inbound-key"));
+    let config =
+        |certs: &[&str], keys: &[&str], ca: Option<&str>, clients: Option<&str>, min: Option<&str>| {
+            let files = |all: &[&str]| (!all.is_empty()).then(|| all.iter().map(PathBuf::from).collect());
+            let flags = ProxyFlags {
+                inbound: Some(Listen::At("127.0.0.1:0".parse().unwrap())),
+                inbound_cert: files(certs),
+                inbound_key: files(keys),
+                inbound_client_ca: ca.map(PathBuf::from),
+                inbound_client_certificates: clients.map(str::to_owned),
+                inbound_min_version: min.map(str::to_owned),
+                ..ProxyFlags::default()
+            };
+            flags.into_config(Vec::new()).map_err(|why| why.to_string())
+        };
+    let port = config(&["a", "b"], &["c", "d"], Some("ca"), Some("optional"), Some("1.3"))
+        .unwrap()
+        .inbound_tls
+        .unwrap();
+    let pair = |cert: &str, key: &str| Identity { cert: cert.into(), key: key.into() };
+    assert_eq!(port.certificates, [pair("a", "c"), pair("b", "d")]);
+    assert_eq!(port.clients, ClientCerts::Asked("ca".into()));
+    for (certs, keys, ca, clients, min, why) in [
+        (&["a"][..], &[][..], None, None, None, "inbound-cert names 1 files and inbound-key 0"),
+        (&["a", "b"], &["c"], None, None, None, "each certificate needs its key, in the same order"),
+        (&[], &[], Some("ca"), None, None, "inbound-client-ca needs inbound-cert and inbound-key"),
+        (&[], &[], None, None, Some("1.3"), "inbound-min-version needs inbound-cert and inbound-key"),
+        (&["a"], &["c"], None, Some("required"), None, "inbound-client-certificates needs inbound-client-ca"),
+        (&["a"], &["c"], Some("ca"), Some("no"), None, "allowed are required and optional"),
+        (&["a"], &["c"], None, None, Some("1.1"), "allowed are 1.2 and 1.3"),
+    ] {
+        let said = config(certs, keys, ca, clients, min).unwrap_err();
+        assert!(said.contains(why), "{why}: {said}");
+    }
+}
+
+#[test]
+fn a_file_names_one_certificate_or_several() {
+    for (yaml, expected) in [("inbound-cert: a", &["a"][..]), ("inbound-cert: [a, b]", &["a", "b"])] {
+        let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+        assert_eq!(file(yaml).inbound_cert, Some(expected), "{yaml}");
+    }
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! TLS on a listener of the proxy's file, for clients that are no sidecars.
+//!
+//! ```yaml
+//! tls:
+//!   certificates:                    # by the name that a client asks for; the first for everybody else
+//!     - {certificate-file: /etc/tls/shop.pem, key-file: /etc/tls/shop.key}
+//!   client-ca: /etc/tls/clients.pem  # clients show a certificate of it; leave it out for none
+//!   client-certificates: optional    # who shows none is let in; required if missing
+//!   min-version: "1.3"               # 1.2 if missing
+//! ```
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use weft_core::tls::{ClientCerts, Identity};
+use weft_xds_proto::resource::cluster::tls::TlsVersion;
+
+use super::PortTls;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ListenerTls {
+    /// A client is shown the one for the name that it asks for, or else the first.
+    pub certificates: Vec<CertificateFiles>,
+    /// PEM file with the CA of clients.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// `required` (default) or `optional`.
+    #[serde(default)]
+    pub client_certificates: Option<String>,
+    /// `1.2` (default) or `1.3`.
+    #[serde(default)]
+    pub min_version: Option<String>,
+}
+
+/// PEM files of one certificate.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+}
+
+impl ListenerTls {
+    /// What the port does.
+    ///
+    /// # Errors
+    /// Names the key and what is allowed.
+    pub fn port(&self) -> Result<PortTls, String> {
+        let pair = |files: &CertificateFiles| Identity {
+            cert: files.certificate_file.clone(),
+            key: files.key_file.clone(),
+        };
+        if self.certificates.is_empty() {
+            return Err("certificates: none; at least one is needed".to_owned());
+        }
+        Ok(PortTls {
+            certificates: self.certificates.iter().map(pair).collect(),
+            clients: client_certs(
+                ("client-ca", self.client_ca.clone()),
+                ("client-certificates", self.client_certificates.as_deref()),
+            )?,
+            min_version: min_version("min-version", self.min_version.as_deref())?,
+        })
+    }
+}
+
+/// Of two keys, each with its name.
+///
+/// # Errors
+/// Names the key and what is allowed.
+pub fn client_certs(
+    (ca_key, ca): (&str, Option<PathBuf>),
+    (key, mode): (&str, Option<&str>),
+) -> Result<ClientCerts, String> {
+    match (mode, ca) {
+        (None, None) => Ok(ClientCerts::Unasked),
+        (None | Some("required"), Some(ca)) => Ok(ClientCerts::Required(ca)),
+        (Some("optional"), Some(ca)) => Ok(ClientCerts::Asked(ca)),
+        (Some("required" | "optional"), None) => {
+            Err(format!("{key} needs {ca_key}, by which they are verified"))
+        }
+        (Some(other), _) => Err(format!("{key} {other:?} is unknown; allowed are required and optional")),
+    }
+}
+
+/// Of a key with its name.
+///
+/// # Errors
+/// Names the key and what is allowed.
+pub fn min_version(key: &str, text: Option<&str>) -> Result<TlsVersion, String> {
+    match text {
+        None | Some("1.2") => Ok(TlsVersion::Tls12),
+        Some("1.3") => Ok(TlsVersion::Tls13),
+        Some(other) => Err(format!("{key} {other:?} is unknown; allowed are 1.2 and 1.3")),
+    }
+}

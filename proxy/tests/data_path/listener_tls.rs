@@ -1,0 +1,137 @@
+//! TLS on listeners of the proxy's file, for clients that are no sidecars.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use weft_core::tls::{About, Identity, client_config_showing};
+
+use crate::pki::Ca;
+use crate::support::*;
+
+const HTTP1: &[&[u8]] = &[b"http/1.1"];
+
+/// What a client sees of a listener: the serial number of the certificate, and the answer.
+async fn ask(addr: SocketAddr, name: &str, config: Arc<ClientConfig>) -> Result<(String, Reply), String> {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let shown = About::of(&stream.get_ref().1.peer_certificates().unwrap()[0]).unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let mut client = Client::Http1(sender);
+    let request = client.request(Method::GET, "orders", "/request", empty());
+    let answer = client.call(request).await.map_err(|e| e.to_string())?;
+    Ok((shown.serial, answer))
+}
+
+async fn listener(upstream: SocketAddr, tls: &str) -> (Proxy, SocketAddr) {
+    let yaml = format!(
+        "listeners: [{{name: web, address: \"127.0.0.1:0\", tls: {tls}}}]\n{}",
+        orders(&[upstream], "")
+    );
+    let mut config = config(&yaml);
+    config.outbound = None;
+    let proxy = start(config).await;
+    let addr = proxy.running.addrs().listeners[0].1;
+    (proxy, addr)
+}
+
+fn pair(Identity { cert, key }: &Identity) -> String {
+    format!("{{certificate-file: {}, key-file: {}}}", cert.display(), key.display())
+}
+
+fn trusting(ca: &Ca, identity: Option<&Identity>) -> Arc<ClientConfig> {
+    client_config_showing(Some(&ca.file()), identity, HTTP1).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_shown_the_certificate_for_the_name_that_it_asks_for_and_its_successor() {
+    let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
+    let first = ca.issue_numbered("first", "a.example", 1);
+    let star = ca.issue_numbered("star", "*.shop.example", 2);
+    let (proxy, addr) =
+        listener(app.addr, &format!("{{certificates: [{}, {}]}}", pair(&first), pair(&star))).await;
+    for (name, expected) in [("a.example", "01"), ("one.shop.example", "02"), ("two.shop.example", "02")] {
+        let (serial, answer) = ask(addr, name, trusting(&ca, None)).await.unwrap();
+        assert_eq!((serial.as_str(), answer.status), (expected, StatusCode::OK), "{name}");
+        assert!(answer.body.contains("x-forwarded-proto: https"), "{}", answer.body);
+    }
+    for name in ["other.example", "a.b.shop.example"] {
+        let why = ask(addr, name, trusting(&ca, None)).await.unwrap_err();
+        assert!(why.contains("not valid for name"), "{name} gets the first: {why}");
+    }
+    assert!(!raw(addr, b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await.starts_with("HTTP"), "plaintext");
+
+    let certs = get(proxy.admin, "admin", "/certs").await.body;
+    for part in ["\"used_for\": \"listener web\"", "a.example", "*.shop.example"] {
+        assert!(certs.contains(part), "{certs}");
+    }
+    ca.issue_numbered("star", "*.shop.example", 3);
+    until("the renewed certificate is shown", || async {
+        let (serial, _) = ask(addr, "one.shop.example", trusting(&ca, None)).await?;
+        if serial == "03" { Ok(()) } else { Err(serial) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_show_certificates_of_the_ca_where_that_is_wanted() {
+    let (app, ca, other) = (Upstream::start("a").await, Ca::new("one"), Ca::new("other"));
+    let own = pair(&ca.issue("server", "a.example"));
+    let (good, strange) = (ca.issue("client", "c.example"), other.issue("client", "c.example"));
+    for (mode, without) in
+        [("", false), (", client-certificates: required", false), (", client-certificates: optional", true)]
+    {
+        let tls = format!("{{certificates: [{own}], client-ca: {}{mode}}}", ca.file().display());
+        let (_proxy, addr) = listener(app.addr, &tls).await;
+        let let_in =
+            async |identity: Option<&Identity>| ask(addr, "a.example", trusting(&ca, identity)).await.is_ok();
+        assert!(let_in(Some(&good)).await, "{mode}");
+        assert_eq!(let_in(None).await, without, "{mode}");
+        assert!(!let_in(Some(&strange)).await, "{mode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_versions_than_the_least_one_are_refused() {
+    let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
+    let own = pair(&ca.issue("server", "a.example"));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(weft_core::tls::certificates(&ca.file()).unwrap().remove(0)).unwrap();
+    let old = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12]);
+    let old = Arc::new(old.with_root_certificates(roots).with_no_client_auth());
+    for (min, taken) in [("", true), (", min-version: \"1.2\"", true), (", min-version: \"1.3\"", false)] {
+        let (_proxy, addr) = listener(app.addr, &format!("{{certificates: [{own}]{min}}}")).await;
+        assert_eq!(ask(addr, "a.example", old.clone()).await.is_ok(), taken, "{min}");
+        assert!(ask(addr, "a.example", trusting(&ca, None)).await.is_ok(), "{min}");
+    }
+}
+
+#[test]
+fn mistakes_in_tls_of_a_listener_are_named_with_their_keys() {
+    let one = "certificates: [{certificate-file: /a, key-file: /b}]";
+    for (tls, why) in [
+        ("certificates: []".to_owned(), "listener \"web\": tls: certificates: none; at least one is needed"),
+        (format!("{one}, client-certificates: optional"), "client-certificates needs client-ca"),
+        (format!("{one}, client-ca: /c, client-certificates: none"), "allowed are required and optional"),
+        (format!("{one}, min-version: \"1.1\""), "min-version \"1.1\" is unknown; allowed are 1.2 and 1.3"),
+    ] {
+        let yaml = format!("listeners: [{{name: web, address: \"127.0.0.1:0\", tls: {{{tls}}}}}]\n");
+        let problems = config(&yaml).static_config.unwrap().problems().join("\n");
+        assert!(problems.contains(why), "{tls}: {problems}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_whose_certificates_cannot_be_used_does_not_start() {
+    let yaml = "listeners: [{name: web, address: \"127.0.0.1:0\", tls: {certificates: [{certificate-file: /nonexistent, key-file: /b}]}}]\n";
+    let why = weft_proxy::app::start(config(yaml)).await.err().unwrap().to_string();
+    assert!(why.contains("listener TLS: web: cannot read /nonexistent"), "{why}");
+}
