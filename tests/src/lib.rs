@@ -6,6 +6,7 @@
 //! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
 //! - [`load`]: requests without a pause, none of which may fail.
 //! - [`netns`]: servers in network namespaces, over a network that loses, delays and cuts.
+//! - [`pki`]: identities of sidecars.
 //! - [`wait`]: waiting for a condition with a deadline and a reason.
 //! - [`workload`]: clients that record what they see while servers suffer.
 //! - [`history`]: what clients asked and were told, and [`checker`]: whether that was right.
@@ -19,6 +20,7 @@ pub mod http_client;
 pub mod load;
 pub mod mesh;
 pub mod netns;
+pub mod pki;
 pub mod process;
 pub mod small_disk;
 pub mod wait;

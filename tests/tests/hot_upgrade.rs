@@ -9,6 +9,7 @@ use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
 use weft_tests::load::{Connections, Load};
 use weft_tests::mesh::{Mesh, strings};
+use weft_tests::pki::{ca, identity};
 use weft_tests::process::WeftProcess;
 use weft_tests::wait::until;
 
@@ -44,14 +45,38 @@ async fn answers(caller: &WeftProcess, host: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_both_sidecars_are_replaced_again_and_again() {
     let mesh = Mesh::with_servers(1).await;
+    replaced_under_load(&mesh, &[], &[]).await;
+}
+
+/// The same with sidecars that speak TLS with each other and with nobody else: connections are made anew and sessions begin
+/// anew with each new process, and the other end must not count that against it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_two_strict_sidecars_with_identities_are_replaced() {
+    let mesh = Mesh::with_servers(1).await;
+    let ca = ca();
+    let flags = |name: &str| {
+        let folder = mesh.folder(&format!("{name}-pem"));
+        identity(&folder, &ca, &format!("spiffe://mesh.example/ns/shop/sa/{name}"))
+    };
+    let (callee, caller) = (flags("callee"), flags("caller"));
+    replaced_under_load(&mesh, &callee, &caller).await;
+}
+
+/// `callee` and `caller` are further flags of the two.
+async fn replaced_under_load(mesh: &Mesh, callee: &[String], caller: &[String]) {
+    let strict = !callee.is_empty();
     let join = mesh.servers[0].gossip().to_string();
     let upstream = FakeUpstream::start("one").await;
     let service = format!("orders={}", upstream.addr());
-    let callee_flags = flags("callee", &mesh.folder("callee"), &join, &["--service", &service]);
-    let caller_flags = flags("caller", &mesh.folder("caller"), &join, &[]);
+    let mut callee_flags = flags("callee", &mesh.folder("callee"), &join, &["--service", &service]);
+    let mut caller_flags = flags("caller", &mesh.folder("caller"), &join, &[]);
+    callee_flags.extend_from_slice(callee);
+    caller_flags.extend_from_slice(caller);
     let mut callee = WeftProcess::start("callee", &callee_flags).await;
     let mut caller = WeftProcess::start("caller", &caller_flags).await;
     answers(&caller, "orders").await;
+    let plain = http_client::get(callee.addr("inbound"), "orders", "/x").await;
+    assert_eq!(plain.is_err(), strict, "plaintext: {plain:?}");
     let members = || async { mesh.cli(&mesh.servers[0], &["members", "--output", "json"]).await.stdout };
     let before: serde_json::Value = serde_json::from_str(&members().await).expect("JSON");
     let load = Load::with(caller.addr("outbound"), "orders", &ALL);

@@ -1,51 +1,19 @@
 //! Sidecars with identities, and policies on who may call whom, from the command line to processes that obey.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use http::StatusCode;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
 use weft_tests::mesh::Mesh;
+use weft_tests::pki::{Ca, ca, identity};
 use weft_tests::process::{Finished, WeftProcess};
 use weft_tests::wait::until;
 
 const SOON: Duration = Duration::from_secs(30);
 
-fn ca() -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).expect("names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "mesh");
-    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed")
-}
-
-/// Flags of a sidecar with this SPIFFE ID.
-fn identity(folder: &Path, ca: &CertifiedIssuer<'static, KeyPair>, id: &str) -> Vec<String> {
-    std::fs::create_dir_all(folder).expect("a folder");
-    let mut params = CertificateParams::new(Vec::new()).expect("names");
-    params.subject_alt_names.push(SanType::URI(id.try_into().expect("ASCII")));
-    let key = KeyPair::generate().expect("a key");
-    let cert = params.signed_by(&key, ca).expect("signed");
-    let file = |name: &str, pem: String| {
-        std::fs::write(folder.join(name), pem).expect("written");
-        folder.join(name).display().to_string()
-    };
-    let (cert, key) = (file("cert.pem", cert.pem()), file("key.pem", key.serialize_pem()));
-    let ca = file("ca.pem", ca.pem());
-    [("--mesh-cert", cert), ("--mesh-key", key), ("--mesh-ca", ca), ("--mesh-mode", "strict".to_owned())]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .collect()
-}
-
-async fn sidecar(
-    mesh: &Mesh,
-    ca: &CertifiedIssuer<'static, KeyPair>,
-    name: &str,
-    app: SocketAddr,
-) -> WeftProcess {
+async fn sidecar(mesh: &Mesh, ca: &Ca, name: &str, app: SocketAddr) -> WeftProcess {
     let id = format!("spiffe://mesh.example/ns/shop/sa/{name}");
     let mut args = identity(&mesh.folder(&format!("{name}-pem")), ca, &id);
     args.extend(["--service".to_owned(), format!("{name}={app}")]);
