@@ -5,13 +5,12 @@
 //! so that they are back as soon as they listen again and not only when their time is over.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use weft_xds_proto::resource::cluster::CheckBy;
 
 use super::endpoint_set::{EndpointView, Status};
@@ -19,7 +18,7 @@ use super::outlier::Cause;
 use super::probe::{Link, Probe, ProbeError};
 use super::state::Cluster;
 use crate::limits::{HEALTH_CHECKS_AT_ONCE, RECOVERY_PROBE_INTERVAL};
-use crate::mesh_view::{MeshState, MeshView};
+use crate::mesh_view::MeshState;
 use crate::telemetry::metrics::Metrics;
 
 /// Share of the interval by which each wait is longer or shorter, at most.
@@ -32,7 +31,22 @@ struct Plan {
     interval: Duration,
 }
 
-type Key = (String, SocketAddr);
+/// The checks of one cluster.
+struct Checked {
+    /// As it was when they were planned.
+    cluster: Arc<Cluster>,
+    wanted: bool,
+    running: HashMap<SocketAddr, (Plan, Running)>,
+}
+
+/// A task that ends when this is dropped.
+struct Running(AbortHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// Runs until it is aborted; its tasks end with it.
 ///
@@ -42,40 +56,39 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics, beside: Vec<Stri
     let mut changes = mesh.changes();
     let at_once = Arc::new(Semaphore::new(HEALTH_CHECKS_AT_ONCE));
     let mut tasks = JoinSet::new();
-    let mut running = HashMap::<Key, (Plan, tokio::task::AbortHandle)>::new();
+    let mut all = HashMap::<String, Checked>::new();
     loop {
-        let planned = plans(&mesh.view(), &beside);
-        running.retain(|key, (plan, task)| {
-            let keep = planned.get(key) == Some(plan);
-            if !keep {
-                task.abort();
+        let view = mesh.view();
+        all.retain(|name, _| view.clusters.contains_key(name));
+        for (name, cluster) in &view.clusters {
+            let wanted = cluster.shared.is_used() || !beside.contains(name);
+            let known = all.get(name);
+            // Of thousands of clusters, one change concerns one.
+            if known.is_some_and(|c| c.wanted == wanted && Arc::ptr_eq(&c.cluster, cluster)) {
+                continue;
             }
-            keep
-        });
-        for (key, plan) in planned {
-            if let Entry::Vacant(vacant) = running.entry(key) {
-                let cluster = vacant.key().0.clone();
-                let check = check(mesh.clone(), metrics.clone(), at_once.clone(), cluster, plan.clone());
-                vacant.insert((plan, tasks.spawn(check)));
-            }
+            let mut before = all.remove(name).map(|c| c.running).unwrap_or_default();
+            let views = cluster.endpoints.endpoints().iter().filter(|_| wanted);
+            let planned = views.filter_map(|view| Some((view.endpoint.address, plan(cluster, view)?)));
+            let running = planned.map(|(addr, plan)| {
+                let same = before.remove(&addr).filter(|(last, _)| *last == plan);
+                let start = || {
+                    let (mesh, metrics, at_once) = (mesh.clone(), metrics.clone(), at_once.clone());
+                    Running(tasks.spawn(check(mesh, metrics, at_once, name.clone(), plan.clone())))
+                };
+                let task = same.map_or_else(start, |(_, task)| task);
+                (addr, (plan, task))
+            });
+            let running = running.collect();
+            all.insert(name.clone(), Checked { cluster: cluster.clone(), wanted, running });
         }
+        drop(view);
         // Those that were aborted.
         while tasks.try_join_next().is_some() {}
         if changes.changed().await.is_err() {
             return;
         }
     }
-}
-
-fn plans(view: &MeshView, beside: &[String]) -> HashMap<Key, Plan> {
-    let of = |cluster: &Arc<Cluster>| {
-        let views = cluster.endpoints.endpoints().iter();
-        let plans =
-            views.filter_map(|v| Some(((cluster.name().to_owned(), v.endpoint.address), plan(cluster, v)?)));
-        plans.collect::<Vec<_>>()
-    };
-    let wanted = |c: &&Arc<Cluster>| c.shared.is_used() || !beside.iter().any(|name| name == c.name());
-    view.clusters.values().filter(wanted).flat_map(of).collect()
 }
 
 fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
