@@ -299,8 +299,9 @@ impl Door {
         connection.speaks_http2();
         let (ctx, shared) = (self.ctx.clone(), connection.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let handled = server::handle(ctx.clone(), shared.clone(), request.map(ClientBody::Http2));
-            handled.map(Ok::<_, Infallible>)
+            // On the heap at once, as it is handed on several times.
+            let request = request.map(ClientBody::Http2);
+            Box::pin(server::handle(ctx.clone(), shared.clone(), request)).map(Ok::<_, Infallible>)
         });
         let inbox = Inbox::default();
         let serving = http2::Builder::new(inbox.clone())

@@ -20,10 +20,10 @@ type Request = Pin<Box<dyn Future<Output = ()>>>;
 #[derive(Clone, Default)]
 pub(super) struct Inbox(Rc<RefCell<Vec<Request>>>);
 
-impl<F: Future + 'static> Executor<F> for Inbox {
+impl<F: Future<Output = ()> + 'static> Executor<F> for Inbox {
     fn execute(&self, request: F) {
         // Only called from within a poll of the connection, which looks here right after.
-        self.0.borrow_mut().push(Box::pin(async move { drop(request.await) }));
+        self.0.borrow_mut().push(Box::pin(request));
     }
 }
 
