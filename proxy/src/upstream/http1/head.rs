@@ -19,9 +19,6 @@ use crate::upstream::request_body::RequestBody;
 /// one when it is complete, so that one that comes byte by byte costs no more than others.
 const LOOKED_AT_EARLY: usize = 512;
 
-/// What is added to the fields of a request on its way, usually.
-const ADDED_FIELDS: usize = 3;
-
 /// How the body of an answer is framed (RFC 9112 §6.3).
 ///
 /// # Errors
@@ -154,8 +151,7 @@ fn parse(head: &Bytes) -> Result<response::Parts, Error> {
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or(Error::Malformed("its status is out of range"))?;
     parts.version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    // The server side keeps the map for the next request, to which fields are added.
-    let mut headers = HeaderMap::with_capacity(answer.headers.len() + ADDED_FIELDS);
+    let mut headers = HeaderMap::with_capacity(answer.headers.len());
     for field in answer.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Error::Malformed("the name of a field"))?;
