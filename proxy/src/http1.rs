@@ -5,8 +5,15 @@ pub(crate) mod body;
 mod chunked;
 pub(crate) mod sending;
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
 use http::header::{HeaderName, HeaderValue};
 use memchr::memchr_iter;
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
 
 /// Where the empty line behind a head ends. A line may end without CR (RFC 9112 §2.2). Nothing before `searched` is looked
 /// at again.
@@ -22,6 +29,25 @@ pub(crate) fn head_end(input: &[u8], searched: &mut usize) -> Option<usize> {
     // What is missing may be two bytes behind an end of a line.
     *searched = input.len().saturating_sub(2);
     None
+}
+
+/// Room for one read of what is usually small.
+pub(crate) const READ_BYTES: usize = 8 * 1024;
+
+/// Room for one read of a body, once a read has filled half of the smaller one.
+pub(crate) const LARGE_READ_BYTES: usize = 64 * 1024;
+
+/// Reads more behind what was read before; 0 at the end of the stream.
+pub(crate) fn poll_read<R: AsyncRead>(
+    io: Pin<&mut R>,
+    cx: &mut Context<'_>,
+    input: &mut BytesMut,
+    room: usize,
+) -> Poll<io::Result<usize>> {
+    if input.capacity() - input.len() < room / 4 {
+        input.reserve(room);
+    }
+    poll_read_buf(io, cx, input)
 }
 
 /// Writes one field.

@@ -11,7 +11,7 @@
 //! ```
 
 pub(crate) mod body;
-mod head;
+pub(super) mod head;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -23,7 +23,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use self::body::{ClientBody, RequestStream};
 use self::head::Served;
@@ -32,13 +31,9 @@ use super::guard::{self, Guard};
 use super::refusal::Refusal;
 use crate::http::body::ResponseBody;
 use crate::http1::body::Left;
-use crate::http1::head_end;
 use crate::http1::sending::{Output, SendError, Sending};
+use crate::http1::{READ_BYTES, head_end, poll_read};
 use crate::scratch;
-
-/// Room for one read of a request's body, and once such a read was full.
-const BODY_READ_BYTES: usize = 8 * 1024;
-const LARGE_BODY_READ_BYTES: usize = 64 * 1024;
 
 /// Why a connection ended other than in order.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +65,7 @@ struct Conn<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     /// Reads more of a body; 0 at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        if self.input.capacity() - self.input.len() < room / 4 {
-            self.input.reserve(room);
-        }
-        poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input)
+        poll_read(Pin::new(&mut self.io), cx, &mut self.input, room)
     }
 
     /// The same when nothing may come for long.
@@ -116,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         if left.pass_over(&mut self.input) {
             return true;
         }
-        matches!(self.poll_read(cx, BODY_READ_BYTES), Poll::Ready(Ok(n)) if n > 0)
+        matches!(self.poll_read(cx, READ_BYTES), Poll::Ready(Ok(n)) if n > 0)
             && left.pass_over(&mut self.input)
     }
 }

@@ -23,7 +23,6 @@ use bytes::{Bytes, BytesMut};
 use futures::task::noop_waker_ref;
 use http::{Method, Request, Response, StatusCode, response};
 use tokio::io::AsyncWrite;
-use tokio_util::io::poll_read_buf;
 
 pub(crate) use answer::Answer;
 
@@ -32,11 +31,8 @@ use super::pool::Lease;
 use super::request_body::{RequestBody, RequestBodyError};
 use super::stream::UpstreamStream;
 use crate::http1::sending::{Output, SendError, Sending};
+use crate::http1::{READ_BYTES, poll_read};
 use crate::limits::{INTERIM_ANSWERS_MAX, READ_BUFFER_BYTES_MAX};
-
-/// Room for one read of an answer's head, and of its body once the first read was full.
-const READ_BYTES: usize = 8 * 1024;
-const BODY_READ_BYTES: usize = 64 * 1024;
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,10 +100,7 @@ impl Conn {
 
     /// Reads more; 0 at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        if self.input.capacity() - self.input.len() < room / 4 {
-            self.input.reserve(room);
-        }
-        poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input)
+        poll_read(Pin::new(&mut self.io), cx, &mut self.input, room)
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>, upload: &mut Upload) -> Poll<Result<(), Error>> {

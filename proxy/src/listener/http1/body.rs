@@ -11,8 +11,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{BODY_READ_BYTES, Conn, LARGE_BODY_READ_BYTES};
+use super::Conn;
 use crate::http1::body::{Framing, Left, Piece};
+use crate::http1::{LARGE_READ_BYTES, READ_BYTES};
 
 /// The body of a client's request, whatever it speaks.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source for Conn<S> {
             }
             match ready!(self.poll_read(cx, *room))? {
                 0 => return Poll::Ready(Err(ClientBodyError::Closed)),
-                n if n >= BODY_READ_BYTES / 2 => *room = LARGE_BODY_READ_BYTES,
+                n if n >= READ_BYTES / 2 => *room = LARGE_READ_BYTES,
                 _ => {}
             }
         }
@@ -102,7 +103,7 @@ impl RequestStream {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        Self { conn, left: framing.into(), expects, room: BODY_READ_BYTES, failed: false }
+        Self { conn, left: framing.into(), expects, room: READ_BYTES, failed: false }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ClientBodyError>> {

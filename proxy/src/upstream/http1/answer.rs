@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use super::{BODY_READ_BYTES, Error, READ_BYTES, Upload};
+use super::{Error, Upload};
 use crate::http1::body::{Framing, Left, Piece};
+use crate::http1::{LARGE_READ_BYTES, READ_BYTES};
 use crate::upstream::pool::Lease;
 use crate::upstream::stream::UpstreamStream;
 
@@ -108,7 +109,7 @@ impl Answer {
                     return Poll::Ready(Ok(None));
                 }
                 0 => return Poll::Ready(Err(Error::Closed)),
-                n if n >= READ_BYTES / 2 => self.room = BODY_READ_BYTES,
+                n if n >= READ_BYTES / 2 => self.room = LARGE_READ_BYTES,
                 _ => {}
             }
         }
