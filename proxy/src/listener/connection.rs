@@ -7,15 +7,14 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, response};
 
+use super::clock::Clock;
+use super::http1::head;
 use super::refusal::Refusal;
 use super::scanner::Position;
-use crate::http::headers;
-use crate::http1::write_field;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN, INTERIM_BYTES_MAX};
 use crate::tcp::far_end::FarEnd;
 use crate::tls::door::Peer;
@@ -98,7 +97,7 @@ impl Connection {
 
     /// The present time, for the field of that name.
     pub fn date(&self) -> [u8; 29] {
-        self.clock.date.get()
+        self.clock.date()
     }
 
     /// The address of the client as a field's value.
@@ -173,16 +172,11 @@ impl Connection {
 
     /// An interim answer (1xx, RFC 9110 §15.2) to the HTTP/1.1 request that has no other yet. One that is
     /// too much for a client that takes nothing is dropped.
-    pub fn inform(&self, mut head: response::Parts) {
+    pub fn inform(&self, head: response::Parts) {
         if self.is_answered(self.requests.get()) {
             return;
         }
-        headers::strip_hop_by_hop(&mut head.headers);
-        head.headers.remove(CONTENT_LENGTH);
-        let reason = head.status.canonical_reason().unwrap_or_default();
-        let mut text = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
-        head.headers.iter().for_each(|(name, value)| write_field(&mut text, name, value));
-        text.extend_from_slice(b"\r\n");
+        let mut text = head::interim(head);
         let mut interim = self.interim.borrow_mut();
         if interim.len() + text.len() <= INTERIM_BYTES_MAX {
             interim.append(&mut text);
@@ -331,39 +325,6 @@ impl Drop for InFlight {
             }
         }
     }
-}
-
-/// A worker's.
-#[derive(Debug)]
-struct Clock {
-    tick: Cell<u64>,
-    /// The time of the last one (RFC 9110 §5.6.7).
-    date: Cell<[u8; 29]>,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { tick: Cell::new(0), date: Cell::new(date()) }
-    }
-}
-
-impl Clock {
-    fn get(&self) -> u64 {
-        self.tick.get()
-    }
-
-    fn advance(&self) -> u64 {
-        self.date.set(date());
-        self.tick.set(self.tick.get() + 1);
-        self.tick.get()
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // Told to clients; nothing is decided by it.
-fn date() -> [u8; 29] {
-    let text = httpdate::fmt_http_date(SystemTime::now());
-    // It has always as many.
-    text.as_bytes().try_into().unwrap_or(*b"Thu, 01 Jan 1970 00:00:00 GMT")
 }
 
 fn ticks(limit: Duration) -> u64 {

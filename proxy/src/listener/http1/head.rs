@@ -12,7 +12,7 @@ use http_body::Body;
 use httparse::Status;
 
 use crate::http::body::ResponseBody;
-use crate::http::headers::tokens;
+use crate::http::headers::{strip_hop_by_hop, tokens};
 use crate::http::present::Present;
 use crate::http1::body::Framing;
 use crate::http1::write_field;
@@ -140,6 +140,17 @@ impl Served {
         out.extend_from_slice(b"\r\n");
         (keep, framing)
     }
+}
+
+/// An interim answer (1xx), without what is for one hop only.
+pub(in crate::listener) fn interim(mut head: response::Parts) -> Vec<u8> {
+    strip_hop_by_hop(&mut head.headers);
+    head.headers.remove(CONTENT_LENGTH);
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
+    head.headers.iter().for_each(|(name, value)| write_field(&mut out, name, value));
+    out.extend_from_slice(b"\r\n");
+    out
 }
 
 /// A head that the guard has let through. `None` if it is none all the same.
