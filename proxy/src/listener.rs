@@ -4,6 +4,7 @@
 //! hyper for HTTP/2 → [`crate::http`]. Listeners that are declared for other bytes go to [`crate::tcp`] in place of detecting.
 
 pub(crate) mod accept;
+mod clock;
 pub(crate) mod connection;
 pub(crate) mod detect;
 pub(crate) mod guard;

@@ -258,8 +258,8 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its answer; interim ones are told. With `keep` it is there to be sent again afterwards, and so is one
-    /// of which nothing was sent.
+    /// Sends a request and waits for the head of its answer; interim ones are told. With `keep` it is there to be sent
+    /// again afterwards, and so is one of which nothing was sent.
     pub async fn send(
         self,
         request: &mut Request<RequestBody>,
