@@ -85,8 +85,8 @@ pub(crate) fn complete(fields: &mut HeaderMap, protocol: &HeaderValue, rng: &mut
     }
 }
 
-/// Turns the answer 101, or 200 to a CONNECT, into that of HTTP/2. The tunnel begins once it is on its way; the worker's runtime ends what is
-/// left of it. It counts as a connection of its own: the one that its stream belongs to goes on with others.
+/// Turns the answer 101, or 200 to a CONNECT, into that of HTTP/2. The tunnel begins once it is on its way; the worker's
+/// runtime ends what is left of it. It counts as a connection of its own: the one that its stream belongs to goes on with others.
 pub(crate) fn accept(
     ctx: &Rc<Context>,
     connection: &Connection,

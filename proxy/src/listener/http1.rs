@@ -2,7 +2,7 @@
 //!
 //! Behind the [`Guard`], which passes heads on when they are whole and refuses what could be understood in two ways. The
 //! connection's task does all there is to do for it: it reads a head, serves the request, reads its body as it is asked for,
-//! and writes the answer. An idle connection holds no buffer.
+//! and writes the answer. An idle connection has no room to read into; it keeps what its last heads took.
 //!
 //! ```text
 //!   head ─▶ service, which may read the body ─▶ head and body of the answer ─┬─▶ next head
