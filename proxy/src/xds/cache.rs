@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use prost::Message;
-use weft_core::fsio::write_atomic;
+use weft_core::fsio::write_atomic_private;
 use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
 use super::subscription::Exported;
@@ -115,7 +115,7 @@ pub fn load(folder: &Path) -> Result<Option<Exported>, CacheError> {
 /// # Errors
 /// Those of the file system; the earlier cache is then still there.
 pub fn store(folder: &Path, saved: Exported) -> io::Result<()> {
-    write_atomic(&folder.join(FILE_NAME), &encode(saved))
+    write_atomic_private(&folder.join(FILE_NAME), &encode(saved))
 }
 
 #[cfg(test)]
