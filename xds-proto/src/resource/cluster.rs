@@ -20,6 +20,7 @@ mod metadata;
 mod outlier;
 mod panic;
 mod rate_limit;
+mod send_proxy;
 mod slow_start;
 mod subsets;
 mod timeouts;
@@ -32,6 +33,7 @@ pub use breaker::{CircuitBreaker, RetryLimit};
 pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessRate};
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
+pub use send_proxy::ProxyVersion;
 pub use slow_start::SlowStart;
 pub use subsets::{SubsetFallback, Subsets};
 pub use timeouts::Timeouts;
@@ -57,6 +59,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// How connections to them are protected; none: as each endpoint says.
     pub tls: Option<ClusterTls>,
+    /// Each connection to them begins with whose it is; none: nothing is said.
+    pub send_proxy: Option<ProxyVersion>,
     /// What may be under way at once.
     pub breaker: CircuitBreaker,
     /// What to do when few endpoints are usable.
@@ -87,6 +91,7 @@ impl Cluster {
             outlier_detection: OutlierDetection::default(),
             protocol: Protocol::default(),
             tls: None,
+            send_proxy: None,
             breaker: CircuitBreaker::default(),
             panic: PanicPolicy::default(),
             rate_limit: None,
@@ -176,6 +181,7 @@ impl TryFrom<pb::Cluster> for Cluster {
         let name = v.name("name")?;
         check_endpoints_come_by_eds(&v, &p)?;
         let lb_policy = balancing::decode(&v, &p)?;
+        let proxied = send_proxy::decode(&v, p.transport_socket.as_ref())?;
         Ok(Self {
             lb_policy: lb_policy.clone(),
             slow_start: slow_start::decode(&v, &p)?.filter(|_| lb_policy.takes_slow_start()),
@@ -188,7 +194,8 @@ impl TryFrom<pb::Cluster> for Cluster {
             health_check: health_check(&v, &p.health_checks)?,
             outlier_detection: outlier::decode(&v, &p)?,
             protocol: protocol(&v, &p)?,
-            tls: tls::decode(&v, &p)?,
+            tls: tls::decode(&v, &p, proxied.as_ref().map(|(_, within)| within))?,
+            send_proxy: proxied.map(|(version, _)| version),
             breaker: breaker::decode(&v, p.circuit_breakers.as_ref())?,
             panic: panic::decode(&v, p.common_lb_config.as_ref())?,
             rate_limit: rate_limit::decode(&v, p.metadata.as_ref())?,
@@ -354,7 +361,7 @@ impl From<&Cluster> for pb::Cluster {
             health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: to_metadata(c),
-            transport_socket: c.tls.as_ref().and_then(|tls| tls::encode(tls, c.protocol)),
+            transport_socket: transport_socket(c),
             common_lb_config: Some(panic::encode(c.panic, c.zone_aware)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {
@@ -363,6 +370,14 @@ impl From<&Cluster> for pb::Cluster {
             },
             ..Self::default()
         }
+    }
+}
+
+fn transport_socket(c: &Cluster) -> Option<core::TransportSocket> {
+    let tls = c.tls.as_ref().and_then(|tls| tls::encode(tls, c.protocol));
+    match c.send_proxy {
+        Some(version) => Some(send_proxy::encode(version, tls)),
+        None => tls,
     }
 }
 

@@ -132,6 +132,7 @@ prop_compose! {
         times in (prop::option::of(1u64..=3_600_000), prop::option::of(1u64..=3_600_000)),
         subsets in (prop::collection::btree_set(prop::collection::btree_set("[a-z]{1,6}", 1..3), 0..3), subset_fallback()),
         zone in prop::option::of((1u32.., any::<u32>())),
+        send_proxy in prop::option::of(prop_oneof![Just(ProxyVersion::V1), Just(ProxyVersion::V2)]),
     ) -> Cluster {
         let slow_start = slow.filter(|_| lb_policy.takes_slow_start()).map(|(window, min_weight_percent)| {
             SlowStart { window: Duration::from_secs(window), min_weight_percent }
@@ -142,7 +143,7 @@ prop_compose! {
         let millis = |t: Option<u64>| t.map(Duration::from_millis);
         let timeouts = Timeouts { request: millis(times.0), one_try: millis(times.1) };
         let subsets = Subsets { selectors: subsets.0, fallback: subsets.1 };
-        Cluster { subsets, timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, guard: None, breaker, panic }
+        Cluster { subsets, timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, send_proxy, guard: None, breaker, panic }
     }
 }
 

@@ -179,8 +179,12 @@ const CONTEXT_URL: &str = "type.googleapis.com/envoy.extensions.transport_socket
 /// Namespace in a cluster's metadata.
 const NAMESPACE: &str = "weft.tls";
 
-/// What a cluster says of TLS.
-pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<Option<ClusterTls>, InvalidResource> {
+/// What a cluster says of TLS; `within` is the transport socket that it has in another one.
+pub(super) fn decode(
+    v: &Validator<'_>,
+    p: &pb::Cluster,
+    within: Option<&core::TransportSocket>,
+) -> Result<Option<ClusterTls>, InvalidResource> {
     // What we cannot honour is refused rather than ignored: dropping TLS silently would send plain text.
     if !p.transport_socket_matches.is_empty() {
         return Err(v.error("transport_socket_matches", "set", "unset"));
@@ -188,22 +192,21 @@ pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<Option<Cluste
     if let Some(ours) = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(NAMESPACE)) {
         return mesh(v, ours).map(|names| Some(ClusterTls::Mesh(names)));
     }
-    let Some(socket) = &p.transport_socket else { return Ok(None) };
+    let at = match within {
+        None => "transport_socket.typed_config",
+        Some(_) => "transport_socket.typed_config.transport_socket.typed_config",
+    };
+    let Some(socket) = within.or(p.transport_socket.as_ref()) else { return Ok(None) };
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
-        return Err(v.error("transport_socket.typed_config", "nothing", "an UpstreamTlsContext"));
+        return Err(v.error(at, "nothing", "an UpstreamTlsContext"));
     };
     match any.type_url.as_str() {
         RAW_BUFFER_URL => return Ok(None),
         CONTEXT_URL => {}
         other => {
-            return Err(v.error(
-                "transport_socket.typed_config",
-                other,
-                "an UpstreamTlsContext or RawBuffer",
-            ));
+            return Err(v.error(at, other, "an UpstreamTlsContext or RawBuffer"));
         }
     }
-    let at = "transport_socket.typed_config";
     let context = tls::UpstreamTlsContext::decode(any.value.as_slice())
         .map_err(|e| v.error(at, format!("undecodable: {e}"), "an UpstreamTlsContext"))?;
     upstream(v, at, context).map(|tls| Some(ClusterTls::Originate(Box::new(tls))))
