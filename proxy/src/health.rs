@@ -191,6 +191,7 @@ fn probe(service: &LocalService) -> Probe {
         host: service.name.clone(),
         protocol: labels::protocol([&service.labels]),
         link: Link::default(),
+        send_proxy: None,
         timeout: LOCAL_CHECK_TIMEOUT,
     }
 }

@@ -173,7 +173,7 @@ async fn known(mesh: &MeshState, service: &str) -> Result<Arc<Cluster>, String> 
 }
 
 async fn ask(cluster: &Cluster, addr: std::net::SocketAddr, uri: &JwksUri) -> Result<Bytes, String> {
-    let place = cluster.place(addr)?;
+    let place = cluster.place(addr, None)?;
     let protocol = cluster.hop(false);
     let speaks = match protocol {
         Protocol::Http1 => Speaks::Http1,

@@ -52,7 +52,7 @@ spec!(
     PolicySpec {
         load_balancing: Option<String>, slow_start: Option<SlowStartSpec>, connect_timeout: Option<String>,
         health_check: Option<HealthCheckSpec>, outlier_detection: Option<OutlierSpec>, panic: Option<PanicSpec>,
-        tls: Option<TlsSpec>,
+        tls: Option<TlsSpec>, send_proxy: Option<String>,
         circuit_breaker: Option<BreakerSpec>, retry_budget: Option<RetryBudgetSpec>, rate_limit: Option<RateLimitSpec>, adaptive_concurrency: Option<AdaptiveSpec>,
         zone_aware: Option<ZoneAwareSpec>, subsets: Option<SubsetsSpec>, timeouts: Option<TimeoutsSpec>,
     }
@@ -272,6 +272,9 @@ impl PolicySpec {
         }
         if let Some(tls) = &self.tls {
             cluster.tls = tls.meant();
+        }
+        if let Some(version) = self.send_proxy.as_ref().and_then(|text| text.parse().ok()) {
+            cluster.send_proxy = Some(version);
         }
         if let Some(times) = &self.timeouts {
             cluster.timeouts = Timeouts {

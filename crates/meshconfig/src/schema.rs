@@ -479,7 +479,7 @@ const TRAFFIC_POLICY: Shape = Shape::Object(&[
     required("apiVersion", &Shape::Choice(&[WEFT_API]), WEFT_API),
     required("kind", &Shape::Choice(&["TrafficPolicy"]), "TrafficPolicy"),
     required("metadata", &METADATA, "its name"),
-    required("spec", &Shape::Object(&keys::with::<15>(TARGET)), "what it does"),
+    required("spec", &Shape::Object(&keys::with::<16>(TARGET)), "what it does"),
 ]);
 
 const AUTHORIZATION_POLICY: Shape = Shape::Object(&[

@@ -100,6 +100,7 @@ fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
         host: config.name.clone(),
         protocol: cluster.hop(false),
         link: Link::new(cluster.security().clone(), addr, handshake),
+        send_proxy: config.send_proxy,
         timeout,
     };
     match &config.health_check {

@@ -12,6 +12,7 @@ use weft_xds_proto::resource::labels::{self, ReportedLoad};
 
 use super::security::Security;
 use crate::limits::HEALTH_BODY_BYTES_MAX;
+use crate::listener::proxy_protocol::{Announced, Version};
 use crate::tls::secure::Speaks;
 use crate::upstream::connect::{self, Place};
 use crate::upstream::once;
@@ -32,6 +33,8 @@ pub struct Probe {
     pub protocol: Protocol,
     /// How the connection is protected.
     pub link: Link,
+    /// The PROXY protocol says that it is this proxy's own.
+    pub send_proxy: Option<Version>,
     /// For all of it.
     pub timeout: Duration,
 }
@@ -100,9 +103,10 @@ impl Probe {
                 true => ProbeError::Failed(why),
                 false => ProbeError::Shortage(why),
             })?;
+        let announced = self.send_proxy.map(|version| Announced { version, client: None });
         let place = match &self.by {
-            CheckBy::Connect if !self.link.handshake => Place { secure: None, ..place },
-            _ => place,
+            CheckBy::Connect if !self.link.handshake => Place { secure: None, announced, ..place },
+            _ => Place { announced, ..place },
         };
         let speaks = match (&self.by, self.protocol) {
             (CheckBy::Grpc(_), _) | (CheckBy::Get(_), Protocol::Http2) => Speaks::Http2,
@@ -179,6 +183,7 @@ mod tests {
             host: "orders".into(),
             protocol: Protocol::Http1,
             link: Link::default(),
+            send_proxy: None,
             timeout: Duration::from_millis(500),
         };
         let server = tokio::spawn(async move {
@@ -225,6 +230,7 @@ mod tests {
             host: String::new(),
             protocol: Protocol::Http1,
             link: Link::default(),
+            send_proxy: None,
             timeout: Duration::from_secs(1),
         };
         assert!(probe.run().await.unwrap_err().to_string().contains("refused"));

@@ -149,7 +149,7 @@ impl Security {
             Self::Originate(tls) => Some(Secure::originate(tls, addr)?),
             Self::Peers(peers) => peers.secure(addr)?,
         };
-        Ok(Place { addr, secure })
+        Ok(Place { addr, secure, announced: None })
     }
 
     /// Whether both protect a connection to an endpoint alike.

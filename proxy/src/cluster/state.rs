@@ -22,6 +22,7 @@ use super::rotation::Rotations;
 use super::security::Security;
 use super::zones::Surroundings;
 use crate::config_snapshot::ClusterConfig;
+use crate::listener::proxy_protocol::{Announced, Client};
 use crate::policy::gate::Gate;
 use crate::policy::rate_limit::Bucket;
 use crate::telemetry::cluster_metrics::ClusterMetrics;
@@ -156,12 +157,13 @@ impl Cluster {
         matches!(self.security, Security::Originate(_))
     }
 
-    /// An endpoint with what a connection to it needs.
+    /// An endpoint with what a connection to it needs, for a client or for this proxy itself.
     ///
     /// # Errors
     /// If certificates cannot be used, or it takes no TLS and must.
-    pub(crate) fn place(&self, addr: SocketAddr) -> Result<connect::Place, String> {
-        self.security.place(addr)
+    pub(crate) fn place(&self, addr: SocketAddr, client: Option<Client>) -> Result<connect::Place, String> {
+        let announced = self.config.cluster.send_proxy.map(|version| Announced { version, client });
+        Ok(connect::Place { announced, ..self.security.place(addr)? })
     }
 
     /// Service name.

@@ -40,7 +40,7 @@ pub(crate) async fn respond(
         guarded::admit(ctx, &cluster, gate, head, asked)?;
     }
     let metrics = cluster.clone();
-    let opened = forward::open(ctx, cluster, connection.peer.ip()).await;
+    let opened = forward::open(ctx, cluster, connection.client()).await;
     let status = match &opened {
         Ok(_) => StatusCode::OK,
         Err(error) => super::rescue::status(error).0,

@@ -19,6 +19,7 @@ use crate::cluster::outlier::Outcome;
 use crate::cluster::picker::{Ask, Tried};
 use crate::cluster::state::Cluster;
 use crate::limits::CONNECT_RETRIES_MAX;
+use crate::listener::proxy_protocol::Client;
 use crate::telemetry::flag::Flag;
 use crate::upstream::answer::{AnswerBody, UpstreamError};
 use crate::upstream::connect::{self, ConnectError, Key};
@@ -39,6 +40,8 @@ pub(super) struct Course<'a> {
     pub subset: Option<(Arc<Subset>, Arc<Levels>)>,
     /// By which the request sticks to an endpoint.
     pub key: Option<u64>,
+    /// Who asks.
+    pub client: Option<Client>,
     pub seen: Option<&'a Seen>,
     pub tried: Tried,
     pub replayed: bool,
@@ -128,8 +131,8 @@ impl Course<'_> {
         fresh: bool,
     ) -> Result<(Link, bool), Arc<ConnectError>> {
         let limit = self.cluster.config.cluster.connect_timeout;
-        let to =
-            self.cluster.place(endpoint.addr()).map_err(|why| Arc::new(ConnectError::NoCertificates(why)))?;
+        let to = self.cluster.place(endpoint.addr(), self.client);
+        let to = to.map_err(|why| Arc::new(ConnectError::NoCertificates(why)))?;
         let (pool, key) = (&self.ctx.pool, to.key());
         let open = match self.protocol {
             _ if fresh || self.extended => None,

@@ -10,7 +10,7 @@
 //!   conditions, and as long as the cluster's retry budget lasts (P41). The others are outside it: they reach no
 //!   endpoint that has work to do, and are few.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use crate::cluster::outlier::Outcome;
 use crate::cluster::state::Cluster;
 use crate::listener::connection::{Connection, InFlight};
 use crate::listener::http1::body::ClientBody;
+use crate::listener::proxy_protocol::Client;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
 use crate::tcp::far_end::Counted;
@@ -108,7 +109,7 @@ pub(crate) struct Outgoing {
     /// What it asks to switch to.
     pub upgrade: Option<HeaderValue>,
     /// Who asks, if it is known.
-    pub client: Option<IpAddr>,
+    pub client: Option<Client>,
     /// Where it is noted what becomes of it, if it is.
     pub seen: Option<Rc<Seen>>,
     /// Which part of the service it is for.
@@ -197,12 +198,13 @@ pub(crate) async fn forward(
     let stall = if http2 { ctx.timeouts.idle } else { ctx.timeouts.stall };
     let progress = outgoing.progress.clone();
     let (avoid, at) = (outgoing.avoid, outgoing.at.clone());
-    let fresh = || ctx.rng.borrow_mut().u64(..);
+    let (asks, fresh) = (outgoing.client, || ctx.rng.borrow_mut().u64(..));
+    let source = asks.map(|client| client.source.ip());
     let sticky = match (cluster.config.cluster.lb_policy.hash_on(), &outgoing.hash) {
         (None, None) => Sticky::default(),
-        (Some(on), _) => Sticky::of(on, &outgoing.head.headers, outgoing.client, fresh()),
+        (Some(on), _) => Sticky::of(on, &outgoing.head.headers, source, fresh()),
         (None, Some(_)) if !cluster.config.cluster.lb_policy.hashes() => Sticky::default(),
-        (None, Some(parts)) => Sticky::of_route(parts, &outgoing.head.headers, outgoing.client, fresh()),
+        (None, Some(parts)) => Sticky::of_route(parts, &outgoing.head.headers, source, fresh()),
     };
     let subset = outgoing.subset.clone().and_then(|subset| cluster.subset_or_fallback(subset));
     let protocol = cluster.hop(outgoing.upgrade.is_some());
@@ -229,6 +231,7 @@ pub(crate) async fn forward(
         protocol,
         extended: http2_endpoint && upgrade.is_some(),
         key: sticky.key,
+        client: asks,
         seen: seen.as_deref(),
         tried: avoid.into_iter().collect(),
         replayed: false,

@@ -187,7 +187,7 @@ async fn send(
     route.request_headers.apply(&mut head.headers);
     backend.request_headers.apply(&mut head.headers);
     let mut outgoing = Outgoing::new(head, target, takes_trailers, incoming);
-    outgoing.client = Some(connection.peer.ip());
+    outgoing.client = Some(connection.client());
     outgoing.upgrade = upgrade;
     outgoing.hash.clone_from(&to.hash);
     if outgoing.upgrade.is_none() {

@@ -142,7 +142,7 @@ async fn respond(
     let metrics = cluster.clone();
     let mut outgoing = Outgoing::new(head, target, takes_trailers, body);
     outgoing.upgrade = upgrade;
-    outgoing.client = Some(connection.peer.ip());
+    outgoing.client = Some(connection.client());
     outgoing.seen = seen.cloned();
     let times = cluster.config.cluster.timeouts;
     let mut plan = Plan::of_service(times, deadline, started, ctx.timeouts.request);

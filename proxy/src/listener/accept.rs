@@ -174,6 +174,7 @@ impl Door {
             }
         }
         let open = self.connections.open(peer, false);
+        open.shared().connected_to(local);
         let passing = Passing { local, send_proxy: self.entry.send_proxy };
         let served = match (&self.entry.takes, &self.tls) {
             (Takes::Http, None) => self.serve_plain(stream, open.shared()).await,

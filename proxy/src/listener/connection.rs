@@ -13,6 +13,7 @@ use http::{HeaderValue, response};
 
 use super::clock::Clock;
 use super::http1::head;
+use super::proxy_protocol::Client;
 use super::refusal::Refusal;
 use super::scanner::Position;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN, INTERIM_BYTES_MAX};
@@ -48,6 +49,10 @@ impl Default for Timeouts {
 /// One downstream connection.
 pub(crate) struct Connection {
     pub peer: SocketAddr,
+    /// Whom it had connected to.
+    local: Cell<SocketAddr>,
+    /// Of all of its worker.
+    number: u64,
     /// The same as a field's value, once it was asked for.
     peer_value: OnceCell<HeaderValue>,
     /// It arrived by TLS.
@@ -104,6 +109,16 @@ impl Connection {
     pub fn peer_value(&self) -> &HeaderValue {
         let value = || HeaderValue::try_from(self.peer.ip().to_string());
         self.peer_value.get_or_init(|| value().unwrap_or(HeaderValue::from_static("unknown")))
+    }
+
+    /// Whom it had connected to, if that is known.
+    pub fn connected_to(&self, local: SocketAddr) {
+        self.local.set(local);
+    }
+
+    /// Whose it is, for endpoints that are told so.
+    pub fn client(&self) -> Client {
+        Client { source: self.peer, destination: self.local.get(), connection: self.number }
     }
 
     /// TLS was agreed on, with this sidecar if it is one.
@@ -339,6 +354,8 @@ pub(crate) struct Connections {
     open: RefCell<Vec<Option<Rc<Connection>>>>,
     free: RefCell<Vec<usize>>,
     count: Cell<usize>,
+    /// So many have been there in all.
+    opened: Cell<u64>,
     draining: Cell<bool>,
 }
 
@@ -349,8 +366,11 @@ impl Connections {
 
     pub fn open(self: &Rc<Self>, peer: SocketAddr, tls: bool) -> OpenConnection {
         let now = self.clock.get();
+        self.opened.set(self.opened.get() + 1);
         let connection = Rc::new(Connection {
             peer,
+            local: Cell::new(peer),
+            number: self.opened.get(),
             peer_value: OnceCell::new(),
             tls: Cell::new(tls),
             sidecar: OnceCell::new(),

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+pub use weft_xds_proto::resource::cluster::ProxyVersion as Version;
 
 use crate::limits::PROXY_HEADER_BYTES_MAX;
 
@@ -35,24 +36,40 @@ pub enum Header {
     Local,
 }
 
-/// Which version to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
+/// Whose connection is passed on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client {
+    pub source: SocketAddr,
+    /// Whom it had connected to.
+    pub destination: SocketAddr,
+    /// Never 0, and of no other connection of the same worker.
+    pub connection: u64,
 }
 
-impl std::str::FromStr for Version {
-    type Err = &'static str;
+/// What an endpoint is told before anything else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Announced {
+    pub version: Version,
+    /// None for a connection of this proxy itself.
+    pub client: Option<Client>,
+}
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "v1" => Ok(Self::V1),
-            "v2" => Ok(Self::V2),
-            _ => Err("expected v1 or v2"),
+impl Announced {
+    pub fn header(&self) -> Vec<u8> {
+        match (self.client, self.version) {
+            (Some(client), version) => write(version, client.source, client.destination),
+            (None, Version::V1) => b"PROXY UNKNOWN\r\n".to_vec(),
+            (None, Version::V2) => [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat(),
         }
+    }
+
+    /// Never 0, and equal for connections that say the same in the name of the same one.
+    pub fn sort(&self) -> u64 {
+        let version = match self.version {
+            Version::V1 => 1,
+            Version::V2 => 2,
+        };
+        self.client.map_or(0, |client| client.connection) << 2 | version
     }
 }
 

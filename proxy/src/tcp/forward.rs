@@ -3,7 +3,6 @@
 //! Only connecting is tried again, on another endpoint: nothing was sent yet. From the first byte on nobody knows what a
 //! repetition would do.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +19,7 @@ use crate::cluster::state::Cluster;
 use crate::http::context::{Context, Side};
 use crate::http::error::RequestError;
 use crate::limits::CONNECT_RETRIES_MAX;
+use crate::listener::proxy_protocol::Client;
 use crate::policy::sticky::Sticky;
 use crate::tls::secure::Speaks;
 use crate::upstream::connect::{self, ConnectError};
@@ -32,7 +32,7 @@ use crate::upstream::stream::FarStream;
 pub(crate) async fn open(
     ctx: &Rc<Context>,
     cluster: Arc<Cluster>,
-    client: IpAddr,
+    client: Client,
 ) -> Result<FarEnd, RequestError> {
     let admitted = Admitted::new(cluster).map_err(|(cluster, why)| RequestError::overflow(&cluster, why))?;
     let cluster = admitted.cluster();
@@ -42,18 +42,15 @@ pub(crate) async fn open(
         .await
         .map_err(|why| RequestError::overflow(cluster, why))?;
     // There is no header to hash, but the client's address may be wanted.
-    let key = cluster
-        .config
-        .cluster
-        .lb_policy
-        .hash_on()
-        .and_then(|on| Sticky::of(on, &HeaderMap::new(), Some(client), ctx.rng.borrow_mut().u64(..)).key);
+    let key = cluster.config.cluster.lb_policy.hash_on().and_then(|on| {
+        Sticky::of(on, &HeaderMap::new(), Some(client.source.ip()), ctx.rng.borrow_mut().u64(..)).key
+    });
     let mut tried = Tried::new();
     loop {
         let endpoint = pick(ctx, cluster, key, &tried)?;
         let active = endpoint.start();
         let started = ctx.epoch.elapsed();
-        let opened = match cluster.place(endpoint.addr()) {
+        let opened = match cluster.place(endpoint.addr(), Some(client)) {
             Ok(to) => connect::open(&to, Speaks::Raw, limit).await,
             Err(why) => Err(ConnectError::NoCertificates(why)),
         };

@@ -137,7 +137,7 @@ async fn open(ctx: &Rc<Context>, connection: &Connection, target: Target) -> Res
         if let Some(gate) = guarded::gate(ctx, &cluster) {
             guarded::admit_bytes(ctx, connection, &cluster, gate)?;
         }
-        forward::open(ctx, cluster, connection.peer.ip()).await
+        forward::open(ctx, cluster, connection.client()).await
     };
     opened.await.inspect_err(|error| {
         server::count(ctx, error);
@@ -163,7 +163,9 @@ where
         }
         None => &Cell::new(0),
     };
-    if let Some(version) = passing.send_proxy {
+    // One head is enough: that of the service, if it has one.
+    let service = &far_end.counted.cluster().config.cluster;
+    if let Some(version) = passing.send_proxy.filter(|_| service.send_proxy.is_none()) {
         let header = proxy_protocol::write(version, connection.peer, passing.local);
         // It fits into any socket's buffer.
         far_end.stream.write_all(&header).await.map_err(Broken::Io)?;

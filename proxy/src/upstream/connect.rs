@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::http1::{Conn, Shared};
 use super::request_body::RequestBody;
 use super::stream::UpstreamStream;
 use crate::limits;
+use crate::listener::proxy_protocol::Announced;
 use crate::tls::secure::{Secure, Speaks};
 
 /// Why there is no connection.
@@ -131,8 +133,11 @@ pub(crate) async fn open(
     limit: Duration,
 ) -> Result<UpstreamStream, ConnectError> {
     let connecting = async {
-        let stream = TcpStream::connect(to.addr).await?;
+        let mut stream = TcpStream::connect(to.addr).await?;
         stream.set_nodelay(true)?;
+        if let Some(announced) = &to.announced {
+            stream.write_all(&announced.header()).await?;
+        }
         let Some(secure) = &to.secure else { return Ok(UpstreamStream::Left(stream)) };
         // On the heap, so that connections without TLS have no room for it.
         let stream = Box::pin(secure.over(stream, speaks)).await?;
@@ -141,19 +146,22 @@ pub(crate) async fn open(
     Ok(tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))??)
 }
 
-/// An endpoint, and how a connection to it is protected.
+/// An endpoint, how a connection to it is protected, and what it begins with.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub addr: SocketAddr,
     pub secure: Option<Secure>,
+    /// By the PROXY protocol, in front of TLS.
+    pub announced: Option<Announced>,
 }
 
 impl Place {
     /// What connections have in common that may take the place of each other.
     pub fn key(&self) -> Key {
-        (self.addr, self.secure.as_ref().map_or(0, Secure::sort))
+        let announced = self.announced.as_ref().map_or(0, Announced::sort);
+        (self.addr, self.secure.as_ref().map_or(0, Secure::sort), announced)
     }
 }
 
 /// See [`Place::key`].
-pub(crate) type Key = (SocketAddr, u64);
+pub(crate) type Key = (SocketAddr, u64, u64);

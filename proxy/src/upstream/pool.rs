@@ -2,7 +2,8 @@
 //!
 //! HTTP/1: a stack per endpoint; the one used last is used next, so that the others grow old and are closed before
 //! their server closes them (P42). HTTP/2: one connection per endpoint carries all requests.
-//! With TLS, those of other certificates are other connections ([`Place::key`]).
+//! With TLS, those of other certificates are other connections, and with the PROXY protocol those of each client's connection
+//! ([`Place::key`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -185,7 +186,7 @@ mod tests {
     async fn requests_that_wait_for_one_connection_fail_together() {
         let (addr, _queued, _socket) = black_hole();
         let (pool, limit) = (Pool::default(), Duration::from_millis(200));
-        let to = Place { addr, secure: None };
+        let to = Place { addr, secure: None, announced: None };
         let started = Instant::now();
         let waiting = (0..20).map(|_| pool.multiplexed(&to, limit, false));
         let all = futures::future::join_all(waiting).await;

@@ -31,6 +31,7 @@ mod resilience;
 mod routes;
 mod sds;
 mod semantics;
+mod send_proxy;
 mod shortage;
 mod sni;
 mod spared;

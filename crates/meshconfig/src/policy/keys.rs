@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use weft_xds_proto::resource::cluster::LbPolicy;
+use weft_xds_proto::resource::cluster::{LbPolicy, ProxyVersion};
 
 use crate::document::duration;
 use crate::shape::{Field, Rule, Shape, optional, required};
@@ -169,7 +169,7 @@ const TIMEOUTS: Shape = Shape::Object(&[
 ]);
 
 /// What may be said of a service.
-pub const POLICY: [Field; 14] = [
+pub const POLICY: [Field; 15] = [
     optional("loadBalancing", &BALANCING, "how an endpoint is chosen"),
     optional("slowStart", &SLOW_START, "endpoints that are new, or back, get their share step by step"),
     optional("connectTimeout", &TIME, "longest wait for a connection; 5s if missing"),
@@ -180,6 +180,11 @@ pub const POLICY: [Field; 14] = [
     optional("retryBudget", &RETRY_BUDGET, "how many repetitions may be under way"),
     optional("rateLimit", &RATE_LIMIT, "how many requests each sidecar sends; more are answered 429"),
     optional("tls", &super::tls::TLS, "TLS to the instances"),
+    optional(
+        "sendProxy",
+        &Shape::Choice(ProxyVersion::WORDS),
+        "the PROXY protocol tells instances who the client is; nothing does if missing",
+    ),
     optional("adaptiveConcurrency", &ADAPTIVE, "a limit on what is under way that each sidecar finds out"),
     optional("zoneAware", &ZONE_AWARE, "endpoints in the sidecar's own zone come first, then its region"),
     optional("subsets", &SUBSETS, "requests for instances with labels of which there is no usable one"),

@@ -1,5 +1,6 @@
 use serde_json::json;
 use weft_xds_proto::envoy_types::pb::envoy::config::cluster::v3 as pb;
+use weft_xds_proto::resource::cluster::ProxyVersion;
 
 use super::*;
 use crate::document::{Document, Spec};
@@ -36,6 +37,7 @@ fn everything() -> Value {
         "timeouts": {"request": "9s", "backendRequest": "3s"},
         "zoneAware": {"minEndpoints": 2, "spillAbove": 50},
         "subsets": {"fallback": "default", "default": {"version": "stable"}},
+        "sendProxy": "v2",
     })
 }
 
@@ -90,6 +92,7 @@ fn every_key_reaches_the_cluster_and_survives_the_wire() {
     let seconds = |n| Some(Duration::from_secs(n));
     assert_eq!(cluster.timeouts, Timeouts { request: seconds(9), one_try: seconds(3) });
     assert_eq!(cluster.zone_aware, Some(ZoneAware { min_endpoints: 2, spill_above: 50 }));
+    assert_eq!(cluster.send_proxy, Some(ProxyVersion::V2));
     assert_eq!(Cluster::try_from(pb::Cluster::from(&cluster)), Ok(cluster));
 }
 
@@ -121,7 +124,7 @@ fn every_mistake_is_told_at_once_in_the_words_of_the_file() {
     let keys = json!({
         "load-balancing": "fastest", "circuit-breakers": {}, "slow-start": {"window": "1ms", "min-weight-percent": 0},
         "connect-timeout": "2h", "health-check": {"path": "/", "grpc": "a", "interval": "90000h", "timeout": "2h"},
-        "panic": {"policy": "scream"}, "circuit-breaker": {"max-requests": 0}, "retry-budget": {"percent": 200}, "rate-limit": {"burst": 0},
+        "panic": {"policy": "scream"}, "circuit-breaker": {"max-requests": 0}, "retry-budget": {"percent": 200}, "rate-limit": {"burst": 0}, "send-proxy": "v3",
         "outlier-detection": {"max-ejection-percent": 101, "interval": "10ms", "latency": {"threshold": 1},
             "base-ejection-time": "2s", "max-ejection-time": "1s", "successRate": {}},
     });
@@ -141,6 +144,7 @@ fn every_mistake_is_told_at_once_in_the_words_of_the_file() {
         "circuit-breaker.max-requests: 0",
         "retry-budget.percent: 200",
         "rate-limit.burst: 0",
+        "send-proxy: \"v3\"; allowed are v1, v2",
         "rate-limit: requests is missing",
         "outlier-detection.max-ejection-percent: 101",
         "outlier-detection.interval: \"10ms\"",
@@ -150,7 +154,7 @@ fn every_mistake_is_told_at_once_in_the_words_of_the_file() {
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
     }
-    assert_eq!(problems.len(), 18, "{text}");
+    assert_eq!(problems.len(), 19, "{text}");
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl Door {
         if outgoing.has(connection.peer) {
             return Err(self.refused("capture_loop", CaptureError::Loop));
         }
+        connection.connected_to(to);
         connection.becomes_tunnel(self.ctx.timeouts.tunnel);
         let mut seen = Vec::new();
         let mut far = None;

@@ -100,6 +100,18 @@ fn what_the_specification_does_not_allow_is_refused() {
     }
 }
 
+/// As Envoy and HAProxy write it for their own connections (`proxy-protocol.txt`, §2.1 and §2.2).
+#[test]
+fn a_connection_of_the_proxy_itself_is_unknown_or_local() {
+    let own = |version| Announced { version, client: None }.header();
+    assert_eq!(own(Version::V1), b"PROXY UNKNOWN\r\n");
+    assert_eq!(own(Version::V2), v2(0x20, 0, &[]));
+    for version in [Version::V1, Version::V2] {
+        let (header, rest) = parsed(&[&own(version)[..], b"GET"].concat(), 1);
+        assert_eq!((header.unwrap(), &rest[..]), (Header::Local, &b"GET"[..]));
+    }
+}
+
 #[test]
 fn addresses_of_two_families_are_written_as_one() {
     let header = write(Version::V1, "10.0.0.1:1".parse().unwrap(), "[2001:db8::2]:2".parse().unwrap());
