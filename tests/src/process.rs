@@ -1,7 +1,7 @@
 //! One `weft` process: its ready line, its captured log, its guaranteed stop by pid.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -99,10 +99,22 @@ impl WeftProcess {
 
     /// Like `start`, by way of a command that puts it somewhere and then becomes it, such as `nsenter …`.
     pub async fn start_under(name: &str, prefix: &[String], args: &[String]) -> Self {
-        match Self::spawn(name, prefix, args, &[]).await {
+        let weft = weft_bin().display().to_string();
+        let command: Vec<_> = prefix.iter().cloned().chain([weft]).collect();
+        match Self::spawn(name, &command, args, &[]).await {
             Ok(process) => process,
             Err(log) => panic!("{name} did not become ready: weft {}\n{log}", args.join(" ")),
         }
+    }
+
+    /// Like `start`, with another program than the one under test, such as a copy of it.
+    pub async fn start_program(
+        name: &str,
+        program: &Path,
+        args: &[String],
+        env: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        Self::spawn(name, &[program.display().to_string()], args, env).await
     }
 
     /// Like `start`, and answers what the process printed if it ended or stayed silent instead.
@@ -116,17 +128,16 @@ impl WeftProcess {
         args: &[String],
         env: &[(&str, &str)],
     ) -> Result<Self, String> {
-        Self::spawn(name, &[], args, env).await
+        Self::start_program(name, &weft_bin(), args, env).await
     }
 
     async fn spawn(
         name: &str,
-        prefix: &[String],
+        command: &[String],
         args: &[String],
         env: &[(&str, &str)],
     ) -> Result<Self, String> {
-        let weft = weft_bin().display().to_string();
-        let mut command = prefix.iter().chain([&weft]).chain(args);
+        let mut command = command.iter().chain(args);
         let mut child = Command::new(command.next().expect("at least the binary"))
             .args(command)
             .envs(env.iter().copied())

@@ -233,3 +233,23 @@ async fn a_sidecar_that_crashes_after_an_upgrade_is_started_again() {
     assert_eq!(whole.wait(SOON).await, 4);
     assert!(tokio::net::TcpStream::connect(&outbound).await.is_err(), "no sidecar is left behind");
 }
+
+/// In a container there is no other process to wait for those whose parents have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_the_first_process_of_a_container_it_waits_for_orphans() {
+    let mesh = Mesh::empty();
+    let orphan = mesh.folder("orphan").display().to_string();
+    // As long as nobody has waited for it, it has a folder in /proc.
+    let app = format!(
+        "sh -c \"sh -c 'echo \\$\\$ > {orphan}; exec sleep 0.1' &\"
+        echo 'ready {{}}'
+        until [ -s {orphan} ]; do sleep 0.02; done
+        while [ -e /proc/$(cat {orphan}) ]; do sleep 0.02; done
+        exit 6"
+    );
+    let args = run_args(&mesh, "first", &[], &app);
+    let namespace =
+        strings(&["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    let mut whole = WeftProcess::start_under("first", &namespace, &args).await;
+    assert_eq!(whole.wait(SOON).await, 6, "{}", whole.log());
+}

@@ -2,6 +2,7 @@
 
 mod admin;
 mod child;
+mod children;
 mod completions;
 mod config;
 mod dev;
@@ -150,8 +151,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Proxy(redirect::Proxy { command: Some(redirect), .. }) => redirect.run(),
         Command::Proxy(redirect::Proxy { flags, .. }) => control(None, proxy::run(*flags)),
-        // The app is tied to the life of this very thread, which runs what `control` is given.
-        Command::Run(command) => control(None, command.run()),
+        // The app is tied to the life of this very thread, which also is the only one to get signals, so that it can have
+        // them wait.
+        Command::Run(command) => {
+            let runtime = control_runtime().on_thread_start(crate::signals::hold).build();
+            finish(runtime, command.run())
+        }
         Command::Services(command) => client(command.run()),
         Command::Endpoints(command) => client(command.run()),
         Command::Members(command) => client(command.run()),
@@ -182,11 +187,17 @@ fn control(
     workers: Option<usize>,
     command: impl Future<Output = Result<ExitCode, Failure>>,
 ) -> Result<ExitCode, Failure> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let mut runtime = control_runtime();
     if let Some(workers) = workers {
         runtime.worker_threads(workers);
     }
-    finish(runtime.thread_name("weft-control").enable_all().build(), command)
+    finish(runtime.build(), command)
+}
+
+fn control_runtime() -> tokio::runtime::Builder {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.thread_name("weft-control").enable_all();
+    runtime
 }
 
 /// A client command needs one thread. The child of `weft lock` is tied to the life of this very thread.

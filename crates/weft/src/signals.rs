@@ -63,6 +63,32 @@ impl Signals {
     }
 }
 
+/// Those that would end a program, or be lost, while one takes the place of another in the same process.
+const HELD: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR2];
+
+/// Has them wait, as far as this thread and those that it starts are concerned, also beyond `execve`.
+pub(crate) fn hold() {
+    mask(libc::SIG_BLOCK);
+}
+
+/// Lets in those that wait.
+pub(crate) fn release() {
+    mask(libc::SIG_UNBLOCK);
+}
+
+#[allow(unsafe_code)]
+fn mask(how: libc::c_int) {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` makes the set, which is ours; the other calls read it. They fail only for what is no signal.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in HELD {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// What shells report for a process that ended by a signal.
 pub(crate) fn signal_exit(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(crate::failure::FAILED))

@@ -7,16 +7,16 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
 use weft_client::Session;
 use weft_client::grant::Grant;
 
+use super::children::Children;
 use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 use crate::signals::Signals;
 
@@ -41,16 +41,16 @@ pub(crate) async fn run(
 ) -> Result<Ended, Failure> {
     let gone = grant.lost(session);
     tokio::pin!(gone);
+    let mut children = Children::listen()?;
     let mut child = Running::start(command, environment)?;
     let mut asked_to_end = false;
     // When to kill what did not end by itself after the loss.
     let mut kill_at: Option<Instant> = None;
     loop {
         tokio::select! {
-            code = child.ended() => {
-                let code = code?;
+            (pid, status) = children.next() => if let Some(code) = child.ended(pid, status) {
                 return Ok(if kill_at.is_some() { Ended::Lost } else { Ended::Code(code) });
-            }
+            },
             reason = &mut gone, if kill_at.is_none() => {
                 // The margin before the lease's real end is split: half of it for an orderly end.
                 let grace = session.margin() / 2;
@@ -89,9 +89,9 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code & 0xff).unwrap_or(u8::MAX)
 }
 
-/// A command that was started.
+/// A command that was started. It is killed when this is dropped.
 pub(crate) struct Running {
-    process: Child,
+    /// `None` once it has ended: the number may then be another's.
     pid: Option<Pid>,
     own_group: bool,
 }
@@ -103,13 +103,7 @@ impl Running {
             command.split_first().ok_or_else(|| Failure::new("no command given after --"))?;
         let own_group = !std::io::stdin().is_terminal();
         let mut builder = Command::new(program);
-        builder
-            .args(arguments)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::inherit())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true);
+        builder.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
         if own_group {
             builder.process_group(0);
         }
@@ -121,14 +115,22 @@ impl Running {
             };
             Failure::with_code(code, format!("cannot run {}: {error}", program.to_string_lossy()))
         })?;
-        let pid = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        Ok(Self { process, pid, own_group })
+        Ok(Self { pid: Some(Pid::from_child(&process)), own_group })
     }
 
-    /// Its exit code as shells report it, once it has ended. May be cancelled and called again.
-    pub(crate) async fn ended(&mut self) -> Result<u8, Failure> {
-        let status = self.process.wait().await;
-        status.map(code).map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))
+    /// One that was started by the program before this one in the same process. What [`Self::process`] said of it.
+    pub(crate) fn adopt(pid: Pid, own_group: bool) -> Self {
+        Self { pid: Some(pid), own_group }
+    }
+
+    /// Its process, and whether that leads a group, as long as it was not found to have ended.
+    pub(crate) fn process(&self) -> Option<(Pid, bool)> {
+        self.pid.map(|pid| (pid, self.own_group))
+    }
+
+    /// Its exit code as shells report it, if it is the one that ended.
+    pub(crate) fn ended(&mut self, pid: Pid, status: ExitStatus) -> Option<u8> {
+        self.pid.take_if(|own| *own == pid).map(|_| code(status))
     }
 
     /// A signal that we got. With a terminal, the child has got its SIGINT already.
@@ -147,6 +149,12 @@ impl Running {
             // It ended a moment ago.
             tracing::debug!(%error, ?signal, "signal not delivered");
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
     }
 }
 

@@ -1,26 +1,31 @@
 //! `weft run -- COMMAND…`.
 
+mod replace;
 mod sidecar;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
 use weft_core::config::parse_duration;
 use weft_proxy::app::RunningProxy;
 
 use super::child::Running;
 use super::proxy::{self, Started};
 use crate::failure::{Failure, NOT_STARTED};
-use crate::flags::ProxyFlags;
-use crate::signals::{self, Signals};
+use crate::flags::{ProxyFlags, start_logging};
+use crate::signals;
+use replace::Handed;
 use sidecar::Sidecar;
 pub(super) use sidecar::program;
+use supervisor::{Heard, Supervisor};
+
+/// Unless the flags say otherwise: the output is the app's.
+const LOG_LEVEL: &str = "warn";
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -33,9 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// code (128 + n after signal n), so that jobs end. COMMAND finds the address for its calls in WEFT_SIDECAR. On
 /// SIGTERM or SIGINT the services are taken out of the mesh first, while everything is still served; then COMMAND
 /// gets the signal, and the sidecar serves its calls until it has ended. A second signal kills it; SIGHUP is passed on. On
-/// SIGUSR2 the sidecar alone is upgraded: the program that is now where weft was started from takes over as a process of its
-/// own, without a failed request, and the app runs on. 124: the
-/// sidecar was not ready in time, and COMMAND was not started.
+/// SIGUSR2 weft is upgraded while COMMAND runs on: the program that is now where weft was started from takes over the sidecar
+/// as a process of its own, without a failed request, and then this process becomes that program. 124: the sidecar was not
+/// ready in time, and COMMAND was not started.
 ///
 /// Example: weft run --join 10.0.0.1:7946 --service orders=127.0.0.1:8080,check=/health -- ./orders
 #[derive(Debug, Args)]
@@ -48,6 +53,9 @@ pub(crate) struct Run {
     /// Also tell COMMAND to use the sidecar as its HTTP proxy, by http_proxy and HTTP_PROXY
     #[arg(long)]
     http_proxy: bool,
+    /// What the program before this one in the same process hands over
+    #[arg(long, hide = true, value_name = "STATE")]
+    adopt: Option<Handed>,
     /// The app, with its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -60,8 +68,15 @@ impl Run {
                 "weft run cannot take over: the app belongs to the process that started it",
             ));
         }
-        let mut signals = Signals::listen()?;
-        let own = match proxy::start(self.sidecar, "warn", &mut signals).await? {
+        let heard = Heard::listen()?;
+        match self.adopt {
+            Some(handed) => adopt(self.sidecar, handed, heard).await,
+            None => self.start(heard).await,
+        }
+    }
+
+    async fn start(self, mut heard: Heard) -> Result<ExitCode, Failure> {
+        let own = match proxy::start(self.sidecar, LOG_LEVEL, &mut heard.signals).await? {
             Started::Runs(_, own) => own,
             Started::Asked(signal) => return Ok(signals::signal_exit(signal)),
         };
@@ -69,26 +84,44 @@ impl Run {
         let outbound = own.addrs().outbound;
         let late = tokio::select! {
             late = ready(&own, limit) => late,
-            signal = signals.next() => {
-                signals.end_gracefully(None, own.drain_and_shutdown()).await;
+            signal = heard.signals.next() => {
+                heard.signals.end_gracefully(None, own.drain_and_shutdown()).await;
                 return Ok(signals::signal_exit(signal));
             }
         };
-        let mut sidecar = Sidecar::new(own, sidecar::program(), sidecar::arguments(std::env::args_os()));
-        let ended = match late {
-            None => {
-                let environment = environment(outbound, self.http_proxy);
-                supervise(&self.command, &environment, &mut sidecar, &mut signals).await.map(ExitCode::from)
-            }
-            Some(why) => {
-                let message =
-                    format!("the sidecar is not ready after {limit:?}, and the app was not started: {why}");
-                Err(Failure::with_code(NOT_STARTED, message))
-            }
+        let app = match late {
+            None => Running::start(&self.command, &environment(outbound, self.http_proxy)),
+            Some(why) => Err(Failure::with_code(
+                NOT_STARTED,
+                format!("the sidecar is not ready after {limit:?}, and the app was not started: {why}"),
+            )),
         };
-        signals.end_gracefully(None, sidecar.end()).await;
-        ended
+        match app {
+            Ok(app) => {
+                let data_dir = own.data_dir().map(PathBuf::from);
+                let sidecar = Sidecar::new(Some(own), data_dir, Vec::new());
+                Ok(Supervisor { app, sidecar, heard }.run().await)
+            }
+            Err(failure) => {
+                heard.signals.end_gracefully(None, own.drain_and_shutdown()).await;
+                Err(failure)
+            }
+        }
     }
+}
+
+/// Goes on as the supervisor of an app that another program started in this process.
+async fn adopt(flags: ProxyFlags, handed: Handed, heard: Heard) -> Result<ExitCode, Failure> {
+    let flags = flags.layered()?;
+    start_logging(flags.log_level.as_deref(), flags.log_format, LOG_LEVEL)?;
+    if handed.rehearsal {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let app = Running::adopt(handed.app().map_err(Failure::new)?, handed.own_group);
+    let sidecars = handed.sidecars();
+    let sidecar = Sidecar::new(None, Some(handed.data_dir), sidecars);
+    signals::release();
+    Ok(Supervisor { app, sidecar, heard }.run().await)
 }
 
 /// Why it is not ready when the time is over. `None` as soon as it is.
@@ -114,46 +147,4 @@ fn environment(outbound: Option<SocketAddr>, http_proxy: bool) -> Vec<(&'static 
         }
     }
     environment
-}
-
-/// Runs the app to its end. Answers its exit code.
-async fn supervise(
-    command: &[OsString],
-    environment: &[(&str, String)],
-    sidecar: &mut Sidecar,
-    signals: &mut Signals,
-) -> Result<u8, Failure> {
-    let mut upgrades = signal(SignalKind::user_defined2())
-        .map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
-    let mut app = Running::start(command, environment)?;
-    let asked = loop {
-        tokio::select! {
-            code = app.ended() => return code,
-            () = sidecar.tend() => {}
-            Some(()) = upgrades.recv() => sidecar.upgrade(),
-            signal = signals.next() => match signal == Signal::HUP.as_raw() {
-                true => app.forward(signal),
-                // The app gets it once its callers have gone elsewhere.
-                false => break signal,
-            },
-        }
-    };
-    let mut withdrawn = false;
-    let mut withdrawing = pin!(sidecar.withdraw());
-    loop {
-        tokio::select! {
-            code = app.ended() => return code,
-            () = &mut withdrawing, if !withdrawn => {
-                withdrawn = true;
-                app.forward(asked);
-            }
-            signal = signals.next() => match signal == Signal::HUP.as_raw() {
-                true => app.forward(signal),
-                false => {
-                    eprintln!("second signal: killing the app");
-                    app.signal(Signal::KILL);
-                }
-            },
-        }
-    }
 }

@@ -2,17 +2,18 @@
 //! to do, whoever has started it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use rustix::process::{Pid, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use weft_proxy::app::{Event, RunningProxy};
 use weft_proxy::handover::{Order, order};
 
 use crate::cli::child::die_with_parent;
+use crate::cli::children::Children;
 
 /// For a sidecar of its own to take its services out of the mesh.
 const WITHDRAW_MAX: Duration = Duration::from_secs(8);
@@ -32,23 +33,48 @@ pub(super) struct Sidecar {
     /// How another one is started: program and arguments.
     program: PathBuf,
     arguments: Vec<OsString>,
-    /// That one, if it was started here.
-    other: Option<Child>,
+    /// Those started here that still run: at most one serves, the others finish what they have.
+    others: Vec<Pid>,
     /// When to see whether there is one at all.
     again_at: Option<Instant>,
+    /// This program was asked to make room for the one in its place.
+    outdated: bool,
 }
 
 impl Sidecar {
-    pub(super) fn new(own: Box<RunningProxy>, program: PathBuf, arguments: Vec<OsString>) -> Self {
-        let data_dir = own.data_dir().map(PathBuf::from);
-        Self { own: Some(own), finishing: None, data_dir, program, arguments, other: None, again_at: None }
+    /// Without one in this process there are `others`, or soon will be.
+    pub(super) fn new(own: Option<Box<RunningProxy>>, data_dir: Option<PathBuf>, others: Vec<Pid>) -> Self {
+        Self {
+            again_at: own.is_none().then(|| Instant::now() + AGAIN_AFTER),
+            own,
+            finishing: None,
+            data_dir,
+            program: program(),
+            arguments: arguments(std::env::args_os()),
+            others,
+            outdated: false,
+        }
     }
 
-    /// Starts the program that is now where ours was, to take over.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Its folder, and the processes started here.
+    pub(super) fn known(&self) -> (Option<&Path>, &[Pid]) {
+        (self.data_dir.as_deref(), &self.others)
+    }
+
+    /// Starts the program that is now where ours was, to take over, and has [`Self::tend`] say when nothing of the sidecar
+    /// is left in this process.
     pub(super) fn upgrade(&mut self) {
+        self.outdated = self.start_successor();
+    }
+
+    fn start_successor(&mut self) -> bool {
         if self.data_dir.is_none() {
             eprintln!("the sidecar cannot be upgraded while it runs: it has no --data-dir");
-            return;
+            return false;
         }
         let mut command = Command::new(&self.program);
         command.arg("proxy").args(&self.arguments).arg("--take-over").stdin(Stdio::null());
@@ -60,26 +86,33 @@ impl Sidecar {
         if std::env::var_os("WEFT_LOG_LEVEL").is_none() && !says("--log-level") && !says("--config") {
             command.env("WEFT_LOG_LEVEL", "warn");
         }
-        die_with_parent(&mut command, rustix::process::Signal::TERM);
+        die_with_parent(&mut command, Signal::TERM);
         match command.spawn() {
-            // One that it takes over from ends by itself, and is then nobody's to wait for.
-            Ok(child) => self.other = Some(child),
-            Err(error) => eprintln!("cannot run {}: {error}", self.program.display()),
+            Ok(child) => self.others.push(Pid::from_child(&child)),
+            Err(error) => {
+                eprintln!("cannot run {}: {error}", self.program.display());
+                return false;
+            }
         }
+        true
     }
 
-    /// Takes care of it; never ends. May be cancelled and called again.
+    /// Takes care of it, until this program is [outdated](Self::upgrade) and free to go. May be cancelled and called again.
     pub(super) async fn tend(&mut self) {
         loop {
+            if self.own.is_none() && self.finishing.is_none() && std::mem::take(&mut self.outdated) {
+                return;
+            }
             let own = async {
                 match &mut self.own {
                     Some(own) => own.event().await,
                     None => std::future::pending().await,
                 }
             };
-            let other = async {
-                match &mut self.other {
-                    Some(other) => other.wait().await,
+            let finishing = async {
+                match &mut self.finishing {
+                    // It ends with its last connection, or its own limits.
+                    Some(finishing) => finishing.await,
                     None => std::future::pending().await,
                 }
             };
@@ -94,20 +127,11 @@ impl Sidecar {
                     // It lives as long as the app.
                     Event::Stop => {}
                 },
-                ended = other => {
-                    self.other = None;
-                    let ended = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-                    if self.own.is_some() {
-                        eprintln!("the new sidecar did not take over ({ended}); the present one goes on");
-                    } else {
-                        tracing::debug!(ended, "sidecar");
-                        self.again_at = Some(Instant::now() + AGAIN_AFTER);
-                    }
-                }
+                _ended = finishing => self.finishing = None,
                 () = at(self.again_at) => {
                     if !self.is_tended_by_others().await {
                         eprintln!("the sidecar has ended; starting it again");
-                        self.upgrade();
+                        self.start_successor();
                     }
                     self.again_at = None;
                 }
@@ -115,7 +139,23 @@ impl Sidecar {
         }
     }
 
-    /// Somebody else may have started the one that runs now.
+    /// A child of this process has ended, which may have been one of the sidecars.
+    pub(super) fn ended(&mut self, pid: Pid, status: ExitStatus) {
+        let before = self.others.len();
+        self.others.retain(|other| *other != pid);
+        if self.others.len() == before {
+            return;
+        }
+        if self.own.is_some() {
+            self.outdated = false;
+            eprintln!("the new sidecar did not take over ({status}); the present one goes on");
+        } else {
+            tracing::debug!(%status, "sidecar");
+            self.again_at = Some(Instant::now() + AGAIN_AFTER);
+        }
+    }
+
+    /// Another one may have taken over, or somebody else may have started the one that runs now.
     async fn is_tended_by_others(&self) -> bool {
         let Some(folder) = self.data_dir.clone() else { return false };
         let in_use = tokio::task::spawn_blocking(move || weft_core::fsio::is_in_use(&folder)).await;
@@ -136,15 +176,20 @@ impl Sidecar {
     }
 
     /// Drains it to its end.
-    pub(super) async fn end(mut self) {
+    pub(super) async fn end(mut self, children: &mut Children) {
         if let Some(own) = self.own.take() {
             (*own).drain_and_shutdown().await;
         } else if let Some(folder) = &self.data_dir {
             if let Err(error) = order(folder, Order::Stop, STOP_MAX).await {
                 eprintln!("the sidecar may still run: {error}");
-            } else if let Some(other) = &mut self.other {
-                // It says itself why it is late.
-                let _ = tokio::time::timeout(END_MAX, other.wait()).await;
+            } else {
+                let ended = async {
+                    for other in &self.others {
+                        children.wait(*other).await;
+                    }
+                };
+                // They say themselves why they are late.
+                let _ = tokio::time::timeout(END_MAX, ended).await;
             }
         }
         if let Some(finishing) = self.finishing.take() {
@@ -169,7 +214,7 @@ pub(super) fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString
         match argument.to_str() {
             Some("--") => break,
             Some("--http-proxy") => {}
-            Some("--start-timeout") => {
+            Some("--start-timeout" | super::replace::FLAG) => {
                 all.next();
             }
             Some(text) if text.starts_with("--start-timeout=") => {}
@@ -191,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_sidecar_gets_its_own_arguments_and_the_app_none_of_them() {
-        let all = "weft run --name a --start-timeout 3s --http-proxy --join h:1 --start-timeout=4s -- app run --name b";
+        let all = "weft run --adopt {} --name a --start-timeout 3s --http-proxy --join h:1 --start-timeout=4s -- app run --name b";
         let mine = arguments(all.split(' ').map(OsString::from));
         assert_eq!(mine, ["--name", "a", "--join", "h:1"]);
     }

@@ -1,0 +1,224 @@
+//! `weft run` becomes a new version of itself while its app runs on (P47): same process, same child.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use weft_tests::mesh::{Mesh, strings};
+use weft_tests::process::{WeftProcess, weft_bin};
+use weft_tests::wait::until;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A program of its own file, which an upgrade replaces.
+struct Installed {
+    path: PathBuf,
+    mesh: Mesh,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let mesh = Mesh::empty();
+        let installed = Self { path: mesh.folder("weft"), mesh };
+        installed.install();
+        installed
+    }
+
+    /// As `install` does it: another file by the same name, whole from the first moment.
+    fn install(&self) {
+        let new = self.path.with_extension("new");
+        fs::copy(weft_bin(), &new).expect("copied");
+        fs::rename(new, &self.path).expect("renamed");
+    }
+
+    /// A program that is weft as a sidecar, and does what it is told when it is to be the supervisor.
+    fn install_script(&self, supervisor: &str) {
+        let new = self.path.with_extension("new");
+        let weft = weft_bin().display().to_string();
+        let script =
+            format!("#!/bin/sh\nweft={weft}\n[ \"$1\" = proxy ] && exec \"$weft\" \"$@\"\n{supervisor}\n");
+        fs::write(&new, script).expect("written");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("executable");
+        fs::rename(new, &self.path).expect("renamed");
+    }
+
+    /// `weft run` of a shell script that begins with its own pid and `WEFT_SIDECAR`.
+    async fn run(&self, app: &str) -> WeftProcess {
+        let app = format!("echo \"ready {{\\\"app\\\":$$,\\\"outbound\\\":\\\"$WEFT_SIDECAR\\\"}}\"\n{app}");
+        let folder = self.folder().display().to_string();
+        let mut args = strings(&["run", "--name", "app", "--data-dir", &folder, "--gossip-port", "0"]);
+        // A port of its own choice would be another one after a crash.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound");
+        let outbound = free.to_string();
+        args.extend(strings(&["--outbound", &outbound, "--admin", "127.0.0.1:0", "--", "sh", "-c", &app]));
+        WeftProcess::start_program("app", &self.path, &args, &[]).await.expect("starts")
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.mesh.folder("data")
+    }
+
+    /// Who serves as the sidecar.
+    fn sidecar(&self) -> String {
+        fs::read_to_string(self.folder().join("pid")).expect("a pid").trim().to_owned()
+    }
+
+    /// Until `whole` is the very file that is installed now.
+    async fn becomes_it(&self, whole: &WeftProcess) {
+        until("it is the new program", SOON, async || {
+            let runs = fs::metadata(format!("/proc/{}/exe", whole.pid())).map_err(|e| e.to_string())?;
+            let installed = fs::metadata(&self.path).expect("installed");
+            if runs.ino() == installed.ino() { Ok(()) } else { Err(whole.log()) }
+        })
+        .await;
+    }
+}
+
+/// What `/proc` says of a process: its state and its parent.
+fn process(pid: impl std::fmt::Display) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn children(parent: u32) -> Vec<(String, char)> {
+    let all = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    let pids = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let state = |pid: String| process(&pid).filter(|(_, of)| *of == parent).map(|(state, _)| (pid, state));
+    pids.filter(|pid| pid.parse::<u32>().is_ok()).filter_map(state).collect()
+}
+
+/// The supervisor too is replaced, twice, and all is as before: who the app is and whose child, the end of the sidecars that
+/// were, a crash of the one that is, signals, and the code.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_supervisor_becomes_the_new_program_and_the_app_stays_its_child() {
+    let weft = Installed::new();
+    let hung_up = weft.mesh.folder("hung-up");
+    let app =
+        format!("trap 'touch {}' HUP; trap 'exit 5' TERM; while :; do sleep 0.02; done", hung_up.display());
+    let mut whole = weft.run(&app).await;
+    let pid = whole.pid();
+    let app = whole.ready()["app"].as_u64().expect("its pid");
+    assert_eq!(process(app).expect("it runs").1, pid);
+    let command = fs::read(format!("/proc/{app}/cmdline")).expect("it runs");
+    let started = fs::read(format!("/proc/{pid}/environ")).expect("it runs");
+    for _ in 0..2 {
+        let before = weft.sidecar();
+        weft.install();
+        whole.signal(Signal::USR2);
+        weft.becomes_it(&whole).await;
+        until("another sidecar, and no child is left unwaited", SOON, async || {
+            let seen = (weft.sidecar(), children(pid));
+            let wanted = [app.to_string(), seen.0.clone()];
+            match seen.0 != before
+                && seen.1.len() == 2
+                && seen.1.iter().all(|(pid, state)| *state != 'Z' && wanted.contains(pid))
+            {
+                true => Ok(()),
+                false => Err(format!("{seen:?}\n{}", whole.log())),
+            }
+        })
+        .await;
+        tokio::net::TcpStream::connect(whole.addr("outbound")).await.expect("the same port");
+    }
+    assert_eq!(fs::read(format!("/proc/{app}/cmdline")).expect("the same app"), command);
+    assert_eq!(fs::read(format!("/proc/{pid}/environ")).expect("it runs"), started, "nothing is added");
+
+    let before = weft.sidecar();
+    let sidecar = before.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    rustix::process::kill_process(sidecar, Signal::KILL).expect("it is ours");
+    until("it is started again", SOON, async || match weft.sidecar() {
+        now if now != before => {
+            tokio::net::TcpStream::connect(whole.addr("outbound")).await.map_err(|e| e.to_string())
+        }
+        _ => Err(whole.log()),
+    })
+    .await;
+
+    whole.signal(Signal::HUP);
+    until("SIGHUP is passed on", SOON, async || match hung_up.exists() {
+        true => Ok(()),
+        false => Err(whole.log()),
+    })
+    .await;
+    whole.signal(Signal::TERM);
+    assert_eq!(whole.wait(SOON).await, 5, "the app's own code\n{}", whole.log());
+    assert!(!weft.folder().join("handover.sock").exists(), "the last sidecar has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_ends_by_itself_after_an_upgrade_is_heard_and_so_is_its_code() {
+    let weft = Installed::new();
+    let end = weft.mesh.folder("end");
+    let mut whole = weft.run(&format!("while ! [ -e {} ]; do sleep 0.02; done; exit 9", end.display())).await;
+    weft.install();
+    whole.signal(Signal::USR2);
+    weft.becomes_it(&whole).await;
+    fs::write(&end, "").expect("written");
+    assert_eq!(whole.wait(SOON).await, 9);
+    assert!(!weft.folder().join("handover.sock").exists(), "the sidecar has ended too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_program_that_cannot_be_the_supervisor_leaves_the_old_one_which_says_why() {
+    let weft = Installed::new();
+    let mut whole = weft.run("trap 'exit 6' TERM; while :; do sleep 0.02; done").await;
+    let before = fs::metadata(format!("/proc/{}/exe", whole.pid())).expect("it runs").ino();
+    for refusal in ["echo 'error: this is no weather for it' >&2; exit 3", "kill -KILL $$"] {
+        weft.install_script(refusal);
+        let said = whole.log().matches("which goes on").count();
+        whole.signal(Signal::USR2);
+        until("it says why it goes on", SOON, async || {
+            let log = whole.log();
+            if log.matches("which goes on").count() > said { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+    let log = whole.log();
+    assert!(log.contains("exit status: 3: error: this is no weather for it"), "{log}");
+    assert!(log.contains("signal: 9"), "{log}");
+    assert_eq!(fs::metadata(format!("/proc/{}/exe", whole.pid())).expect("it runs").ino(), before);
+    // And another time it can.
+    weft.install();
+    whole.signal(Signal::USR2);
+    weft.becomes_it(&whole).await;
+    whole.signal(Signal::TERM);
+    assert_eq!(whole.wait(SOON).await, 6);
+}
+
+/// A signal that comes while one program gives way to the other is for the app all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_in_the_middle_of_the_upgrade_waits_for_the_new_program() {
+    let weft = Installed::new();
+    let (began, go, told) = (weft.mesh.folder("began"), weft.mesh.folder("go"), weft.mesh.folder("told"));
+    let app = format!(
+        "trap 'readlink /proc/$PPID/exe > {}; exit 8' TERM; while :; do sleep 0.02; done",
+        told.display()
+    );
+    let mut whole = weft.run(&app).await;
+    // A shell would let the signal in, so only the rehearsal is its own.
+    let rehearsal =
+        format!("touch {}; while ! [ -e {} ]; do sleep 0.01; done", began.display(), go.display());
+    weft.install_script(&rehearsal);
+    whole.signal(Signal::USR2);
+    until("it is about to", SOON, async || if began.exists() { Ok(()) } else { Err(whole.log()) }).await;
+    whole.signal(Signal::TERM);
+    weft.install();
+    fs::write(&go, "").expect("written");
+    assert_eq!(whole.wait(SOON).await, 8, "{}", whole.log());
+    let parent = fs::read_to_string(&told).expect("the app was told");
+    assert_eq!(Path::new(parent.trim()), weft.path, "by the new program: the old one's file is no more");
+}
+
+/// By hand the flag is of no use, and does no harm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_child_of_the_process_is_not_adopted() {
+    let handed = r#"{"protocol":1,"rehearsal":false,"app":1,"own_group":true,"data_dir":"/","sidecars":[]}"#;
+    let refused = weft_tests::process::run(&["run", "--adopt", handed, "--", "true"]).await;
+    assert!(refused.code == 1 && refused.stderr.contains("process 1 is no child of this one"), "{refused:?}");
+    let refused = weft_tests::process::run(&["run", "--adopt", r#"{"protocol":2}"#, "--", "true"]).await;
+    assert!(refused.code == 2 && refused.stderr.contains("restart it instead"), "{refused:?}");
+}
