@@ -16,6 +16,7 @@ use super::{InvalidResource, Validator, duration_to_proto, number_to_proto};
 mod adaptive;
 pub(in crate::resource) mod balancing;
 mod breaker;
+mod health_check;
 mod metadata;
 mod outlier;
 mod panic;
@@ -30,6 +31,7 @@ mod zone_aware;
 pub use adaptive::AdaptiveConcurrency;
 pub use balancing::{HashOn, LbPolicy, UnknownLbPolicy};
 pub use breaker::{CircuitBreaker, RetryLimit};
+pub use health_check::{CheckBy, HealthCheck};
 pub use outlier::{FailurePercentage, Latency, OutlierDetection, Sample, SuccessRate};
 pub use panic::PanicPolicy;
 pub use rate_limit::RateLimit;
@@ -114,63 +116,11 @@ pub enum Protocol {
     Http2,
 }
 
-/// Active check of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HealthCheck {
-    /// What is asked.
-    pub by: CheckBy,
-    /// Between the starts of two checks; 10 ms to 1 h.
-    pub interval: Duration,
-    /// Longest wait for an answer; 1 ms to 1 h.
-    pub timeout: Duration,
-    /// Failures in a row that take a healthy endpoint out; 1 to 100.
-    pub unhealthy_threshold: u32,
-    /// Successes in a row that bring it back; 1 to 100.
-    pub healthy_threshold: u32,
-}
-
-/// What a check asks an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub enum CheckBy {
-    /// A TCP connection is enough.
-    #[default]
-    Connect,
-    /// GET this path and expect 200.
-    Get(String),
-    /// `grpc.health.v1.Health/Check` of this service and expect `SERVING`; empty: of the server as a whole.
-    Grpc(String),
-}
-
-impl CheckBy {
-    /// GET it if there is one.
-    pub fn path(path: Option<String>) -> Self {
-        path.map_or(Self::Connect, Self::Get)
-    }
-}
-
-impl Default for HealthCheck {
-    /// TCP, each 2 s, 1 s for an answer, out after 2 failures, back after 1 success: an endpoint that vanishes
-    /// silently is out within 5 s, at half a connection per second and endpoint.
-    fn default() -> Self {
-        Self {
-            by: CheckBy::Connect,
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            unhealthy_threshold: 2,
-            healthy_threshold: 1,
-        }
-    }
-}
-
 /// Envoy's default too; loopback and data-centre connections take milliseconds.
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(3600);
 const CONNECT_TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(1), HOUR);
-const CHECK_INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(10), HOUR);
-const CHECK_TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(1), HOUR);
-const CHECK_THRESHOLD_RANGE: (u32, u32) = (1, 100);
 const EJECTION_TIME_RANGE: (Duration, Duration) = (Duration::from_millis(1), HOUR);
-const HEALTH_PATH_BYTES_MAX: usize = 1024;
 const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 impl TryFrom<pb::Cluster> for Cluster {
@@ -191,7 +141,7 @@ impl TryFrom<pb::Cluster> for Cluster {
                 CONNECT_TIMEOUT_DEFAULT,
                 CONNECT_TIMEOUT_RANGE,
             )?,
-            health_check: health_check(&v, &p.health_checks)?,
+            health_check: health_check::decode(&v, &p.health_checks)?,
             outlier_detection: outlier::decode(&v, &p)?,
             protocol: protocol(&v, &p)?,
             tls: tls::decode(&v, &p, proxied.as_ref().map(|(_, within)| within))?,
@@ -244,79 +194,6 @@ fn check_endpoints_come_by_eds(v: &Validator<'_>, p: &pb::Cluster) -> Result<(),
     Ok(())
 }
 
-fn health_check(
-    v: &Validator<'_>,
-    checks: &[core::HealthCheck],
-) -> Result<Option<HealthCheck>, InvalidResource> {
-    use core::health_check::HealthChecker;
-    let check = match checks {
-        [] => return Ok(None),
-        [check] => check,
-        more => return Err(v.error("health_checks", format!("{} of them", more.len()), "at most 1")),
-    };
-    let by = match &check.health_checker {
-        Some(HealthChecker::HttpHealthCheck(http)) => {
-            let ok = http.path.starts_with('/')
-                && http.path.len() <= HEALTH_PATH_BYTES_MAX
-                && http.path.bytes().all(|b| b.is_ascii_graphic());
-            if !ok {
-                return Err(v.error(
-                    "health_checks[0].http_health_check.path",
-                    format!("{:?}", http.path.chars().take(64).collect::<String>()),
-                    "a path of 1 to 1024 visible ASCII characters that starts with /",
-                ));
-            }
-            CheckBy::Get(http.path.clone())
-        }
-        Some(HealthChecker::TcpHealthCheck(_)) => CheckBy::Connect,
-        Some(HealthChecker::GrpcHealthCheck(grpc)) => {
-            let name = &grpc.service_name;
-            if name.len() > HEALTH_PATH_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(v.error(
-                    "health_checks[0].grpc_health_check.service_name",
-                    format!("{:?}", name.chars().take(64).collect::<String>()),
-                    "up to 1024 visible ASCII characters",
-                ));
-            }
-            CheckBy::Grpc(name.clone())
-        }
-        Some(HealthChecker::CustomHealthCheck(_)) => {
-            return Err(v.error("health_checks[0]", "custom_health_check", CHECKERS));
-        }
-        None => return Err(v.error("health_checks[0]", "no checker", CHECKERS)),
-    };
-    let d = HealthCheck::default();
-    Ok(Some(HealthCheck {
-        by,
-        interval: v.duration(
-            "health_checks[0].interval",
-            check.interval.as_ref(),
-            d.interval,
-            CHECK_INTERVAL_RANGE,
-        )?,
-        timeout: v.duration(
-            "health_checks[0].timeout",
-            check.timeout.as_ref(),
-            d.timeout,
-            CHECK_TIMEOUT_RANGE,
-        )?,
-        unhealthy_threshold: v.number(
-            "health_checks[0].unhealthy_threshold",
-            check.unhealthy_threshold.as_ref(),
-            d.unhealthy_threshold,
-            CHECK_THRESHOLD_RANGE,
-        )?,
-        healthy_threshold: v.number(
-            "health_checks[0].healthy_threshold",
-            check.healthy_threshold.as_ref(),
-            d.healthy_threshold,
-            CHECK_THRESHOLD_RANGE,
-        )?,
-    }))
-}
-
-const CHECKERS: &str = "http_health_check, tcp_health_check or grpc_health_check";
-
 fn protocol(v: &Validator<'_>, p: &pb::Cluster) -> Result<Protocol, InvalidResource> {
     use http_protocol_options::UpstreamProtocolOptions as Options;
     use http_protocol_options::explicit_http_config::ProtocolConfig as Config;
@@ -358,7 +235,7 @@ impl From<&Cluster> for pb::Cluster {
             lb_subset_config: subsets::encode(&c.subsets),
             load_balancing_policy,
             lb_config: slow_start::encode(&c.lb_policy, c.slow_start),
-            health_checks: c.health_check.iter().map(health_check_to_proto).collect(),
+            health_checks: c.health_check.iter().map(health_check::encode).collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: to_metadata(c),
             transport_socket: transport_socket(c),
@@ -391,28 +268,6 @@ fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let all = all.chain(timeouts::encode(c.timeouts));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
-}
-
-fn health_check_to_proto(h: &HealthCheck) -> core::HealthCheck {
-    use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck};
-    core::HealthCheck {
-        timeout: Some(duration_to_proto(h.timeout)),
-        interval: Some(duration_to_proto(h.interval)),
-        unhealthy_threshold: Some(number_to_proto(h.unhealthy_threshold)),
-        healthy_threshold: Some(number_to_proto(h.healthy_threshold)),
-        health_checker: Some(match &h.by {
-            CheckBy::Grpc(service) => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
-                service_name: service.clone(),
-                ..GrpcHealthCheck::default()
-            }),
-            CheckBy::Get(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
-                path: path.clone(),
-                ..HttpHealthCheck::default()
-            }),
-            CheckBy::Connect => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
-        }),
-        ..core::HealthCheck::default()
-    }
 }
 
 fn http2_options() -> HttpProtocolOptions {
