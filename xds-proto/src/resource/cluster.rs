@@ -141,7 +141,7 @@ impl TryFrom<pb::Cluster> for Cluster {
                 CONNECT_TIMEOUT_DEFAULT,
                 CONNECT_TIMEOUT_RANGE,
             )?,
-            health_check: health_check::decode(&v, &p.health_checks)?,
+            health_check: health_check::decode(&v, &p)?,
             outlier_detection: outlier::decode(&v, &p)?,
             protocol: protocol(&v, &p)?,
             tls: tls::decode(&v, &p, proxied.as_ref().map(|(_, within)| within))?,
@@ -235,7 +235,11 @@ impl From<&Cluster> for pb::Cluster {
             lb_subset_config: subsets::encode(&c.subsets),
             load_balancing_policy,
             lb_config: slow_start::encode(&c.lb_policy, c.slow_start),
-            health_checks: c.health_check.iter().map(health_check::encode).collect(),
+            health_checks: c
+                .health_check
+                .iter()
+                .map(|check| health_check::encode(check, c.protocol))
+                .collect(),
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: to_metadata(c),
             transport_socket: transport_socket(c),
@@ -266,6 +270,7 @@ fn to_metadata(c: &Cluster) -> Option<core::Metadata> {
     let all = all.chain(c.tls.as_ref().and_then(tls::encode_metadata));
     let all = all.chain(c.guard.as_ref().map(guard::encode));
     let all = all.chain(timeouts::encode(c.timeouts));
+    let all = all.chain(c.health_check.as_ref().and_then(|h| health_check::encode_metadata(h, c.protocol)));
     let filter_metadata: HashMap<_, _> = all.collect();
     (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..core::Metadata::default() })
 }

@@ -1,11 +1,17 @@
 //! Active checks: Envoy's `health_checks`, of which a cluster has one or none.
+//!
+//! Envoy takes a check by gRPC only for a cluster that speaks HTTP/2. Ours asks over HTTP/2 whatever the requests go by, so that
+//! one for a cluster of HTTP/1 stands in the metadata, beside a check by connection for Envoy.
 
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::r#type::v3::CodecClientType;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use serde::Serialize;
 
-use super::{HOUR, InvalidResource, Validator, duration_to_proto, number_to_proto};
+use super::{HOUR, InvalidResource, Protocol, Validator, duration_to_proto, number_to_proto};
 
 /// Active check of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,12 +67,12 @@ const CHECK_THRESHOLD_RANGE: (u32, u32) = (1, 100);
 const HEALTH_PATH_BYTES_MAX: usize = 1024;
 const CHECKERS: &str = "http_health_check, tcp_health_check or grpc_health_check";
 
-pub(super) fn decode(
-    v: &Validator<'_>,
-    checks: &[core::HealthCheck],
-) -> Result<Option<HealthCheck>, InvalidResource> {
+const METADATA: &str = "weft.health_check";
+const GRPC: &str = "grpc";
+
+pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<Option<HealthCheck>, InvalidResource> {
     use core::health_check::HealthChecker;
-    let check = match checks {
+    let check = match p.health_checks.as_slice() {
         [] => return Ok(None),
         [check] => check,
         more => return Err(v.error("health_checks", format!("{} of them", more.len()), "at most 1")),
@@ -85,17 +91,9 @@ pub(super) fn decode(
             }
             CheckBy::Get(http.path.clone())
         }
-        Some(HealthChecker::TcpHealthCheck(_)) => CheckBy::Connect,
+        Some(HealthChecker::TcpHealthCheck(_)) => beside_envoys(v, p)?.unwrap_or(CheckBy::Connect),
         Some(HealthChecker::GrpcHealthCheck(grpc)) => {
-            let name = &grpc.service_name;
-            if name.len() > HEALTH_PATH_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(v.error(
-                    "health_checks[0].grpc_health_check.service_name",
-                    format!("{:?}", name.chars().take(64).collect::<String>()),
-                    "up to 1024 visible ASCII characters",
-                ));
-            }
-            CheckBy::Grpc(name.clone())
+            by_grpc(v, "health_checks[0].grpc_health_check.service_name", &grpc.service_name)?
         }
         Some(HealthChecker::CustomHealthCheck(_)) => {
             return Err(v.error("health_checks[0]", "custom_health_check", CHECKERS));
@@ -132,23 +130,57 @@ pub(super) fn decode(
     }))
 }
 
-pub(super) fn encode(h: &HealthCheck) -> core::HealthCheck {
+/// What stands in the metadata.
+fn beside_envoys(v: &Validator<'_>, p: &pb::Cluster) -> Result<Option<CheckBy>, InvalidResource> {
+    let Some(ours) = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(METADATA)) else {
+        return Ok(None);
+    };
+    let at = format!("metadata[{METADATA}].{GRPC}");
+    match ours.fields.get(GRPC).and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(name)) => by_grpc(v, &at, name).map(Some),
+        _ => Err(v.error(at, "no text", "a text")),
+    }
+}
+
+fn by_grpc(v: &Validator<'_>, at: &str, name: &str) -> Result<CheckBy, InvalidResource> {
+    if name.len() > HEALTH_PATH_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
+        let seen = format!("{:?}", name.chars().take(64).collect::<String>());
+        return Err(v.error(at, seen, "up to 1024 visible ASCII characters"));
+    }
+    Ok(CheckBy::Grpc(name.to_owned()))
+}
+
+/// What goes into the metadata.
+pub(super) fn encode_metadata(h: &HealthCheck, protocol: Protocol) -> Option<(String, Struct)> {
+    let (CheckBy::Grpc(name), Protocol::Http1) = (&h.by, protocol) else { return None };
+    let name = Value { kind: Some(Kind::StringValue(name.clone())) };
+    Some((METADATA.to_owned(), Struct { fields: [(GRPC.to_owned(), name)].into() }))
+}
+
+pub(super) fn encode(h: &HealthCheck, protocol: Protocol) -> core::HealthCheck {
     use core::health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck};
     core::HealthCheck {
         timeout: Some(duration_to_proto(h.timeout)),
         interval: Some(duration_to_proto(h.interval)),
         unhealthy_threshold: Some(number_to_proto(h.unhealthy_threshold)),
         healthy_threshold: Some(number_to_proto(h.healthy_threshold)),
-        health_checker: Some(match &h.by {
-            CheckBy::Grpc(service) => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
+        health_checker: Some(match (&h.by, protocol) {
+            (CheckBy::Grpc(service), Protocol::Http2) => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
                 service_name: service.clone(),
                 ..GrpcHealthCheck::default()
             }),
-            CheckBy::Get(path) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
+            (CheckBy::Get(path), protocol) => HealthChecker::HttpHealthCheck(HttpHealthCheck {
                 path: path.clone(),
+                // Envoy asks over HTTP/1 where nothing is said, whatever the cluster speaks.
+                codec_client_type: match protocol {
+                    Protocol::Http1 => CodecClientType::Http1,
+                    Protocol::Http2 => CodecClientType::Http2,
+                } as i32,
                 ..HttpHealthCheck::default()
             }),
-            CheckBy::Connect => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+            (CheckBy::Grpc(_), Protocol::Http1) | (CheckBy::Connect, _) => {
+                HealthChecker::TcpHealthCheck(TcpHealthCheck::default())
+            }
         }),
         ..core::HealthCheck::default()
     }

@@ -222,9 +222,28 @@ fn a_relative_health_path_and_a_second_check_are_refused() {
         Cluster::try_from(pb::Cluster::from(&c))
     };
     assert!(grpc("").is_ok());
-    assert_eq!(grpc("a b").unwrap_err().field, "health_checks[0].grpc_health_check.service_name");
+    assert_eq!(grpc("a b").unwrap_err().field, "metadata[weft.health_check].grpc");
     let e = refused(|p| p.health_checks.push(p.health_checks[0].clone()));
     assert_eq!(e.seen, "2 of them");
+}
+
+/// Envoy refuses one by gRPC where requests go by HTTP/1, and asks by path over HTTP/1 unless it is told otherwise.
+#[test]
+fn a_check_is_said_so_that_envoy_can_do_it() {
+    use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
+    let by = CheckBy::Grpc("orders".to_owned());
+    let mut c = Cluster {
+        health_check: Some(HealthCheck { by, ..HealthCheck::default() }),
+        ..Cluster::with_defaults("o")
+    };
+    let checker = |c: &Cluster| pb::Cluster::from(c).health_checks[0].health_checker.clone();
+    assert!(matches!(checker(&c), Some(HealthChecker::TcpHealthCheck(_))));
+    assert_eq!(Cluster::try_from(pb::Cluster::from(&c)).unwrap(), c, "ours asks by gRPC all the same");
+    c.protocol = Protocol::Http2;
+    assert!(matches!(checker(&c), Some(HealthChecker::GrpcHealthCheck(_))));
+    c.health_check.as_mut().unwrap().by = CheckBy::Get("/health".to_owned());
+    let Some(HealthChecker::HttpHealthCheck(http)) = checker(&c) else { panic!("{:?}", checker(&c)) };
+    assert_eq!(http.codec_client_type().as_str_name(), "HTTP2");
 }
 
 /// Sending plain text where the control plane asked for TLS would be worse than refusing.
