@@ -176,6 +176,9 @@ pub fn is_dns_name(text: &str) -> bool {
 const SOCKET: &str = "envoy.transport_sockets.tls";
 const RAW_BUFFER_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const CONTEXT_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+/// Where the system's CAs are under Debian and Alpine, and in Envoy's own images. Envoy does not do `system_root_certs`, and
+/// refuses names that no CA stands behind.
+const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Namespace in a cluster's metadata.
 const NAMESPACE: &str = "weft.tls";
 
@@ -373,8 +376,11 @@ fn context(
     if let Some((field, _)) = unsupported.into_iter().find(|(_, set)| *set) {
         return Err(v.error(format!("{at}.{field}"), "set", "unset"));
     }
-    let trust = match (&p.trusted_ca, &p.system_root_certs) {
-        (Some(ca), _) => Some(Trust::Ca(source::decode(v, &format!("{at}.trusted_ca"), Some(ca))?)),
+    let ca = p.trusted_ca.as_ref();
+    let ca = ca.map(|ca| source::decode(v, &format!("{at}.trusted_ca"), Some(ca))).transpose()?;
+    let trust = match (ca, &p.system_root_certs) {
+        (Some(DataSource::File(path)), Some(_)) if path.as_os_str() == SYSTEM_CAS => Some(Trust::System),
+        (Some(ca), _) => Some(Trust::Ca(ca)),
         (None, Some(_)) => Some(Trust::System),
         (None, None) => None,
     };
@@ -479,7 +485,8 @@ fn common(t: &UpstreamTls, protocol: Protocol) -> tls::CommonTlsContext {
     let context = tls::CertificateValidationContext {
         trusted_ca: match &t.trust {
             Trust::Ca(ca) => Some(source::encode(ca)),
-            Trust::System | Trust::Secret(_) => None,
+            Trust::System => Some(source::encode(&DataSource::File(SYSTEM_CAS.into()))),
+            Trust::Secret(_) => None,
         },
         system_root_certs: (t.trust == Trust::System)
             .then(tls::certificate_validation_context::SystemRootCerts::default),
