@@ -2,6 +2,7 @@
 //!
 //! - [`process`]: one `weft` process with its ready line, captured log and guaranteed stop.
 //! - [`mesh`]: servers and proxies that find each other, and what tests ask of them.
+//! - [`envoy`]: a real Envoy that goes by what a server tells over xDS.
 //! - [`fake_upstream`]: a small HTTP service that says who it is, and can be stopped and started.
 //! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
 //! - [`load`]: requests without a pause, none of which may fail.
@@ -14,6 +15,7 @@
 //! The binary under test is `WEFT_BIN`, or the `weft` that lies beside the test's own target folder.
 
 pub mod checker;
+pub mod envoy;
 pub mod fake_upstream;
 pub mod history;
 pub mod http_client;
