@@ -5,6 +5,7 @@
 //! - [`envoy`]: a real Envoy that goes by what a server tells over xDS.
 //! - [`fake_upstream`]: a small HTTP service that says who it is, and can be stopped and started.
 //! - [`http_client`]: one-shot HTTP requests and raw bytes over TCP.
+//! - [`installed`]: a program that is replaced while it runs, and [`notified`]: what its supervisor hears of that.
 //! - [`load`]: requests without a pause, none of which may fail.
 //! - [`netns`]: servers in network namespaces, over a network that loses, delays and cuts.
 //! - [`pki`]: identities of sidecars.
@@ -19,9 +20,11 @@ pub mod envoy;
 pub mod fake_upstream;
 pub mod history;
 pub mod http_client;
+pub mod installed;
 pub mod load;
 pub mod mesh;
 pub mod netns;
+pub mod notified;
 pub mod pki;
 pub mod process;
 pub mod small_disk;

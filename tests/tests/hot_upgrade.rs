@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
+use weft_tests::installed::Installed;
 use weft_tests::load::{Connections, Load};
 use weft_tests::mesh::{Mesh, strings};
+use weft_tests::notified::{Notified, ready};
 use weft_tests::pki::{ca, identity};
 use weft_tests::process::WeftProcess;
 use weft_tests::wait::until;
@@ -247,29 +249,31 @@ async fn a_signal_starts_the_successor_and_the_supervisor_hears_its_pid() {
     let join = mesh.servers[0].gossip().to_string();
     let upstream = FakeUpstream::start("one").await;
     let service = format!("orders={}", upstream.addr());
-    let socket = mesh.folder("notify.sock");
-    let supervisor = tokio::net::UnixDatagram::bind(&socket).expect("binds");
-    let hears = async || {
-        let mut words = [0; 256];
-        let heard = tokio::time::timeout(SOON, supervisor.recv(&mut words)).await.expect("it is told");
-        String::from_utf8_lossy(&words[..heard.expect("words")]).into_owned()
-    };
+    let supervisor = Notified::listen(&mesh.folder("notify.sock"), false);
     let folder = mesh.folder("sidecar");
     let args = flags("sidecar", &folder, &join, &["--service", &service]);
-    let env = [("NOTIFY_SOCKET", socket.to_str().expect("a path"))];
-    let mut first = WeftProcess::try_start_with_env("sidecar", &args, &env).await.expect("starts");
-    assert_eq!(hears().await, format!("READY=1\nMAINPID={}\n", first.pid()));
+    let weft = Installed::new(&mesh.folder(""));
+    let env = supervisor.environment();
+    let mut first = WeftProcess::start_program("sidecar", weft.path(), &args, &env).await.expect("starts");
+    assert_eq!(supervisor.hears().await, ready(first.pid()));
     answers(&first, "orders").await;
     let load = Load::with(first.addr("outbound"), "orders", &ALL);
+    // One that comes to nothing.
+    weft.install_script("exit 1");
     first.signal(rustix::process::Signal::USR2);
-    let told = hears().await;
+    assert_eq!(supervisor.hears_of_an_upgrade().await, ready(first.pid()));
+    weft.install();
+    first.signal(rustix::process::Signal::USR2);
+    let told = supervisor.hears_of_an_upgrade().await;
     assert_eq!(first.wait(SOON).await, 0, "{}", first.log());
     load.finish().await;
     let pid = std::fs::read_to_string(folder.join("pid")).expect("a pid");
-    assert_eq!(told, format!("READY=1\nMAINPID={pid}"));
+    assert_eq!(told, ready(pid.trim()));
+    supervisor.heard_all();
     let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
     assert_ne!(Some(pid), rustix::process::Pid::from_raw(1), "ours");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert_eq!(supervisor.hears().await, "STOPPING=1\n");
     until("it has drained", SOON, async || {
         if folder.join("handover.sock").exists() { Err("its socket is there".to_owned()) } else { Ok(()) }
     })

@@ -1,51 +1,42 @@
 //! `weft run` becomes a new version of itself while its app runs on (P47): same process, same child.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use weft_tests::installed::Installed;
 use weft_tests::mesh::{Mesh, strings};
-use weft_tests::process::{WeftProcess, weft_bin};
+use weft_tests::notified::{Notified, ready};
+use weft_tests::process::WeftProcess;
 use weft_tests::wait::until;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A program of its own file, which an upgrade replaces.
-struct Installed {
-    path: PathBuf,
+/// An app and what it runs with.
+struct App {
+    weft: Installed,
     mesh: Mesh,
 }
 
-impl Installed {
+impl App {
     fn new() -> Self {
         let mesh = Mesh::empty();
-        let installed = Self { path: mesh.folder("weft"), mesh };
-        installed.install();
-        installed
-    }
-
-    /// As `install` does it: another file by the same name, whole from the first moment.
-    fn install(&self) {
-        let new = self.path.with_extension("new");
-        fs::copy(weft_bin(), &new).expect("copied");
-        fs::rename(new, &self.path).expect("renamed");
+        Self { weft: Installed::new(&mesh.folder("")), mesh }
     }
 
     /// A program that is weft as a sidecar, and does what it is told when it is to be the supervisor.
-    fn install_script(&self, supervisor: &str) {
-        let new = self.path.with_extension("new");
-        let weft = weft_bin().display().to_string();
-        let script =
-            format!("#!/bin/sh\nweft={weft}\n[ \"$1\" = proxy ] && exec \"$weft\" \"$@\"\n{supervisor}\n");
-        fs::write(&new, script).expect("written");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("executable");
-        fs::rename(new, &self.path).expect("renamed");
+    fn install_supervisor(&self, script: &str) {
+        self.weft.install_script(&format!("[ \"$1\" = proxy ] && exec \"$weft\" \"$@\"\n{script}"));
     }
 
     /// `weft run` of a shell script that begins with its own pid and `WEFT_SIDECAR`.
     async fn run(&self, app: &str) -> WeftProcess {
+        self.run_with(app, &[]).await
+    }
+
+    async fn run_with(&self, app: &str, env: &[(&str, &str)]) -> WeftProcess {
         let app = format!("echo \"ready {{\\\"app\\\":$$,\\\"outbound\\\":\\\"$WEFT_SIDECAR\\\"}}\"\n{app}");
         let folder = self.folder().display().to_string();
         let mut args = strings(&["run", "--name", "app", "--data-dir", &folder, "--gossip-port", "0"]);
@@ -53,7 +44,7 @@ impl Installed {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound");
         let outbound = free.to_string();
         args.extend(strings(&["--outbound", &outbound, "--admin", "127.0.0.1:0", "--", "sh", "-c", &app]));
-        WeftProcess::start_program("app", &self.path, &args, &[]).await.expect("starts")
+        WeftProcess::start_program("app", self.weft.path(), &args, env).await.expect("starts")
     }
 
     fn folder(&self) -> PathBuf {
@@ -69,7 +60,7 @@ impl Installed {
     async fn becomes_it(&self, whole: &WeftProcess) {
         until("it is the new program", SOON, async || {
             let runs = fs::metadata(format!("/proc/{}/exe", whole.pid())).map_err(|e| e.to_string())?;
-            let installed = fs::metadata(&self.path).expect("installed");
+            let installed = fs::metadata(self.weft.path()).expect("installed");
             if runs.ino() == installed.ino() { Ok(()) } else { Err(whole.log()) }
         })
         .await;
@@ -95,24 +86,24 @@ fn children(parent: u32) -> Vec<(String, char)> {
 /// were, a crash of the one that is, signals, and the code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_supervisor_becomes_the_new_program_and_the_app_stays_its_child() {
-    let weft = Installed::new();
-    let hung_up = weft.mesh.folder("hung-up");
-    let app =
+    let app = App::new();
+    let hung_up = app.mesh.folder("hung-up");
+    let script =
         format!("trap 'touch {}' HUP; trap 'exit 5' TERM; while :; do sleep 0.02; done", hung_up.display());
-    let mut whole = weft.run(&app).await;
+    let mut whole = app.run(&script).await;
     let pid = whole.pid();
-    let app = whole.ready()["app"].as_u64().expect("its pid");
-    assert_eq!(process(app).expect("it runs").1, pid);
-    let command = fs::read(format!("/proc/{app}/cmdline")).expect("it runs");
+    let child = whole.ready()["app"].as_u64().expect("its pid");
+    assert_eq!(process(child).expect("it runs").1, pid);
+    let command = fs::read(format!("/proc/{child}/cmdline")).expect("it runs");
     let started = fs::read(format!("/proc/{pid}/environ")).expect("it runs");
     for _ in 0..2 {
-        let before = weft.sidecar();
-        weft.install();
+        let before = app.sidecar();
+        app.weft.install();
         whole.signal(Signal::USR2);
-        weft.becomes_it(&whole).await;
+        app.becomes_it(&whole).await;
         until("another sidecar, and no child is left unwaited", SOON, async || {
-            let seen = (weft.sidecar(), children(pid));
-            let wanted = [app.to_string(), seen.0.clone()];
+            let seen = (app.sidecar(), children(pid));
+            let wanted = [child.to_string(), seen.0.clone()];
             match seen.0 != before
                 && seen.1.len() == 2
                 && seen.1.iter().all(|(pid, state)| *state != 'Z' && wanted.contains(pid))
@@ -124,13 +115,13 @@ async fn the_supervisor_becomes_the_new_program_and_the_app_stays_its_child() {
         .await;
         tokio::net::TcpStream::connect(whole.addr("outbound")).await.expect("the same port");
     }
-    assert_eq!(fs::read(format!("/proc/{app}/cmdline")).expect("the same app"), command);
+    assert_eq!(fs::read(format!("/proc/{child}/cmdline")).expect("the same app"), command);
     assert_eq!(fs::read(format!("/proc/{pid}/environ")).expect("it runs"), started, "nothing is added");
 
-    let before = weft.sidecar();
+    let before = app.sidecar();
     let sidecar = before.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
     rustix::process::kill_process(sidecar, Signal::KILL).expect("it is ours");
-    until("it is started again", SOON, async || match weft.sidecar() {
+    until("it is started again", SOON, async || match app.sidecar() {
         now if now != before => {
             tokio::net::TcpStream::connect(whole.addr("outbound")).await.map_err(|e| e.to_string())
         }
@@ -146,29 +137,29 @@ async fn the_supervisor_becomes_the_new_program_and_the_app_stays_its_child() {
     .await;
     whole.signal(Signal::TERM);
     assert_eq!(whole.wait(SOON).await, 5, "the app's own code\n{}", whole.log());
-    assert!(!weft.folder().join("handover.sock").exists(), "the last sidecar has ended");
+    assert!(!app.folder().join("handover.sock").exists(), "the last sidecar has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_that_ends_by_itself_after_an_upgrade_is_heard_and_so_is_its_code() {
-    let weft = Installed::new();
-    let end = weft.mesh.folder("end");
-    let mut whole = weft.run(&format!("while ! [ -e {} ]; do sleep 0.02; done; exit 9", end.display())).await;
-    weft.install();
+    let app = App::new();
+    let end = app.mesh.folder("end");
+    let mut whole = app.run(&format!("while ! [ -e {} ]; do sleep 0.02; done; exit 9", end.display())).await;
+    app.weft.install();
     whole.signal(Signal::USR2);
-    weft.becomes_it(&whole).await;
+    app.becomes_it(&whole).await;
     fs::write(&end, "").expect("written");
     assert_eq!(whole.wait(SOON).await, 9);
-    assert!(!weft.folder().join("handover.sock").exists(), "the sidecar has ended too");
+    assert!(!app.folder().join("handover.sock").exists(), "the sidecar has ended too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_program_that_cannot_be_the_supervisor_leaves_the_old_one_which_says_why() {
-    let weft = Installed::new();
-    let mut whole = weft.run("trap 'exit 6' TERM; while :; do sleep 0.02; done").await;
+    let app = App::new();
+    let mut whole = app.run("trap 'exit 6' TERM; while :; do sleep 0.02; done").await;
     let before = fs::metadata(format!("/proc/{}/exe", whole.pid())).expect("it runs").ino();
     for refusal in ["echo 'error: this is no weather for it' >&2; exit 3", "kill -KILL $$"] {
-        weft.install_script(refusal);
+        app.install_supervisor(refusal);
         let said = whole.log().matches("which goes on").count();
         whole.signal(Signal::USR2);
         until("it says why it goes on", SOON, async || {
@@ -182,9 +173,9 @@ async fn a_new_program_that_cannot_be_the_supervisor_leaves_the_old_one_which_sa
     assert!(log.contains("signal: 9"), "{log}");
     assert_eq!(fs::metadata(format!("/proc/{}/exe", whole.pid())).expect("it runs").ino(), before);
     // And another time it can.
-    weft.install();
+    app.weft.install();
     whole.signal(Signal::USR2);
-    weft.becomes_it(&whole).await;
+    app.becomes_it(&whole).await;
     whole.signal(Signal::TERM);
     assert_eq!(whole.wait(SOON).await, 6);
 }
@@ -192,25 +183,29 @@ async fn a_new_program_that_cannot_be_the_supervisor_leaves_the_old_one_which_sa
 /// A signal that comes while one program gives way to the other is for the app all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_in_the_middle_of_the_upgrade_waits_for_the_new_program() {
-    let weft = Installed::new();
-    let (began, go, told) = (weft.mesh.folder("began"), weft.mesh.folder("go"), weft.mesh.folder("told"));
-    let app = format!(
+    let app = App::new();
+    let (began, go, told) = (app.mesh.folder("began"), app.mesh.folder("go"), app.mesh.folder("told"));
+    let script = format!(
         "trap 'readlink /proc/$PPID/exe > {}; exit 8' TERM; while :; do sleep 0.02; done",
         told.display()
     );
-    let mut whole = weft.run(&app).await;
+    let mut whole = app.run(&script).await;
     // A shell would let the signal in, so only the rehearsal is its own.
     let rehearsal =
         format!("touch {}; while ! [ -e {} ]; do sleep 0.01; done", began.display(), go.display());
-    weft.install_script(&rehearsal);
+    app.install_supervisor(&rehearsal);
     whole.signal(Signal::USR2);
     until("it is about to", SOON, async || if began.exists() { Ok(()) } else { Err(whole.log()) }).await;
     whole.signal(Signal::TERM);
-    weft.install();
+    app.weft.install();
     fs::write(&go, "").expect("written");
     assert_eq!(whole.wait(SOON).await, 8, "{}", whole.log());
     let parent = fs::read_to_string(&told).expect("the app was told");
-    assert_eq!(Path::new(parent.trim()), weft.path, "by the new program: the old one's file is no more");
+    assert_eq!(
+        Path::new(parent.trim()),
+        app.weft.path(),
+        "by the new program: the old one's file is no more"
+    );
 }
 
 /// By hand the flag is of no use, and does no harm.
@@ -221,4 +216,29 @@ async fn what_is_no_child_of_the_process_is_not_adopted() {
     assert!(refused.code == 1 && refused.stderr.contains("process 1 is no child of this one"), "{refused:?}");
     let refused = weft_tests::process::run(&["run", "--adopt", r#"{"protocol":2}"#, "--", "true"]).await;
     assert!(refused.code == 2 && refused.stderr.contains("restart it instead"), "{refused:?}");
+}
+
+/// systemd is told by the process that stays the main one, and by no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_hears_of_an_app_with_its_sidecar_as_of_one() {
+    let app = App::new();
+    let supervisor = Notified::listen(&app.mesh.folder("notify"), true);
+    let mut whole =
+        app.run_with("trap 'exit 0' TERM; while :; do sleep 0.02; done", &supervisor.environment()).await;
+    assert_eq!(supervisor.hears().await, ready(whole.pid()));
+    for refused in [false, true] {
+        match refused {
+            false => app.weft.install(),
+            true => app.install_supervisor("exit 1"),
+        }
+        whole.signal(Signal::USR2);
+        assert_eq!(supervisor.hears_of_an_upgrade().await, ready(whole.pid()));
+        let goes_on = whole.log().contains("which goes on");
+        assert_eq!(goes_on, refused, "{}", whole.log());
+    }
+    supervisor.heard_all();
+    whole.signal(Signal::TERM);
+    assert_eq!(supervisor.hears().await, "STOPPING=1\n");
+    assert_eq!(whole.wait(SOON).await, 0);
+    supervisor.heard_all();
 }

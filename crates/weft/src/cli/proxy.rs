@@ -11,6 +11,7 @@ use weft_proxy::config::BoundListener;
 
 use crate::failure::Failure;
 use crate::flags::{ProxyFlags, start_logging};
+use crate::notify;
 use crate::output;
 use crate::signals::Signals;
 
@@ -56,7 +57,7 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         "inbound_captures": addrs.inbound_captures,
     });
     output::print(format!("weft proxy {name}\n{block}ready {ready}\n"));
-    crate::notify::ready();
+    notify::ready();
     let program = super::run::program();
     let mut successor: Option<Child> = None;
     loop {
@@ -69,6 +70,7 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
         tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "draining");
+                notify::stopping();
                 break;
             }
             Some(()) = upgrades.recv() => match proxy.data_dir() {
@@ -79,6 +81,7 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
                 successor = None;
                 let ended = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
                 tracing::error!(ended, "the new process did not take over; going on");
+                notify::ready();
             }
             event = proxy.event() => match event {
                 Event::TakenOver | Event::Stop => break,
@@ -91,11 +94,13 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
 
 /// Starts the program that is now where this one was, to take over. It outlives this process.
 fn upgrade(program: &Path) -> Option<Child> {
+    notify::reloading();
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env("WEFT_TAKE_OVER", "true").stdin(Stdio::null());
     let started = command.spawn();
     if let Err(error) = &started {
         tracing::error!(program = %program.display(), %error, "the new process cannot be started; going on");
+        notify::ready();
     }
     started.ok()
 }

@@ -12,8 +12,8 @@ use weft_control_plane::app;
 use self::group::GroupCommand;
 use crate::failure::Failure;
 use crate::flags::{ServerFlags, start_logging};
-use crate::output;
 use crate::signals::Signals;
+use crate::{notify, output};
 
 /// What may follow the flags.
 #[derive(Debug, Clone, Subcommand)]
@@ -76,9 +76,11 @@ pub(crate) async fn run(flags: ServerFlags) -> Result<ExitCode, Failure> {
         "grpc": addrs.grpc, "http": addrs.http, "dns": addrs.dns, "peer": addrs.peer, "gossip": addrs.gossip,
     });
     output::print(format!("weft server {name}\n{block}ready {ready}\n"));
+    notify::ready();
     crate::start_pages::let_go_after_start();
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
+    notify::stopping();
     Ok(signals.end_gracefully(None, server.shutdown()).await)
 }
 

@@ -14,6 +14,7 @@ use weft_proxy::handover::{Order, order};
 
 use crate::cli::child::die_with_parent;
 use crate::cli::children::Children;
+use crate::notify;
 
 /// For a sidecar of its own to take its services out of the mesh.
 const WITHDRAW_MAX: Duration = Duration::from_secs(8);
@@ -68,7 +69,11 @@ impl Sidecar {
     /// Starts the program that is now where ours was, to take over, and has [`Self::tend`] say when nothing of the sidecar
     /// is left in this process.
     pub(super) fn upgrade(&mut self) {
+        notify::reloading();
         self.outdated = self.start_successor();
+        if !self.outdated {
+            notify::ready();
+        }
     }
 
     fn start_successor(&mut self) -> bool {
@@ -77,6 +82,8 @@ impl Sidecar {
             return false;
         }
         let mut command = Command::new(&self.program);
+        // What is supervised is this process.
+        command.env_remove(notify::SOCKET);
         command.arg("proxy").args(&self.arguments).arg("--take-over").stdin(Stdio::null());
         // What it prints at its start is none of the app's output; its access log may be.
         let to_stdout = self.arguments.iter().any(|argument| argument.to_string_lossy().contains("stdout"));
@@ -149,6 +156,7 @@ impl Sidecar {
         if self.own.is_some() {
             self.outdated = false;
             eprintln!("the new sidecar did not take over ({status}); the present one goes on");
+            notify::ready();
         } else {
             tracing::debug!(%status, "sidecar");
             self.again_at = Some(Instant::now() + AGAIN_AFTER);

@@ -12,6 +12,7 @@ use super::sidecar::Sidecar;
 use crate::cli::child::Running;
 use crate::cli::children::Children;
 use crate::failure::Failure;
+use crate::notify;
 use crate::signals::{self, Signals};
 
 /// All that a supervisor is told by the kernel.
@@ -36,20 +37,34 @@ pub(super) struct Supervisor {
     pub(super) heard: Heard,
 }
 
+/// What comes first.
+enum First {
+    /// The app ends by itself, with this code.
+    Ended(u8),
+    /// This signal asks it to.
+    Asked(i32),
+}
+
 impl Supervisor {
     /// Until the app has ended, then the sidecar. Answers the app's exit code.
     pub(super) async fn run(mut self) -> ExitCode {
-        let code = self.supervise().await;
+        notify::ready();
+        let first = self.supervise().await;
+        notify::stopping();
+        let code = match first {
+            First::Ended(code) => code,
+            First::Asked(signal) => self.withdraw(signal).await,
+        };
         let Heard { mut signals, mut children, .. } = self.heard;
         signals.end_gracefully(None, self.sidecar.end(&mut children)).await;
         ExitCode::from(code)
     }
 
-    async fn supervise(&mut self) -> u8 {
-        let asked = loop {
+    async fn supervise(&mut self) -> First {
+        loop {
             let signal = tokio::select! {
                 (pid, status) = self.heard.children.next() => match self.app.ended(pid, status) {
-                    Some(code) => return code,
+                    Some(code) => return First::Ended(code),
                     None => {
                         self.sidecar.ended(pid, status);
                         continue;
@@ -67,10 +82,13 @@ impl Supervisor {
             };
             match signal == Signal::HUP.as_raw() {
                 true => self.app.forward(signal),
-                // The app gets it once its callers have gone elsewhere.
-                false => break signal,
+                false => return First::Asked(signal),
             }
-        };
+        }
+    }
+
+    /// The app gets the signal once its callers have gone elsewhere. Answers its exit code.
+    async fn withdraw(&mut self, asked: i32) -> u8 {
         let Heard { signals, children, .. } = &mut self.heard;
         let mut withdrawn = false;
         let mut withdrawing = pin!(self.sidecar.withdraw());
@@ -115,6 +133,7 @@ impl Supervisor {
                 "{} does not take the place of the app's supervisor, which goes on: {why}",
                 program.display()
             );
+            notify::ready();
         }
         if again {
             self.sidecar.upgrade();
