@@ -2,6 +2,7 @@
 //! receives them. A value of these types is known to be usable; what is not, is refused where it is decoded,
 //! with an error that names the resource, the field, what was seen and what is allowed.
 
+use std::fmt;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -106,14 +107,14 @@ impl Validator<'_> {
     /// A number in `[min, max]`; `default` if absent.
     fn number(
         &self,
-        field: &str,
+        field: impl fmt::Display,
         value: Option<&protobuf::UInt32Value>,
         default: u32,
         (min, max): (u32, u32),
     ) -> Result<u32, InvalidResource> {
         match value.map_or(default, |v| v.value) {
             v if (min..=max).contains(&v) => Ok(v),
-            v => Err(self.error(field, v.to_string(), format!("{min} to {max}"))),
+            v => Err(self.error(field.to_string(), v.to_string(), format!("{min} to {max}"))),
         }
     }
 }

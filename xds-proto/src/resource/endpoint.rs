@@ -143,12 +143,12 @@ impl TryFrom<pb::ClusterLoadAssignment> for ClusterLoadAssignment {
                 ));
             }
             for (j, lb) in locality.lb_endpoints.iter().enumerate() {
-                let path = format!("endpoints[{i}].lb_endpoints[{j}]");
-                let mut endpoint = endpoint(&v, &path, lb)?;
+                let path = At { locality: i, endpoint: j };
+                let mut endpoint = endpoint(&v, path, lb)?;
                 place(locality, &mut endpoint);
                 if !seen.insert(endpoint.address) {
                     return Err(v.error(
-                        path,
+                        path.to_string(),
                         format!("{} a second time", endpoint.address),
                         "each address once",
                     ));
@@ -161,7 +161,20 @@ impl TryFrom<pb::ClusterLoadAssignment> for ClusterLoadAssignment {
     }
 }
 
-fn endpoint(v: &Validator<'_>, path: &str, lb: &pb::LbEndpoint) -> Result<Endpoint, InvalidResource> {
+/// Where an endpoint stands. Thousands come at once and few are bad, so it is put into words only for these.
+#[derive(Clone, Copy)]
+struct At {
+    locality: usize,
+    endpoint: usize,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "endpoints[{}].lb_endpoints[{}]", self.locality, self.endpoint)
+    }
+}
+
+fn endpoint(v: &Validator<'_>, path: At, lb: &pb::LbEndpoint) -> Result<Endpoint, InvalidResource> {
     let address = match &lb.host_identifier {
         Some(pb::lb_endpoint::HostIdentifier::Endpoint(e)) => address(v, path, e.address.as_ref())?,
         Some(pb::lb_endpoint::HostIdentifier::EndpointName(n)) => {
@@ -184,14 +197,14 @@ fn endpoint(v: &Validator<'_>, path: &str, lb: &pb::LbEndpoint) -> Result<Endpoi
         }
     };
     let weight = v.number(
-        &format!("{path}.load_balancing_weight"),
+        format_args!("{path}.load_balancing_weight"),
         lb.load_balancing_weight.as_ref(),
         1,
         (1, u32::MAX),
     )?;
     let mut endpoint = Endpoint {
         address,
-        instance_id: address.to_string(),
+        instance_id: String::new(),
         health,
         weight,
         // Another control plane says nothing of provenance; what it sends is its registry.
@@ -204,6 +217,9 @@ fn endpoint(v: &Validator<'_>, path: &str, lb: &pb::LbEndpoint) -> Result<Endpoi
     }
     if let Some(lb) = lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(SUBSETS)) {
         subset_labels(lb, &mut endpoint);
+    }
+    if endpoint.instance_id.is_empty() {
+        endpoint.instance_id = address.to_string();
     }
     Ok(endpoint)
 }
@@ -236,27 +252,27 @@ fn subset_labels(lb: &Struct, endpoint: &mut Endpoint) {
 
 fn address(
     v: &Validator<'_>,
-    path: &str,
+    path: At,
     address: Option<&core::Address>,
 ) -> Result<SocketAddr, InvalidResource> {
     use core::socket_address::{PortSpecifier, Protocol};
-    let path = format!("{path}.endpoint.address");
+    let field = |part: &str| format!("{path}.endpoint.address{part}");
     let socket = match address.and_then(|a| a.address.as_ref()) {
         Some(core::address::Address::SocketAddress(s)) => s,
         Some(core::address::Address::Pipe(p)) => {
-            return Err(v.error(path, format!("pipe {:?}", p.path), "a socket_address"));
+            return Err(v.error(field(""), format!("pipe {:?}", p.path), "a socket_address"));
         }
         Some(core::address::Address::EnvoyInternalAddress(_)) => {
-            return Err(v.error(path, "envoy_internal_address", "a socket_address"));
+            return Err(v.error(field(""), "envoy_internal_address", "a socket_address"));
         }
-        None => return Err(v.error(path, "nothing", "a socket_address")),
+        None => return Err(v.error(field(""), "nothing", "a socket_address")),
     };
     if socket.protocol != Protocol::Tcp as i32 {
-        return Err(v.error(format!("{path}.protocol"), "UDP", "TCP"));
+        return Err(v.error(field(".protocol"), "UDP", "TCP"));
     }
     let ip: IpAddr = socket.address.parse().map_err(|_| {
         let seen: String = socket.address.chars().take(64).collect();
-        v.error(format!("{path}.address"), format!("{seen:?}"), "an IPv4 or IPv6 address")
+        v.error(field(".address"), format!("{seen:?}"), "an IPv4 or IPv6 address")
     })?;
     let port = match &socket.port_specifier {
         Some(PortSpecifier::PortValue(p)) => {
@@ -265,13 +281,13 @@ fn address(
         Some(PortSpecifier::NamedPort(n)) => Err(format!("{n:?}")),
         None => Err("nothing".to_owned()),
     };
-    let port = port.map_err(|seen| v.error(format!("{path}.port_value"), seen, "1 to 65535"))?;
+    let port = port.map_err(|seen| v.error(field(".port_value"), seen, "1 to 65535"))?;
     Ok(SocketAddr::new(ip, port))
 }
 
 fn provenance(
     v: &Validator<'_>,
-    path: &str,
+    path: At,
     ours: &Struct,
     endpoint: &mut Endpoint,
 ) -> Result<(), InvalidResource> {

@@ -225,7 +225,7 @@ fn two_choices(
     field: &str,
     count: Option<&envoy_types::pb::google::protobuf::UInt32Value>,
 ) -> Result<u32, InvalidResource> {
-    v.number(&format!("{field}.choice_count"), count, 2, (2, 2))
+    v.number(format!("{field}.choice_count"), count, 2, (2, 2))
 }
 
 /// None if it is not known here.

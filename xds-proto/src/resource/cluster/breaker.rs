@@ -83,7 +83,7 @@ pub(super) fn decode(
     // The high priority is for routes that ask for it, which are refused.
     let Some(t) = breakers.thresholds.iter().find(|t| t.priority == 0) else { return Ok(default) };
     let number = |field: &str, value: Option<&_>, default| {
-        v.number(&format!("{FIELD}.thresholds.{field}"), value, default, (0, u32::MAX))
+        v.number(format!("{FIELD}.thresholds.{field}"), value, default, (0, u32::MAX))
     };
     let retries = match (&t.retry_budget, &t.max_retries) {
         (Some(budget), _) => {

@@ -142,7 +142,7 @@ pub(super) fn decode(v: &Validator<'_>, p: &pb::Cluster) -> Result<OutlierDetect
     let Some(o) = &p.outlier_detection else { return Ok(OutlierDetection::disabled()) };
     let d = OutlierDetection::default();
     let number = |field: &str, value: Option<&_>, default, range| {
-        v.number(&format!("outlier_detection.{field}"), value, default, range)
+        v.number(format!("outlier_detection.{field}"), value, default, range)
     };
     let any = (0, u32::MAX);
     let percent = (0, 100);

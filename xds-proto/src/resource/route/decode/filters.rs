@@ -102,9 +102,9 @@ fn rate_limit(at: &At<'_>, l: &LocalRateLimit) -> Result<Option<RateLimit>> {
     let interval = bucket.fill_interval.as_ref();
     let limits = (FILL_INTERVAL_MIN, TIME_MAX);
     Ok(Some(RateLimit {
-        requests: at.v.number(&at.field("tokens_per_fill"), bucket.tokens_per_fill.as_ref(), 1, some)?,
+        requests: at.v.number(at.field("tokens_per_fill"), bucket.tokens_per_fill.as_ref(), 1, some)?,
         per: at.v.duration(&at.field("fill_interval"), interval, Duration::from_secs(1), limits)?,
-        burst: at.v.number(&at.field("max_tokens"), burst.as_ref(), 1, some)?,
+        burst: at.v.number(at.field("max_tokens"), burst.as_ref(), 1, some)?,
     }))
 }
 

@@ -99,7 +99,7 @@ pub(super) fn forward(at: &At<'_>, p: &pb::RouteAction) -> Result<(Forward, Opti
 
 fn hedges(at: &At<'_>, p: Option<&pb::HedgePolicy>) -> Result<bool> {
     let Some(p) = p else { return Ok(false) };
-    at.v.number(&at.field("initial_requests"), p.initial_requests.as_ref(), 1, (1, 1))?;
+    at.v.number(at.field("initial_requests"), p.initial_requests.as_ref(), 1, (1, 1))?;
     match &p.additional_request_chance {
         Some(chance) if chance.numerator > 0 => {
             Err(at.error("additional_request_chance", chance.numerator.to_string(), "0"))
@@ -165,7 +165,7 @@ fn weighted(at: &At<'_>, w: &pb::WeightedCluster, of_route: Option<&core::Metada
         let path = |field| at.within(field).path;
         backends.push(Backend {
             cluster: cluster(&at, "name", &c.name)?,
-            weight: at.v.number(&at.field("weight"), c.weight.as_ref(), 0, (0, WEIGHT_MAX))?,
+            weight: at.v.number(at.field("weight"), c.weight.as_ref(), 0, (0, WEIGHT_MAX))?,
             subset: subset(&at, of_route, c.metadata_match.as_ref())?,
             request_headers: edits(
                 at.v,
@@ -204,7 +204,7 @@ fn retry(at: &At<'_>, r: &pb::RetryPolicy) -> Result<(Option<Retry>, Option<Dura
         value.map(|t| at.v.duration(&at.field(field), Some(t), Duration::ZERO, TIMES)).transpose()
     };
     let try_timeout = time("per_try_timeout", r.per_try_timeout.as_ref())?;
-    let attempts = at.v.number(&at.field("num_retries"), r.num_retries.as_ref(), 1, (0, ATTEMPTS_MAX))?;
+    let attempts = at.v.number(at.field("num_retries"), r.num_retries.as_ref(), 1, (0, ATTEMPTS_MAX))?;
     if r.retry_on.is_empty() || attempts == 0 {
         return Ok((None, try_timeout));
     }
