@@ -18,6 +18,7 @@ pub mod cluster;
 mod coarse_timer;
 pub mod config;
 pub mod config_snapshot;
+mod courtesy;
 pub mod discovery;
 pub mod drain;
 pub mod error;

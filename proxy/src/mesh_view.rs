@@ -22,6 +22,7 @@ use crate::cluster::security::ProxyTls;
 use crate::cluster::state::{Cluster, ClusterShared};
 use crate::cluster::zones::{Callers, Surroundings};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot, ControlPlaneState};
+use crate::courtesy;
 use crate::policy::gate::Gate;
 use crate::route::table::RouteTable;
 use crate::static_routes::StaticRoutes;
@@ -198,10 +199,14 @@ impl MeshState {
         for (name, config) in &snapshot.clusters {
             let cluster = match old.clusters.get(name) {
                 Some(known) if Arc::ptr_eq(&known.config, config) => {
-                    let stays = !callers_changed || config.cluster.zone_aware.is_none();
-                    if stays { known.clone() } else { Arc::new(known.refreshed()) }
+                    if !callers_changed || config.cluster.zone_aware.is_none() {
+                        clusters.insert(name.clone(), known.clone());
+                        continue;
+                    }
+                    Arc::new(known.refreshed())
                 }
                 Some(known) => {
+                    courtesy::make_way();
                     let security = self.tls.security(config, Some(known.security()));
                     let gate = match known.config.cluster.guard == config.cluster.guard {
                         true => known.gate.clone(),

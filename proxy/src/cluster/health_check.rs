@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use weft_xds_proto::resource::cluster::CheckBy;
+use weft_xds_proto::resource::labels::ReportedLoad;
 
 use super::endpoint_set::{EndpointView, Status};
 use super::outlier::Cause;
 use super::probe::{Link, Probe, ProbeError};
 use super::state::Cluster;
+use crate::courtesy;
 use crate::limits::{HEALTH_CHECKS_AT_ONCE, RECOVERY_PROBE_INTERVAL};
 use crate::mesh_view::MeshState;
 use crate::telemetry::metrics::Metrics;
@@ -36,7 +38,14 @@ struct Checked {
     /// As it was when they were planned.
     cluster: Arc<Cluster>,
     wanted: bool,
-    running: HashMap<SocketAddr, (Plan, Running)>,
+    running: HashMap<SocketAddr, (Arc<Plan>, Running)>,
+}
+
+/// What all checks share.
+struct Checks {
+    mesh: Arc<MeshState>,
+    metrics: Metrics,
+    at_once: Semaphore,
 }
 
 /// A task that ends when this is dropped.
@@ -54,11 +63,11 @@ impl Drop for Running {
 /// their instances would otherwise all check each other.
 pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics, beside: Vec<String>) {
     let mut changes = mesh.changes();
-    let at_once = Arc::new(Semaphore::new(HEALTH_CHECKS_AT_ONCE));
+    let checks = Arc::new(Checks { mesh, metrics, at_once: Semaphore::new(HEALTH_CHECKS_AT_ONCE) });
     let mut tasks = JoinSet::new();
     let mut all = HashMap::<String, Checked>::new();
     loop {
-        let view = mesh.view();
+        let view = checks.mesh.view();
         all.retain(|name, _| view.clusters.contains_key(name));
         for (name, cluster) in &view.clusters {
             let wanted = cluster.shared.is_used() || !beside.contains(name);
@@ -67,17 +76,18 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics, beside: Vec<Stri
             if known.is_some_and(|c| c.wanted == wanted && Arc::ptr_eq(&c.cluster, cluster)) {
                 continue;
             }
+            courtesy::make_way();
             let mut before = all.remove(name).map(|c| c.running).unwrap_or_default();
             let views = cluster.endpoints.endpoints().iter().filter(|_| wanted);
             let planned = views.filter_map(|view| Some((view.endpoint.address, plan(cluster, view)?)));
             let running = planned.map(|(addr, plan)| {
-                let same = before.remove(&addr).filter(|(last, _)| *last == plan);
+                let same = before.remove(&addr).filter(|(last, _)| **last == plan);
                 let start = || {
-                    let (mesh, metrics, at_once) = (mesh.clone(), metrics.clone(), at_once.clone());
-                    Running(tasks.spawn(check(mesh, metrics, at_once, name.clone(), plan.clone())))
+                    let plan = Arc::new(plan);
+                    let check = checks.clone().check(plan.clone());
+                    (plan, Running(tasks.spawn(check)))
                 };
-                let task = same.map_or_else(start, |(_, task)| task);
-                (addr, (plan, task))
+                (addr, same.unwrap_or_else(start))
             });
             let running = running.collect();
             all.insert(name.clone(), Checked { cluster: cluster.clone(), wanted, running });
@@ -119,29 +129,41 @@ fn plan(cluster: &Cluster, endpoint: &EndpointView) -> Option<Plan> {
     }
 }
 
-async fn check(mesh: Arc<MeshState>, metrics: Metrics, at_once: Arc<Semaphore>, cluster: String, plan: Plan) {
-    loop {
-        {
-            let Ok(_turn) = at_once.acquire().await else { return };
-            let result = plan.probe.run().await;
-            metrics.checks.inc();
-            if result.is_err() {
-                metrics.checks_failed.inc();
+impl Checks {
+    /// One endpoint, again and again.
+    async fn check(self: Arc<Self>, plan: Arc<Plan>) {
+        loop {
+            {
+                let Ok(_turn) = self.at_once.acquire().await else { return };
+                courtesy::make_way();
+                // Thousands of checks wait and few are under way: what those few need is not kept for all.
+                let result = Box::pin(plan.probe.run()).await;
+                self.done(&plan.probe, result);
             }
-            match result {
-                Err(ProbeError::Shortage(why)) => {
-                    tracing::warn!(cluster, endpoint = %plan.probe.addr, why, "an endpoint is not checked");
-                }
-                result => {
-                    if let Ok(Some(load)) = &result {
-                        mesh.reported(&cluster, plan.probe.addr, *load);
-                    }
-                    let result = result.map(|_| ()).map_err(|why| why.to_string());
-                    mesh.checked(&cluster, plan.probe.addr, result, Instant::now());
-                }
-            }
+            let factor = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
+            tokio::time::sleep(plan.interval.mul_f64(factor)).await;
         }
-        let factor = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
-        tokio::time::sleep(plan.interval.mul_f64(factor)).await;
+    }
+
+    fn done(&self, probe: &Probe, result: Result<Option<ReportedLoad>, ProbeError>) {
+        let (cluster, addr) = (&probe.host, probe.addr);
+        self.metrics.checks.inc();
+        if result.is_err() {
+            self.metrics.checks_failed.inc();
+        }
+        let result = match result {
+            Err(ProbeError::Shortage(why)) => {
+                tracing::warn!(cluster, endpoint = %addr, why, "an endpoint is not checked");
+                return;
+            }
+            Err(ProbeError::Failed(why)) => Err(why),
+            Ok(load) => {
+                if let Some(load) = load {
+                    self.mesh.reported(cluster, addr, load);
+                }
+                Ok(())
+            }
+        };
+        self.mesh.checked(cluster, addr, result, Instant::now());
     }
 }

@@ -26,6 +26,7 @@ use super::servers::{candidates, choose};
 use super::wanted::{Standing, Wanted};
 use super::{DiscoveryConfig, Shared};
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
+use crate::courtesy;
 use crate::xds::apply::Pairs;
 use crate::xds::cache;
 use crate::xds::routes::RoutesInUse;
@@ -458,6 +459,7 @@ impl Driver {
         if name == OUTBOUND {
             return;
         }
+        courtesy::make_way();
         if !self.wanted.contains(name) {
             next.clusters.remove(name);
             next.absent.remove(name);

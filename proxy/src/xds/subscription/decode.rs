@@ -16,6 +16,7 @@ use weft_xds_proto::resource::route::RouteConfiguration;
 use weft_xds_proto::type_url::ResourceType;
 
 use super::Held;
+use crate::courtesy::{self, InSteps};
 use crate::route::table::RouteTable;
 use crate::tls::client;
 
@@ -48,7 +49,9 @@ impl Decode for Cluster {
 impl Decode for ClusterLoadAssignment {
     const TYPE: ResourceType = ResourceType::Endpoint;
     fn decode(body: &[u8]) -> Result<Self, String> {
-        let proto = AssignmentProto::decode(body).map_err(|e| e.to_string())?;
+        // There are many, and they change often.
+        let proto = AssignmentProto::decode(InSteps::new(body)).map_err(|e| e.to_string())?;
+        courtesy::make_way();
         Self::try_from(proto).map_err(|e| e.to_string())
     }
     fn name(&self) -> &str {

@@ -9,6 +9,7 @@ use weft_xds_proto::nack;
 
 use super::decode::{Decode, decode};
 use super::{Change, Handled, Held};
+use crate::courtesy;
 
 #[derive(Debug)]
 pub(super) struct TypeState<T> {
@@ -81,6 +82,7 @@ impl<T: Decode> TypeState<T> {
             let name = resource.name.clone();
             // A response may cross with our unsubscription; what is not wanted is not held, or it would never leave.
             let wanted = self.wanted.contains(&name);
+            courtesy::make_way();
             let result = if seen.insert(name.clone()) {
                 decode::<T>(resource)
             } else {
