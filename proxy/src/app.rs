@@ -134,7 +134,7 @@ pub struct RunningProxy {
 /// If the configuration, a port, the data folder or a certificate is unusable; then nothing is left running.
 pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     config.validate()?;
-    let routes = config.static_config.as_ref().map(StaticRoutes::new).transpose();
+    let routes = config.static_config.as_deref().map(StaticRoutes::new).transpose();
     let routes = routes.map_err(|why| ConfigProblems(vec![why]))?.unwrap_or_default();
     let (taken, mut inherited) = take_over(&config).await?;
     let identity = Identity::of(config.data_dir.as_deref(), inherited.lock.take())?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_core::tls::{ClientCerts, Identity, Trust};
@@ -75,7 +76,7 @@ pub struct ProxyConfig {
     /// Worker threads that carry traffic; at least 1.
     pub workers: usize,
     /// Listeners, routes and clusters from a file.
-    pub static_config: Option<StaticConfig>,
+    pub static_config: Option<Arc<StaticConfig>>,
     /// How long requests in flight may take to finish once the proxy stops.
     pub drain_timeout: Duration,
     /// A line for each request; none if missing.

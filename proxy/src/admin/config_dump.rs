@@ -50,7 +50,7 @@ pub(super) fn json(state: &AdminState) -> Value {
             "servers": config.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "services": services,
         },
-        "static": config.static_config,
+        "static": config.static_config.as_deref(),
         "control_plane": {
             "server": optional(plane.server),
             "connected_secs": plane.connected_since.map(|t| t.elapsed().as_secs()),

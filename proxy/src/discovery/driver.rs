@@ -90,11 +90,12 @@ struct CacheWriter {
 
 impl Driver {
     pub(super) fn new(
-        config: DiscoveryConfig,
+        mut config: DiscoveryConfig,
         shared: Arc<Shared>,
         publish: watch::Sender<Arc<ConfigSnapshot>>,
     ) -> Self {
-        let preset = config.preset.iter().map(|c| (c.cluster.name.clone(), Arc::new(c.clone()))).collect();
+        let preset = std::mem::take(&mut config.preset);
+        let preset = preset.into_iter().map(|c| (c.cluster.name.clone(), Arc::new(c))).collect();
         let node = Node {
             id: config.node_id.to_string(),
             cluster: config.name.clone(),

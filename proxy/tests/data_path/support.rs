@@ -186,7 +186,7 @@ pub fn config(yaml: &str) -> ProxyConfig {
     assert_eq!(file.problems, []);
     let mut parsed: StaticConfig = weft_core::config::parse_yaml(Path::new("test.yaml"), &rest).unwrap();
     parsed.documents = file.documents.into_iter().map(|(document, _)| document).collect();
-    config.static_config = Some(parsed);
+    config.static_config = Some(parsed.into());
     config.drain_timeout = Duration::from_secs(5);
     config
 }

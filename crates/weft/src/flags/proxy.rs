@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -392,7 +393,7 @@ impl ProxyFlags {
             services,
             place,
             workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
-            static_config,
+            static_config: static_config.map(Arc::new),
             access_log,
             trace,
             server_timing: self.server_timing.unwrap_or(false),
