@@ -38,7 +38,7 @@ struct Checked {
     /// As it was when they were planned.
     cluster: Arc<Cluster>,
     wanted: bool,
-    running: HashMap<SocketAddr, (Arc<Plan>, Running)>,
+    running: Box<[(Arc<Plan>, Running)]>,
 }
 
 /// What all checks share.
@@ -77,17 +77,18 @@ pub(crate) async fn run(mesh: Arc<MeshState>, metrics: Metrics, beside: Vec<Stri
                 continue;
             }
             courtesy::make_way();
-            let mut before = all.remove(name).map(|c| c.running).unwrap_or_default();
+            let before = all.remove(name).map(|c| c.running).unwrap_or_default();
+            let mut before: HashMap<SocketAddr, _> =
+                before.into_iter().map(|(plan, task)| (plan.probe.addr, (plan, task))).collect();
             let views = cluster.endpoints.endpoints().iter().filter(|_| wanted);
-            let planned = views.filter_map(|view| Some((view.endpoint.address, plan(cluster, view)?)));
-            let running = planned.map(|(addr, plan)| {
-                let same = before.remove(&addr).filter(|(last, _)| **last == plan);
+            let running = views.filter_map(|view| plan(cluster, view)).map(|plan| {
+                let same = before.remove(&plan.probe.addr).filter(|(last, _)| **last == plan);
                 let start = || {
                     let plan = Arc::new(plan);
                     let check = checks.clone().check(plan.clone());
                     (plan, Running(tasks.spawn(check)))
                 };
-                (addr, same.unwrap_or_else(start))
+                same.unwrap_or_else(start)
             });
             let running = running.collect();
             all.insert(name.clone(), Checked { cluster: cluster.clone(), wanted, running });
