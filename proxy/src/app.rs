@@ -5,7 +5,6 @@
 
 mod running;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -52,6 +51,7 @@ use crate::telemetry::trace::export::Exporter;
 use crate::tls::door::DoorTls;
 use crate::tls::live::{self, Certificates};
 use crate::tls::mesh::MeshTls;
+use crate::tls::ports::PortsTls;
 use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 
 pub use running::{Event, WhenDone};
@@ -148,10 +148,7 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     };
     let mut sockets = Sockets::bind(&config, &mut inherited)?;
     let certificates = Arc::new(Certificates::default());
-    let unusable = |why| StartError::Tls { what: "inbound", why };
-    let tls = config.inbound_tls.as_ref().map(|port| DoorTls::terminate("inbound", port, &certificates));
-    let tls = tls.transpose().map_err(unusable)?;
-    let listeners = listeners_tls(&config, &certificates)?;
+    let mut tls = PortsTls::load(&config, &certificates)?;
     let mesh = config.mesh.as_ref().map(|files| MeshTls::load(files, &certificates));
     let mesh = mesh.transpose().map_err(|why| StartError::Tls { what: "mesh", why })?.map(Arc::new);
     let proxy_tls = ProxyTls { certificates, mesh, ..ProxyTls::default() };
@@ -245,9 +242,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     });
     let memory = Arc::new(AtomicU32::new(0));
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers, &memory));
-    let tls = proxy_tls.mesh.as_deref().map(DoorTls::peers).or(tls);
-    let workers =
-        start_workers(&config, &mut sockets, want.as_ref(), meshes, (tls, &listeners), shared, &phases)?;
+    tls.inbound = proxy_tls.mesh.as_deref().map(DoorTls::peers).or(tls.inbound);
+    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, &tls, shared, &phases)?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)
@@ -375,30 +371,12 @@ fn descriptors(
     Ok(all)
 }
 
-/// TLS on listeners of the file, by name.
-fn listeners_tls(
-    config: &ProxyConfig,
-    certificates: &Certificates,
-) -> Result<HashMap<String, DoorTls>, StartError> {
-    let mut all = HashMap::new();
-    for listener in config.static_config.iter().flat_map(|file| &file.listeners) {
-        let port = listener.tls.as_ref().map(|tls| tls.port()).transpose();
-        let what = format!("listener {}", listener.name);
-        let door =
-            port.and_then(|port| port.map(|port| DoorTls::terminate(&what, &port, certificates)).transpose());
-        let door = door
-            .map_err(|why| StartError::Tls { what: "listener", why: format!("{}: {why}", listener.name) })?;
-        all.extend(door.map(|door| (listener.name.clone(), door)));
-    }
-    Ok(all)
-}
-
 fn start_workers(
     config: &ProxyConfig,
     sockets: &mut Sockets<'_>,
     want: Option<&Want>,
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
-    (tls, listeners): (Option<DoorTls>, &HashMap<String, DoorTls>),
+    tls: &PortsTls,
     (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
     phase: &watch::Receiver<Phase>,
 ) -> Result<Vec<Worker>, StartError> {
@@ -413,13 +391,13 @@ fn start_workers(
         None => Forwarding::Peers(trusted),
     };
     let door = |Handle { socket, entry, from }: Handle| match from {
-        Origin::App { to } => DoorConfig {
+        Origin::App { to, upstream } => DoorConfig {
             socket,
             entry,
             forwarding: Forwarding::App,
             side: Side::Outbound { want: want.cloned(), to },
             mesh: outbound.clone(),
-            tls: None,
+            tls: upstream.and_then(|number| tls.upstreams[number].clone()),
         },
         Origin::Listener { name, trusted } => DoorConfig {
             socket,
@@ -427,7 +405,7 @@ fn start_workers(
             forwarding: Forwarding::Boundary(trusted),
             side: Side::Outbound { want: want.cloned(), to: None },
             mesh: outbound.clone(),
-            tls: listeners.get(&name).cloned(),
+            tls: tls.listeners.get(&name).cloned(),
         },
         Origin::Peers { to: Some(service) } => DoorConfig {
             socket,
@@ -435,7 +413,7 @@ fn start_workers(
             forwarding: forwarding.clone(),
             side: Side::Inbound { only: Some(service) },
             mesh: inbound.clone(),
-            tls: tls.as_ref().and_then(DoorTls::for_bytes),
+            tls: tls.inbound.as_ref().and_then(DoorTls::for_bytes),
         },
         Origin::Peers { to: None } => DoorConfig {
             socket,
@@ -443,7 +421,7 @@ fn start_workers(
             forwarding: forwarding.clone(),
             side: Side::Inbound { only: only.clone() },
             mesh: inbound.clone(),
-            tls: tls.clone(),
+            tls: tls.inbound.clone(),
         },
     };
     let mut workers = Vec::with_capacity(config.workers);

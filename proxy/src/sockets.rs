@@ -23,8 +23,8 @@ use crate::listener::unix::{self, SocketFile};
 /// From which side connections come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The local app, for one service or for all.
-    App { to: Option<String> },
+    /// The local app, for one service or for all; by the port of `upstreams` with this number, if it is one of these.
+    App { to: Option<String>, upstream: Option<usize> },
     /// Anybody, by the listener of that name in the file; and whom of them to trust.
     Listener { name: String, trusted: Arc<[Network]> },
     /// Peers, for the local service of that name or for all of them.
@@ -87,7 +87,7 @@ impl<'a> Sockets<'a> {
         let workers = config.workers;
         let outgoing: Arc<Outgoing> = Arc::default();
         if let Some(addr) = config.outbound {
-            let app = Origin::App { to: None };
+            let app = Origin::App { to: None, upstream: None };
             all.addrs.outbound = Some(all.tcp("outbound", addr, workers, Entry::http(), app)?);
         }
         if let Some(addr) = config.inbound {
@@ -106,11 +106,12 @@ impl<'a> Sockets<'a> {
         for addr in &config.captures {
             let takes = accept::Takes::Captured(outgoing.clone());
             let entry = Entry { takes, ..Entry::http() };
-            let addr = all.tcp("capture", *addr, workers, entry, Origin::App { to: None })?;
+            let app = Origin::App { to: None, upstream: None };
+            let addr = all.tcp("capture", *addr, workers, entry, app)?;
             all.addrs.captures.push(addr);
         }
-        for one in &config.upstreams {
-            let bound = all.declared("upstream", one, workers)?;
+        for (number, one) in config.upstreams.iter().enumerate() {
+            let bound = all.declared(number, one, workers)?;
             all.addrs.upstreams.push(bound);
         }
         for one in &config.inbound_tcp {
@@ -131,13 +132,18 @@ impl<'a> Sockets<'a> {
         Ok(all)
     }
 
-    fn declared(&mut self, what: &str, one: &Declared, workers: usize) -> Result<BoundListener, StartError> {
+    fn declared(
+        &mut self,
+        number: usize,
+        one: &Declared,
+        workers: usize,
+    ) -> Result<BoundListener, StartError> {
         let to = match &one.takes {
             Takes::Http(service) | Takes::Tcp(service) => Some(service.clone()),
             Takes::Tls { .. } => None,
         };
-        let what = format!("{what} of {}", one.service());
-        let from = Origin::App { to };
+        let what = format!("upstream of {}", one.service());
+        let from = Origin::App { to, upstream: Some(number) };
         match &one.at {
             ListenAt::Tcp(addr) => {
                 let addr = self.tcp(&what, *addr, workers, entry(one), from)?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::check_service_name;
+use super::{PortTls, check_service_name, listener_tls};
 use crate::listener::proxy_protocol::{Network, Version};
 
 /// Owner and group of a Unix socket may use it, unless told otherwise: with a port, anybody on the machine may.
@@ -25,6 +25,8 @@ pub struct Declared {
     pub accept_proxy: Vec<Network>,
     /// Tell endpoints who the client is.
     pub send_proxy: Option<Version>,
+    /// Terminates TLS; plaintext without.
+    pub tls: Option<PortTls>,
 }
 
 /// A port or a Unix socket.
@@ -85,7 +87,11 @@ impl FromStr for DeclaredTcp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse(text, "tcp").map(Self).map_err(|why| {
+        let parsed = parse(text, "tcp").and_then(|one| match one.tls {
+            Some(_) => Err("cert is for upstream: peers come over TLS with mesh-cert".to_owned()),
+            None => Ok(Self(one)),
+        });
+        parsed.map_err(|why| {
             format!("{text:?}: {why}; expected IP:PORT=SERVICE[,OPTION=VALUE…], such as 10.0.0.7:15432=db")
         })
     }
@@ -141,7 +147,16 @@ fn parse(text: &str, default: &str) -> Result<Declared, String> {
                 .to_owned(),
         );
     }
-    Ok(Declared { at, takes, accept_proxy: options.accept_proxy, send_proxy: options.send_proxy })
+    let tls = listener_tls::of_keys(
+        "",
+        (options.certs, options.keys),
+        (options.client_ca, options.client_certificates),
+        options.min_version,
+    )?;
+    if tls.is_some() && matches!(takes, Takes::Tls { .. }) {
+        return Err("cert is for protocol=http and tcp: with tls the endpoint has the certificate".to_owned());
+    }
+    Ok(Declared { at, takes, accept_proxy: options.accept_proxy, send_proxy: options.send_proxy, tls })
 }
 
 #[derive(Default)]
@@ -151,6 +166,12 @@ struct Options<'a> {
     accept_proxy: Vec<Network>,
     send_proxy: Option<Version>,
     domain: Option<String>,
+    /// Each certificate with its key, in the same order.
+    certs: Vec<PathBuf>,
+    keys: Vec<PathBuf>,
+    client_ca: Option<PathBuf>,
+    client_certificates: Option<&'a str>,
+    min_version: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
@@ -184,9 +205,19 @@ impl<'a> Options<'a> {
                 }
                 self.domain.replace(domain).is_some()
             }
+            "cert" | "key" | "client-ca" if value.is_empty() => return Err(format!("{key} names no file")),
+            "cert" | "key" => {
+                let files = if key == "cert" { &mut self.certs } else { &mut self.keys };
+                files.push(value.into());
+                false
+            }
+            "client-ca" => self.client_ca.replace(value.into()).is_some(),
+            "client-certificates" => self.client_certificates.replace(value).is_some(),
+            "min-version" => self.min_version.replace(value).is_some(),
             _ => {
                 return Err(format!(
-                    "option {key:?} is unknown; allowed are protocol, mode, accept-proxy, send-proxy and domain"
+                    "option {key:?} is unknown; allowed are protocol, mode, accept-proxy, send-proxy, domain, cert, key, \
+                     client-ca, client-certificates and min-version"
                 ));
             }
         };
@@ -234,6 +265,9 @@ pub struct BoundListener {
 
 #[cfg(test)]
 mod tests {
+    use weft_core::tls::{ClientCerts, Identity};
+    use weft_xds_proto::resource::cluster::tls::TlsVersion;
+
     use super::*;
 
     fn declared(text: &str) -> Declared {
@@ -259,6 +293,23 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_with_certificates_ends_tls() {
+        assert_eq!(declared("127.0.0.1:1=orders").tls, None);
+        let two = declared(
+            "127.0.0.1:1=orders,cert=/a,key=/b,cert=/c,key=/d,client-ca=/e,client-certificates=optional,min-version=1.3",
+        );
+        let pair = |cert: &str, key: &str| Identity { cert: cert.into(), key: key.into() };
+        let tls = PortTls {
+            certificates: vec![pair("/a", "/b"), pair("/c", "/d")],
+            clients: ClientCerts::Asked("/e".into()),
+            min_version: TlsVersion::Tls13,
+        };
+        assert_eq!(two.tls, Some(tls));
+        let error = "10.0.0.7:15432=db,cert=/a,key=/b".parse::<DeclaredTcp>().unwrap_err();
+        assert!(error.contains("mesh-cert"), "{error}");
+    }
+
+    #[test]
     fn a_wrong_listener_says_what_is_wrong_and_what_is_expected() {
         for (text, part) in [
             ("orders", "no ="),
@@ -278,6 +329,13 @@ mod tests {
             ("127.0.0.1:1=*", "protocol=tls"),
             ("127.0.0.1:1=orders,domain=x", "protocol=tls"),
             ("127.0.0.1:1=orders,colour=red", "colour"),
+            ("127.0.0.1:1=orders,cert=/a", "cert names 1 files and key 0"),
+            ("127.0.0.1:1=orders,cert=,key=/b", "cert names no file"),
+            ("127.0.0.1:1=orders,client-ca=/c", "client-ca needs cert and key"),
+            ("127.0.0.1:1=orders,min-version=1.3", "min-version needs cert and key"),
+            ("127.0.0.1:1=orders,cert=/a,key=/b,min-version=1.1", "allowed are 1.2 and 1.3"),
+            ("127.0.0.1:1=orders,cert=/a,key=/b,client-certificates=optional", "needs client-ca"),
+            ("127.0.0.1:1=*,protocol=tls,cert=/a,key=/b", "the endpoint has the certificate"),
         ] {
             let error = text.parse::<Declared>().unwrap_err();
             assert!(error.contains(part) && error.contains("ADDRESS=SERVICE"), "{text}: {error}");

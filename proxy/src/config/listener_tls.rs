@@ -68,6 +68,39 @@ impl ListenerTls {
     }
 }
 
+/// The same of keys that stand beside others, with this in front of their names; none if there is no certificate.
+///
+/// # Errors
+/// Names the key and what is allowed.
+pub fn of_keys(
+    prefix: &str,
+    (certs, keys): (Vec<PathBuf>, Vec<PathBuf>),
+    (ca, clients): (Option<PathBuf>, Option<&str>),
+    least: Option<&str>,
+) -> Result<Option<PortTls>, String> {
+    let named = |key: &str| format!("{prefix}{key}");
+    let (cert, key) = (named("cert"), named("key"));
+    if certs.len() != keys.len() {
+        let (certs, keys) = (certs.len(), keys.len());
+        return Err(format!(
+            "{cert} names {certs} files and {key} {keys}; each certificate needs its key, in the same order"
+        ));
+    }
+    let mode = named("client-certificates");
+    let (ca_key, least_key) = (named("client-ca"), named("min-version"));
+    let clients = client_certs((&ca_key, ca), (&mode, clients))?;
+    let min_version = min_version(&least_key, least)?;
+    if certs.is_empty() {
+        let alone = [(ca_key, clients != ClientCerts::Unasked), (least_key, least.is_some())];
+        return match alone.into_iter().find(|(_, given)| *given) {
+            Some((alone, _)) => Err(format!("{alone} needs {cert} and {key}")),
+            None => Ok(None),
+        };
+    }
+    let certificates = certs.into_iter().zip(keys).map(|(cert, key)| Identity { cert, key }).collect();
+    Ok(Some(PortTls { certificates, clients, min_version }))
+}
+
 /// Of two keys, each with its name.
 ///
 /// # Errors

@@ -24,11 +24,16 @@ pub(crate) struct DoorTls {
 }
 
 impl DoorTls {
-    /// With certificates, for any client.
+    /// With certificates, for any client; `alpn` is what they may agree on.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn terminate(what: &str, port: &PortTls, certificates: &Certificates) -> Result<Self, String> {
+    pub fn terminate(
+        what: &str,
+        port: &PortTls,
+        alpn: &'static [&'static [u8]],
+        certificates: &Certificates,
+    ) -> Result<Self, String> {
         let ca = match &port.clients {
             ClientCerts::Unasked => None,
             ClientCerts::Asked(ca) | ClientCerts::Required(ca) => Some(ca.clone()),
@@ -37,7 +42,7 @@ impl DoorTls {
         let files = pairs.chain(&ca).cloned().collect();
         let port = port.clone();
         let live = certificates.live(what.to_owned(), files, Vec::new(), move |_| {
-            let config = server_config(&port).map_err(|error| error.to_string())?;
+            let config = server_config(&port, alpn).map_err(|error| error.to_string())?;
             let own = port.certificates.iter().map(|pair| ("certificate", &pair.cert));
             let shown = own.chain(ca.iter().map(|ca| ("ca", ca))).flat_map(|(role, file)| shown(role, file));
             Ok((config, shown.collect()))
@@ -70,12 +75,11 @@ fn shown(role: &'static str, file: &Path) -> Vec<Shown> {
     all.iter().filter_map(About::of).map(|about| Shown { role, source: source.clone(), about }).collect()
 }
 
-fn server_config(port: &PortTls) -> Result<Arc<ServerConfig>, tls::TlsError> {
+fn server_config(port: &PortTls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, tls::TlsError> {
     let versions: &[&rustls::SupportedProtocolVersion] = match port.min_version {
         TlsVersion::Tls12 => rustls::ALL_VERSIONS,
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
     let config = tls::server_config_choosing(&port.certificates, &port.clients, versions, alpn)?;
     if port.clients != ClientCerts::Unasked {
         return Ok(config);

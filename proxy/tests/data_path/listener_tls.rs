@@ -1,4 +1,4 @@
-//! TLS on listeners of the proxy's file, for clients that are no sidecars.
+//! TLS on listeners of the proxy's file and on ports of single services, for clients that are no sidecars.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weft_core::tls::{About, Identity, client_config_showing};
@@ -134,4 +135,75 @@ async fn a_listener_whose_certificates_cannot_be_used_does_not_start() {
     let yaml = "listeners: [{name: web, address: \"127.0.0.1:0\", tls: {certificates: [{certificate-file: /nonexistent, key-file: /b}]}}]\n";
     let why = weft_proxy::app::start(config(yaml)).await.err().unwrap().to_string();
     assert!(why.contains("listener TLS: web: cannot read /nonexistent"), "{why}");
+}
+
+/// A port of one service, with certificates as options of its text.
+async fn upstream(
+    app: SocketAddr,
+    options: &str,
+    identities: &[&Identity],
+    ca: Option<&Ca>,
+) -> (Proxy, SocketAddr) {
+    let mut text = format!("127.0.0.1:0=orders{options}");
+    for Identity { cert, key } in identities {
+        text.push_str(&format!(",cert={},key={}", cert.display(), key.display()));
+    }
+    if let Some(ca) = ca {
+        text.push_str(&format!(",client-ca={}", ca.file().display()));
+    }
+    let mut config = config(&orders(&[app], ""));
+    config.upstreams = vec![text.parse().unwrap()];
+    let proxy = start(config).await;
+    let addr = proxy.running.addrs().upstreams[0].address.parse().unwrap();
+    (proxy, addr)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_of_one_service_ends_tls_as_a_listener_does() {
+    let (app, ca, other) = (Upstream::start("a").await, Ca::new("one"), Ca::new("other"));
+    let first = ca.issue_numbered("first", "a.example", 1);
+    let star = ca.issue_numbered("star", "*.shop.example", 2);
+    let (good, strange) = (ca.issue("client", "c.example"), other.issue("client", "c.example"));
+    let (proxy, addr) = upstream(app.addr, "", &[&first, &star], Some(&ca)).await;
+    for (name, expected) in [("a.example", "01"), ("one.shop.example", "02")] {
+        let (serial, answer) = ask(addr, name, trusting(&ca, Some(&good))).await.unwrap();
+        assert_eq!((serial.as_str(), answer.status), (expected, StatusCode::OK), "{name}");
+    }
+    for identity in [None, Some(&strange)] {
+        assert!(ask(addr, "a.example", trusting(&ca, identity)).await.is_err());
+    }
+    assert!(!raw(addr, b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await.starts_with("HTTP"), "plaintext");
+    let certs = get(proxy.admin, "admin", "/certs").await.body;
+    assert!(certs.contains("\"used_for\": \"upstream 127.0.0.1:0=orders\""), "{certs}");
+
+    let (_proxy, addr) = upstream(app.addr, ",min-version=1.3", &[&first], None).await;
+    assert!(ask(addr, "a.example", trusting(&ca, None)).await.is_ok());
+    let mut config = config(&orders(&[app.addr], ""));
+    config.upstreams = vec!["127.0.0.1:0=orders,cert=/nonexistent,key=/b".parse().unwrap()];
+    let why = weft_proxy::app::start(config).await.err().unwrap().to_string();
+    assert!(why.contains("upstream TLS: 127.0.0.1:0=orders: cannot read /nonexistent"), "{why}");
+}
+
+/// Clients of other protocols may offer them by ALPN; none is chosen for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_come_out_of_tls_as_they_went_in() {
+    let (app, _task) = raw_upstream(|mut stream, _| async move {
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await;
+    let ca = Ca::new("one");
+    let own = ca.issue("server", "a.example");
+    let (_proxy, addr) = upstream(app, ",protocol=tcp", &[&own], None).await;
+    let alpn: [&[&[u8]]; 2] = [&[], &[b"postgresql"]];
+    for alpn in alpn {
+        let config = client_config_showing(Some(&ca.file()), None, alpn).unwrap();
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let mut stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
+        stream.write_all(b"bytes").await.unwrap();
+        let mut seen = [0; 5];
+        stream.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"bytes");
+    }
 }

@@ -8,13 +8,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 use weft_core::config::{parse_duration, parse_yaml};
-use weft_core::tls::{ClientCerts, Identity, Trust};
+use weft_core::tls::{Identity, Trust};
 use weft_meshconfig::document::{Located, divide, located};
 use weft_meshconfig::{Document, Problem, yaml};
-use weft_proxy::config::listener_tls::client_certs;
 use weft_proxy::config::{
-    self, Declared, DeclaredTcp, ListenerEntry, LocalService, PortTls, ProxyConfig, RouteEntry,
-    StaticCluster, StaticConfig,
+    self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
+    StaticConfig,
 };
 use weft_proxy::policy::overload::Limits;
 use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
@@ -101,7 +100,9 @@ pub(crate) struct ProxyFlags {
     /// the variable, separate by spaces). ADDRESS is IP:PORT or unix:/PATH. Options: protocol=http (requests, whatever
     /// their host), tcp (bytes as they are) or tls (SERVICE is *: by the name that TLS clients ask for, SERVICE or
     /// SERVICE.weft, or with domain=DOMAIN, SERVICE.DOMAIN); mode=0660 of a socket's file; accept-proxy=NETWORK+NETWORK:
-    /// from these only with a PROXY protocol header; send-proxy=v1 or v2: tell endpoints who the client is; default: none
+    /// from these only with a PROXY protocol header; send-proxy=v1 or v2: tell endpoints who the client is; cert=FILE with
+    /// key=FILE (as many as wanted, by name), client-ca=FILE, client-certificates=MODE and min-version=VERSION: TLS, as
+    /// those of --inbound-cert; default: none
     #[arg(long, env = "WEFT_UPSTREAM", value_name = "ADDRESS=SERVICE", value_delimiter = ' ')]
     pub(crate) upstream: Option<Vec<Declared>>,
     /// Where others send calls for the local services (usually port 15006), or off; default: off, and
@@ -250,36 +251,6 @@ fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PathBu
     }))
 }
 
-/// TLS of --inbound for clients that are no sidecars, if it is wanted.
-fn inbound_tls(
-    (certs, keys): (Vec<PathBuf>, Vec<PathBuf>),
-    (ca, clients): (Option<PathBuf>, Option<&str>),
-    min_version: Option<&str>,
-) -> Result<Option<PortTls>, Failure> {
-    if certs.len() != keys.len() {
-        let (certs, keys) = (certs.len(), keys.len());
-        return Err(Failure::new(format!(
-            "inbound-cert names {certs} files and inbound-key {keys}; each certificate needs its key, in the same order"
-        )));
-    }
-    let clients = client_certs(("inbound-client-ca", ca), ("inbound-client-certificates", clients));
-    let clients = clients.map_err(Failure::new)?;
-    let least =
-        config::listener_tls::min_version("inbound-min-version", min_version).map_err(Failure::new)?;
-    if certs.is_empty() {
-        let alone = [
-            ("inbound-client-ca", clients != ClientCerts::Unasked),
-            ("inbound-min-version", min_version.is_some()),
-        ];
-        return match alone.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(Failure::new(format!("{flag} needs inbound-cert and inbound-key"))),
-            None => Ok(None),
-        };
-    }
-    let certificates = certs.into_iter().zip(keys).map(|(cert, key)| Identity { cert, key }).collect();
-    Ok(Some(PortTls { certificates, clients, min_version: least }))
-}
-
 impl ProxyFlags {
     /// Puts the file, if one is named, under flags and variables.
     pub(crate) fn layered(self) -> Result<Self, Failure> {
@@ -321,11 +292,13 @@ impl ProxyFlags {
         let outbound =
             self.outbound.unwrap_or(if has_listeners { Listen::Off } else { Listen::At(OUTBOUND) });
         let inbound = self.inbound.and_then(Listen::address);
-        let inbound_tls = inbound_tls(
+        let inbound_tls = config::listener_tls::of_keys(
+            "inbound-",
             (self.inbound_cert.unwrap_or_default(), self.inbound_key.unwrap_or_default()),
             (self.inbound_client_ca, self.inbound_client_certificates.as_deref()),
             self.inbound_min_version.as_deref(),
-        )?;
+        )
+        .map_err(Failure::new)?;
         let mesh =
             mesh(self.mesh_cert, self.mesh_key, self.mesh_ca, self.mesh_crl, self.mesh_mode.as_deref())?;
         let server_trust = match (self.server_ca, self.server_cert, self.server_key) {

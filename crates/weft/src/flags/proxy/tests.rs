@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use weft_core::tls::ClientCerts;
+
 use super::*;
 
 fn file(text: &str) -> ProxyFlags {
