@@ -12,6 +12,7 @@ mod both_ways;
 mod by_sni;
 mod dial;
 mod named;
+mod names;
 pub mod spiffe;
 
 pub use about::About;
@@ -21,6 +22,7 @@ pub use both_ways::{
 };
 pub use dial::{Dialling, Trust};
 pub use named::{Accept, client_verifier, server_verifier, uris};
+pub use names::Names;
 
 /// Why TLS material was refused.
 #[derive(Debug, thiserror::Error)]

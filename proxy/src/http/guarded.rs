@@ -112,7 +112,7 @@ fn decide(
     token: Option<&Verified>,
     http: Option<Http<'_>>,
 ) -> Result<Option<Flag>, RequestError> {
-    let principal = connection.sidecar().map(|peer| &peer.id);
+    let principal = connection.sidecar();
     let request_principal = token.map(|token| token.principal.as_str());
     let call = Call { principal, request_principal, client: connection.peer.ip(), http };
     let told = |why: &dyn std::fmt::Display, refused: bool| {

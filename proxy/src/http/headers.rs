@@ -10,6 +10,7 @@ use http::header::{
 use smallvec::SmallVec;
 
 use super::present::Present;
+use crate::policy::forwarding::append_to_list;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -144,24 +145,6 @@ pub(crate) fn append_to_forwarded(head: &mut http::request::Parts, peer: IpAddr,
     element.push_str(if tls { ";proto=https" } else { ";proto=http" });
     if let Ok(element) = HeaderValue::try_from(element) {
         append_to_list(&mut head.headers, FORWARDED, &element);
-    }
-}
-
-fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
-    match headers.entry(name) {
-        Entry::Vacant(vacant) => drop(vacant.insert(element.clone())),
-        Entry::Occupied(mut known) => {
-            let mut list = Vec::new();
-            for known in known.iter().filter(|v| !v.is_empty()) {
-                list.extend_from_slice(known.as_bytes());
-                list.extend_from_slice(b", ");
-            }
-            list.extend_from_slice(element.as_bytes());
-            // What was header values before makes a header value.
-            if let Ok(value) = HeaderValue::from_bytes(&list) {
-                known.insert(value);
-            }
-        }
     }
 }
 

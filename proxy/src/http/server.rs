@@ -25,7 +25,7 @@ use crate::listener::connection::Connection;
 use crate::listener::guard;
 use crate::listener::http1::body::ClientBody;
 use crate::policy::deadline;
-use crate::policy::forwarding::Verified;
+use crate::policy::forwarding::Shown;
 use crate::telemetry::flag::Flag;
 
 /// Never fails: every error is an answer.
@@ -191,9 +191,11 @@ pub(super) fn prepare(
     }
     headers::append_via(&mut head.headers, head.version);
     let client = connection.peer.ip();
-    let sidecar = connection.sidecar().map(|peer| Verified { id: &peer.id, hash: &peer.hash });
-    if present.any(Present::FORWARDED) || sidecar.is_some() {
-        ctx.forwarding.sanitise(&mut head.headers, client, sidecar, ctx.mesh.identity());
+    let shown = connection.shown();
+    if present.any(Present::FORWARDED) || shown.is_some() {
+        let shown =
+            shown.map(|peer| Shown { sidecar: peer.id.is_some(), client_cert: peer.client_cert.as_ref() });
+        ctx.forwarding.sanitise(&mut head.headers, client, shown);
     }
     if ctx.forwarding.appends(client) {
         headers::append_forwarded(&mut head.headers, connection.peer_value(), connection.is_tls());

@@ -38,7 +38,7 @@ use crate::http::server;
 use crate::limits;
 use crate::tcp::relay::Broken;
 use crate::tcp::serve::{self, Passing, TcpError};
-use crate::tls::door::{DoorTls, Peer};
+use crate::tls::door::DoorTls;
 
 /// After an error that is not of one connection, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -249,7 +249,7 @@ impl Door {
             }
         };
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        connection.secured(shown.filter(|_| tls.peers).and_then(Peer::of));
+        connection.secured(tls.peer(shown, self.ctx.mesh.identity()));
         Ok(stream)
     }
 

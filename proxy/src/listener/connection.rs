@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use http::{HeaderValue, response};
+use weft_core::tls::spiffe::SpiffeId;
 
 use super::clock::Clock;
 use super::http1::head;
@@ -57,8 +58,8 @@ pub(crate) struct Connection {
     peer_value: OnceCell<HeaderValue>,
     /// It arrived by TLS.
     tls: Cell<bool>,
-    /// The sidecar at its other end, if it has shown that it is one.
-    sidecar: OnceCell<Box<Peer>>,
+    /// Who is at its other end, where that was asked.
+    shown: OnceCell<Box<Peer>>,
     clock: Rc<Clock>,
     refusal: Cell<Option<Refusal>>,
     position: Cell<Position>,
@@ -121,12 +122,12 @@ impl Connection {
         Client { source: self.peer, destination: self.local.get(), connection: self.number }
     }
 
-    /// TLS was agreed on, with this sidecar if it is one.
-    pub fn secured(&self, sidecar: Option<Peer>) {
+    /// TLS was agreed on, and who is there is known if it was asked.
+    pub fn secured(&self, shown: Option<Peer>) {
         self.tls.set(true);
-        if let Some(sidecar) = sidecar {
+        if let Some(shown) = shown {
             // Once a connection.
-            let _ = self.sidecar.set(Box::new(sidecar));
+            let _ = self.shown.set(Box::new(shown));
         }
     }
 
@@ -135,9 +136,14 @@ impl Connection {
         self.tls.get()
     }
 
+    /// Who is at its other end, where that was asked.
+    pub fn shown(&self) -> Option<&Peer> {
+        self.shown.get().map(|peer| &**peer)
+    }
+
     /// The sidecar at its other end, if it has shown that it is one.
-    pub fn sidecar(&self) -> Option<&Peer> {
-        self.sidecar.get().map(|peer| &**peer)
+    pub fn sidecar(&self) -> Option<&SpiffeId> {
+        self.shown()?.id.as_ref()
     }
 
     /// Bytes moved in either direction.
@@ -373,7 +379,7 @@ impl Connections {
             number: self.opened.get(),
             peer_value: OnceCell::new(),
             tls: Cell::new(tls),
-            sidecar: OnceCell::new(),
+            shown: OnceCell::new(),
             clock: self.clock.clone(),
             refusal: Cell::new(None),
             position: Cell::new(Position::Idle),

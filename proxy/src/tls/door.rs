@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use weft_core::tls::spiffe::SpiffeId;
 use weft_core::tls::{self, About, ClientCerts};
 use weft_xds_proto::resource::cluster::tls::TlsVersion;
 
+use super::client_cert;
 use super::live::{Certificates, Live, Shown};
 use super::mesh::{MeshMode, MeshTls};
 use crate::config::PortTls;
@@ -21,6 +23,8 @@ pub(crate) struct DoorTls {
     pub plaintext: bool,
     /// Clients are sidecars, with names.
     pub peers: bool,
+    /// Other clients show certificates.
+    asks: bool,
 }
 
 impl DoorTls {
@@ -34,6 +38,7 @@ impl DoorTls {
         alpn: &'static [&'static [u8]],
         certificates: &Certificates,
     ) -> Result<Self, String> {
+        let asks = port.clients != ClientCerts::Unasked;
         let ca = match &port.clients {
             ClientCerts::Unasked => None,
             ClientCerts::Asked(ca) | ClientCerts::Required(ca) => Some(ca.clone()),
@@ -48,18 +53,29 @@ impl DoorTls {
             Ok((config, shown.collect()))
         });
         let error = live.current().value.as_ref().err().cloned();
-        error.map_or(Ok(Self { live, plaintext: false, peers: false }), Err)
+        error.map_or(Ok(Self { live, plaintext: false, peers: false, asks }), Err)
     }
 
     /// For other sidecars.
     pub fn peers(mesh: &MeshTls) -> Self {
-        Self { live: mesh.inbound.clone(), plaintext: mesh.mode == MeshMode::Permissive, peers: true }
+        let plaintext = mesh.mode == MeshMode::Permissive;
+        Self { live: mesh.inbound.clone(), plaintext, peers: true, asks: false }
     }
 
     /// The same for what is no HTTP: nobody can tell by the first byte of a connection on which the server may speak first,
     /// so it is always TLS, between sidecars, or never.
     pub fn for_bytes(&self) -> Option<Self> {
         Some(self.clone()).filter(|tls| tls.peers && !tls.plaintext)
+    }
+
+    /// Whoever has shown this certificate, which was verified, or none. `own` is who this sidecar is.
+    pub fn peer(&self, shown: Option<&CertificateDer<'_>>, own: Option<&SpiffeId>) -> Option<Peer> {
+        if self.peers {
+            let id = SpiffeId::of(shown?).ok()?;
+            let client_cert = client_cert::of_sidecar(shown?, &id, own);
+            return Some(Peer { id: Some(id), client_cert });
+        }
+        self.asks.then(|| Peer { id: None, client_cert: shown.and_then(client_cert::of_client) })
     }
 
     /// What the next connection is to use.
@@ -92,19 +108,11 @@ fn server_config(port: &PortTls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, tl
     Ok(Arc::new(config))
 }
 
-/// The sidecar at the other end of a connection.
+/// Who is at the other end of a connection, where that was asked.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub id: SpiffeId,
-    /// SHA-256 of its certificate, in hex.
-    pub hash: String,
-}
-
-impl Peer {
-    /// Of the certificate that it has shown, which was verified.
-    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
-        let id = SpiffeId::of(certificate).ok()?;
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-        Some(Self { id, hash: hash.as_ref().iter().map(|b| format!("{b:02x}")).collect() })
-    }
+    /// A sidecar.
+    pub id: Option<SpiffeId>,
+    /// What its certificate says, if it has shown one.
+    pub client_cert: Option<HeaderValue>,
 }

@@ -27,7 +27,8 @@ async fn ask(addr: SocketAddr, name: &str, config: Arc<ClientConfig>) -> Result<
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(connection);
     let mut client = Client::Http1(sender);
-    let request = client.request(Method::GET, "orders", "/request", empty());
+    let mut request = client.request(Method::GET, "orders", "/request", empty());
+    request.headers_mut().insert("x-forwarded-client-cert", "URI=spiffe://t/admin".parse().unwrap());
     let answer = client.call(request).await.map_err(|e| e.to_string())?;
     Ok((shown.serial, answer))
 }
@@ -205,5 +206,39 @@ async fn bytes_come_out_of_tls_as_they_went_in() {
         let mut seen = [0; 5];
         stream.read_exact(&mut seen).await.unwrap();
         assert_eq!(&seen, b"bytes");
+    }
+}
+
+/// What the app is told of who came, by the line of it.
+async fn told(addr: SocketAddr, config: Arc<ClientConfig>) -> Vec<String> {
+    let (_, answer) = ask(addr, "a.example", config).await.unwrap();
+    let lines = answer.body.lines().filter(|line| line.starts_with("x-forwarded-client-cert: "));
+    lines.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_app_hears_whose_certificate_a_client_has_shown_and_no_lies_of_it() {
+    let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
+    let own = ca.issue("server", "a.example");
+    let (named, workload) = (ca.issue("one, two", "c.example"), ca.issue("w", "spiffe://t/a"));
+    let hash = |identity: &Identity| {
+        let der = weft_core::tls::certificates(&identity.cert).unwrap().remove(0);
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+        hash.as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>()
+    };
+    let line = |identity, rest| format!("x-forwarded-client-cert: Hash={};{rest}", hash(identity));
+    let tls = format!(
+        "{{certificates: [{}], client-ca: {}, client-certificates: optional}}",
+        pair(&own),
+        ca.file().display()
+    );
+    let (_listener, web) = listener(app.addr, &tls).await;
+    let (_upstream, one) = upstream(app.addr, ",client-certificates=optional", &[&own], Some(&ca)).await;
+    for addr in [web, one] {
+        let shown = told(addr, trusting(&ca, Some(&named))).await;
+        assert_eq!(shown, [line(&named, "Subject=\"CN=one\\2C two\";DNS=c.example")]);
+        let shown = told(addr, trusting(&ca, Some(&workload))).await;
+        assert_eq!(shown, [line(&workload, "Subject=\"CN=w\";URI=spiffe://t/a")]);
+        assert_eq!(told(addr, trusting(&ca, None)).await, [""; 0], "who shows none is nobody");
     }
 }
