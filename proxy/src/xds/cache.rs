@@ -149,6 +149,24 @@ mod tests {
         assert_eq!(load(dir.path()).unwrap(), Some(saved()));
     }
 
+    /// Also in place of one that an older release has left for everybody to read.
+    #[test]
+    fn the_file_is_for_its_own_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (path, temporary) = (dir.path().join(FILE_NAME), dir.path().join(format!("{FILE_NAME}.tmp")));
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        store(dir.path(), saved()).unwrap();
+        assert_eq!(mode(), 0o600);
+        for file in [&path, &temporary] {
+            std::fs::write(file, b"old").unwrap();
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        store(dir.path(), saved()).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert_eq!(load(dir.path()).unwrap(), Some(saved()));
+    }
+
     /// Each single flipped bit and each cut is noticed, wherever it is.
     #[test]
     fn damage_anywhere_is_noticed() {

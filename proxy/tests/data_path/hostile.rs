@@ -226,3 +226,56 @@ async fn h2_exchange(addr: std::net::SocketAddr, fields: &[(&str, &str)]) -> See
     tokio::time::timeout(Duration::from_secs(5), frames).await.expect("an answer or a refusal");
     seen
 }
+
+/// CL.0: what the proxy answers itself reads no body. The body must not be taken for the next request, in whatever pieces it
+/// comes, and what is behind it must be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_nobody_reads_is_never_a_request() {
+    let upstream = Upstream::start("one").await;
+    let documents = "---\napiVersion: weft.dev/v1\nkind: HTTPRouteFilter\nmetadata: {name: gone}\n\
+                     spec: {directResponse: {statusCode: 410, body: gone}}\n\
+                     ---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: orders}\nspec:\n  \
+                     parentRefs: [{kind: Service, group: \"\", name: orders}]\n  rules:\n  \
+                     - matches: [{path: {value: /go}}]\n    filters: [{type: RequestRedirect, requestRedirect: {hostname: \
+                     new.test, statusCode: 302}}]\n  \
+                     - matches: [{path: {value: /gone}}]\n    filters: [{type: ExtensionRef, extensionRef: {group: weft.dev, \
+                     kind: HTTPRouteFilter, name: gone}}]\n  \
+                     - matches: [{path: {value: /app}}]\n    backendRefs: [{name: orders}]\n";
+    let proxy = proxy(&format!("{}{documents}", orders(&[upstream.addr], ""))).await;
+    let hidden = "GET /app/smuggled HTTP/1.1\r\nHost: orders\r\n\r\n";
+    let next = "GET /app/next HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";
+    let mut served = 0;
+    for (host, path, status) in
+        [("orders", "/go", 302), ("orders", "/gone", 410), ("orders", "/none", 404), ("unknown", "/", 404)]
+    {
+        let fields = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n");
+        let length = format!("{fields}Content-Length: {}\r\n\r\n", hidden.len());
+        let chunked = format!("{fields}Transfer-Encoding: chunked\r\n\r\n");
+        let chunk = format!("{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+        for (head, body) in [(&length, hidden), (&chunked, chunk.as_str())] {
+            // At once.
+            let answers = raw(proxy.outbound, format!("{head}{body}{next}").as_bytes()).await;
+            assert_eq!(statuses(&answers), [status, 200], "{path}: {answers}");
+            served += 1;
+            assert_eq!(upstream.served(), served, "{path}");
+            // In pieces, and the answer is there before the body: the connection ends rather than that its place is guessed.
+            let mut stream = TcpStream::connect(proxy.outbound).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answers = read_head(&mut stream).await.unwrap();
+            let (begin, end) = body.split_at(body.len() / 2);
+            for piece in [begin, end, next] {
+                let _ = stream.write_all(piece.as_bytes()).await;
+            }
+            let mut rest = Vec::new();
+            let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
+            let _ = read.expect("closed");
+            answers.push_str(&String::from_utf8_lossy(&rest));
+            assert_eq!(statuses(&answers), [status], "{path}: {answers}");
+            assert_eq!(upstream.served(), served, "{path}");
+        }
+    }
+}
+
+fn statuses(answers: &str) -> Vec<u16> {
+    answers.match_indices("HTTP/1.1 ").map(|(i, _)| answers[i + 9..i + 12].parse().unwrap()).collect()
+}
