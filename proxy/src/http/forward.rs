@@ -101,10 +101,9 @@ impl Drop for Exchange {
 
 /// A request that is ready to go on.
 pub(crate) struct Outgoing {
-    pub head: request::Parts,
+    pub request: Request<RequestBody>,
     pub target: Target,
     pub takes_trailers: bool,
-    pub body: RequestBody,
     pub progress: Option<Rc<Progress>>,
     /// What it asks to switch to.
     pub upgrade: Option<HeaderValue>,
@@ -126,10 +125,9 @@ impl Outgoing {
     pub fn new(head: request::Parts, target: Target, takes_trailers: bool, incoming: ClientBody) -> Self {
         let (body, progress) = RequestBody::new(incoming, headers::strip_trailers);
         Self {
-            head,
+            request: Request::from_parts(head, body),
             target,
             takes_trailers,
-            body,
             progress,
             upgrade: None,
             client: None,
@@ -143,16 +141,10 @@ impl Outgoing {
 
     /// The same once more, for one without a body.
     pub fn again(&self) -> Self {
-        let mut head = Request::new(()).into_parts().0;
-        head.method = self.head.method.clone();
-        head.uri = self.head.uri.clone();
-        head.version = self.head.version;
-        head.headers = self.head.headers.clone();
         Self {
-            head,
+            request: self.request_with(RequestBody::Empty),
             target: Target { authority: self.target.authority.clone(), host: self.target.host.clone() },
             takes_trailers: self.takes_trailers,
-            body: RequestBody::Empty,
             progress: None,
             upgrade: None,
             client: self.client,
@@ -163,23 +155,35 @@ impl Outgoing {
             at: None,
         }
     }
+
+    /// Its head with another body.
+    pub fn request_with(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.request.method().clone();
+        *request.uri_mut() = self.request.uri().clone();
+        *request.version_mut() = self.request.version();
+        *request.headers_mut() = self.request.headers().clone();
+        request
+    }
 }
 
 /// Sends the request on and answers the head of the answer, with its body streaming behind. `client` gets interim answers.
+/// What is left of `outgoing` is of no use to anybody; it stays with the caller, as a future has room for it only once then.
 ///
 /// # Errors
 /// If no endpoint answered.
 pub(crate) async fn forward(
     ctx: &Rc<Context>,
     cluster: Arc<Cluster>,
-    outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     mut plan: Option<&mut Plan>,
     client: Option<&Connection>,
 ) -> Result<Response<ResponseBody>, RequestError> {
+    let version = outgoing.request.version();
     // HTTP/2 is also used for streams in which the client waits for its turn.
-    let http2 = outgoing.head.version == Version::HTTP_2;
+    let http2 = version == Version::HTTP_2;
     // Before HTTP/1.1 clients know of none, and for those of HTTP/2 there is no way to send them.
-    let client = client.filter(|_| outgoing.head.version == Version::HTTP_11);
+    let client = client.filter(|_| version == Version::HTTP_11);
     let inform = |head| {
         if let Some(client) = client {
             client.inform(head);
@@ -202,19 +206,20 @@ pub(crate) async fn forward(
     let source = asks.map(|client| client.source.ip());
     let sticky = match (cluster.config.cluster.lb_policy.hash_on(), &outgoing.hash) {
         (None, None) => Sticky::default(),
-        (Some(on), _) => Sticky::of(on, &outgoing.head.headers, source, fresh()),
+        (Some(on), _) => Sticky::of(on, outgoing.request.headers(), source, fresh()),
         (None, Some(_)) if !cluster.config.cluster.lb_policy.hashes() => Sticky::default(),
-        (None, Some(parts)) => Sticky::of_route(parts, &outgoing.head.headers, source, fresh()),
+        (None, Some(parts)) => Sticky::of_route(parts, outgoing.request.headers(), source, fresh()),
     };
-    let subset = outgoing.subset.clone().and_then(|subset| cluster.subset_or_fallback(subset));
+    let subset = outgoing.subset.take().and_then(|subset| cluster.subset_or_fallback(subset));
     let protocol = cluster.hop(outgoing.upgrade.is_some());
     let http2_endpoint = protocol == Protocol::Http2;
-    let upgrade = outgoing.upgrade.clone();
-    let mut request = request_to(cluster, protocol, outgoing)?;
-    let upgrade = upgrade.filter(|asked| !http2_endpoint || extended::can_ask(&request, asked, http2));
+    let upgrade = outgoing.upgrade.take();
+    address(cluster, protocol, outgoing)?;
+    let request = &mut outgoing.request;
+    let upgrade = upgrade.filter(|asked| !http2_endpoint || extended::can_ask(request, asked, http2));
     let mut accept = None;
     match &upgrade {
-        Some(asked) if http2_endpoint => accept = extended::ask(&mut request, asked),
+        Some(asked) if http2_endpoint => accept = extended::ask(request, asked),
         Some(asked) => {
             upgrade::announce(request.headers_mut(), asked.clone());
             if http2 {
@@ -276,13 +281,13 @@ pub(crate) async fn forward(
         };
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
         let planned = plan.as_ref().is_some_and(|p| p.may_retry());
-        let kept = (reused || behind_sidecar || planned) && is_repeatable(&request);
+        let kept = (reused || behind_sidecar || planned) && is_repeatable(request);
         if let Some(seen) = &seen {
             seen.sending();
         }
         let sent_at = course.time();
         let shared = link.shared();
-        let sent = pin!(link.send(&mut request, kept, &inform));
+        let sent = pin!(link.send(request, kept, &inform));
         let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(&ctx.timer, sent, progress.as_deref(), stall, ctx.timeouts.request).await,
@@ -423,36 +428,33 @@ pub(crate) async fn forward(
     }
 }
 
-/// What goes to the endpoint: target and `Host` by the protocol spoken there.
-fn request_to(
-    cluster: &Cluster,
-    protocol: Protocol,
-    outgoing: Outgoing,
-) -> Result<Request<RequestBody>, RequestError> {
-    let Outgoing { mut head, target, takes_trailers, body, .. } = outgoing;
+/// Makes it what goes to the endpoint: target and `Host` by the protocol spoken there.
+fn address(cluster: &Cluster, protocol: Protocol, outgoing: &mut Outgoing) -> Result<(), RequestError> {
+    let Outgoing { request, target, takes_trailers, .. } = outgoing;
     let http1 = protocol == Protocol::Http1;
     let bad_host = || RequestError::BadHost {
         host: target.authority.clone(),
         why: crate::route::host::HostError::Character,
     };
-    let headers = &mut head.headers;
+    let streams = request.body().streams();
+    let headers = request.headers_mut();
     if !http1 {
         headers.remove(HOST);
     } else if headers.get(HOST).is_none_or(|host| host != target.authority.as_str()) {
         let host = HeaderValue::try_from(target.authority.as_str()).map_err(|_| bad_host())?;
         headers.insert(HOST, host);
     }
-    if takes_trailers {
+    if *takes_trailers {
         headers::announce_trailers(headers, http1);
     }
-    if http1 && body.streams() && !headers.contains_key(CONTENT_LENGTH) {
+    if http1 && streams && !headers.contains_key(CONTENT_LENGTH) {
         // Said aloud, so that whoever looks at the request sees how it goes on.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     // A target with nothing but a path stays as it is.
-    if !http1 || head.uri.authority().is_some() || head.uri.path().is_empty() {
+    if !http1 || request.uri().authority().is_some() || request.uri().path().is_empty() {
         let mut uri = http::uri::Parts::default();
-        uri.path_and_query = Some(match head.uri.path_and_query() {
+        uri.path_and_query = Some(match request.uri().path_and_query() {
             Some(path) if !path.as_str().is_empty() => path.clone(),
             _ => PathAndQuery::from_static("/"),
         });
@@ -460,11 +462,11 @@ fn request_to(
             uri.scheme = Some(if cluster.originates_tls() { Scheme::HTTPS } else { Scheme::HTTP });
             uri.authority = Some(Authority::try_from(target.authority.as_str()).map_err(|_| bad_host())?);
         }
-        head.uri = Uri::from_parts(uri).map_err(|_| bad_host())?;
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| bad_host())?;
     }
-    head.version = if http1 { Version::HTTP_11 } else { Version::HTTP_2 };
-    head.extensions.clear();
-    Ok(Request::from_parts(head, body))
+    *request.version_mut() = if http1 { Version::HTTP_11 } else { Version::HTTP_2 };
+    request.extensions_mut().clear();
+    Ok(())
 }
 
 fn says_app_is_down(answer: &Response<AnswerBody>) -> bool {

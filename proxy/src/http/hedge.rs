@@ -30,8 +30,8 @@ pub(crate) type At = Rc<Cell<Option<SocketAddr>>>;
 
 /// Whether sending it twice does no harm.
 pub(crate) fn is_safe(outgoing: &Outgoing) -> bool {
-    matches!(outgoing.head.method, Method::GET | Method::HEAD | Method::OPTIONS)
-        && matches!(outgoing.body, RequestBody::Empty)
+    matches!(*outgoing.request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+        && matches!(outgoing.request.body(), RequestBody::Empty)
         && outgoing.upgrade.is_none()
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn is_safe(outgoing: &Outgoing) -> bool {
 pub(crate) async fn race(
     ctx: &Rc<Context>,
     cluster: Arc<Cluster>,
-    mut outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     plan: &mut Plan,
     (hedge, client): (Hedge, &Connection),
 ) -> Result<Response<ResponseBody>, RequestError> {
@@ -66,7 +66,7 @@ pub(crate) async fn race(
     };
     metrics.hedges.inc();
     second.avoid = at.get();
-    let second = pin!(forward(ctx, cluster.clone(), second, Some(&mut second_plan), None));
+    let second = pin!(forward(ctx, cluster.clone(), &mut second, Some(&mut second_plan), None));
     match select(first, second).await {
         Either::Left((answered, other)) => better(answered, other).await,
         Either::Right((answered, other)) => better(answered, other).await,

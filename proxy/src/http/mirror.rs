@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use http::{Request, request};
 use http_body_util::BodyExt;
 
 use super::context::Context;
@@ -24,14 +23,14 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
             ctx.metrics.mirrors_dropped.inc();
             continue;
         }
-        let copy = Outgoing {
-            head: head(&outgoing.head),
+        let body = outgoing.request.body_mut().copied();
+        let mut copy = Outgoing {
+            request: outgoing.request_with(body),
             target: Target {
                 authority: outgoing.target.authority.clone(),
                 host: outgoing.target.host.clone(),
             },
             takes_trailers: outgoing.takes_trailers,
-            body: outgoing.body.copied(),
             progress: None,
             upgrade: None,
             client: outgoing.client,
@@ -46,7 +45,7 @@ pub(crate) fn copies(ctx: &Rc<Context>, to: &Forward, outgoing: &mut Outgoing) {
         tokio::task::spawn_local(async move {
             let ctx = &held.0;
             let Ok(cluster) = resolve::cluster(ctx, &copy.target, &name).await else { return };
-            let Ok(answer) = forward(ctx, cluster, copy, None, None).await else { return };
+            let Ok(answer) = forward(ctx, cluster, &mut copy, None, None).await else { return };
             let mut body = answer.into_body();
             let read = async { while let Some(Ok(_)) = body.frame().await {} };
             let _ = tokio::time::timeout(ctx.timeouts.request, read).await;
@@ -68,13 +67,4 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.mirrors.set(self.0.mirrors.get() - 1);
     }
-}
-
-fn head(of: &request::Parts) -> request::Parts {
-    let mut head = Request::new(()).into_parts().0;
-    head.method = of.method.clone();
-    head.uri = of.uri.clone();
-    head.version = of.version;
-    head.headers = of.headers.clone();
-    head
 }

@@ -200,9 +200,11 @@ async fn send(
     let mut plan = Plan::new(to, times, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
     let forwarded = match route.hedge.filter(|_| hedge::is_safe(&outgoing)) {
-        None => forward(ctx, cluster, outgoing, Some(&mut plan), Some(connection)).await,
+        None => forward(ctx, cluster, &mut outgoing, Some(&mut plan), Some(connection)).await,
         // On the heap: requests without one do not pay for its size.
-        Some(hedge) => Box::pin(hedge::race(ctx, cluster, outgoing, &mut plan, (hedge, connection))).await,
+        Some(hedge) => {
+            Box::pin(hedge::race(ctx, cluster, &mut outgoing, &mut plan, (hedge, connection))).await
+        }
     };
     let forwarded = server::explained(connection, forwarded);
     let status = match &forwarded {

@@ -147,7 +147,7 @@ async fn respond(
     let times = cluster.config.cluster.timeouts;
     let mut plan = Plan::of_service(times, deadline, started, ctx.timeouts.request);
     let forwarded =
-        explained(connection, forward(ctx, cluster, outgoing, plan.as_mut(), Some(connection)).await);
+        explained(connection, forward(ctx, cluster, &mut outgoing, plan.as_mut(), Some(connection)).await);
     let status = match &forwarded {
         Ok(response) => response.status(),
         Err(error) => rescue::status(error).0,
