@@ -44,6 +44,7 @@ use crate::policy::overload;
 use crate::sockets::{Handle, Origin, Sockets};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
+use crate::telemetry::jwks_metrics::JwksMetrics;
 use crate::telemetry::metrics::{Direction, Metrics};
 use crate::telemetry::tap::Taps;
 use crate::telemetry::trace::Tracer;
@@ -279,7 +280,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     control.spawn(health_check::run(outbound.clone(), metrics.clone(), beside));
     control.spawn(expiry::run(outbound.clone()));
     control.spawn(live::watch(proxy_tls.certificates.clone()));
-    control.spawn(jwks::run(proxy_tls.keys.clone(), outbound.clone(), want.clone()));
+    let fetches = JwksMetrics::new(metrics.registry());
+    control.spawn(jwks::run(proxy_tls.keys.clone(), outbound.clone(), want.clone(), fetches));
     if let Some(limit) = config.overload.memory {
         control.spawn(watch_memory(limit, memory.clone()));
     }

@@ -24,6 +24,7 @@ use crate::http::context::Want;
 use crate::limits::{JWKS_FETCH_TIMEOUT, JWKS_RETRY_BASE, JWKS_RETRY_MAX};
 use crate::mesh_view::MeshState;
 use crate::policy::jwt::{JWKS_BYTES_MAX, Keys};
+use crate::telemetry::jwks_metrics::JwksMetrics;
 use crate::tls::live::{Certificates, Live};
 use crate::tls::secure::Speaks;
 use crate::upstream::{connect, once};
@@ -69,30 +70,39 @@ impl Sources {
 }
 
 /// Fetches all of them, until it is aborted; its tasks end with it.
-pub(crate) async fn run(sources: Arc<Sources>, mesh: Arc<MeshState>, want: Option<Want>) {
+pub(crate) async fn run(
+    sources: Arc<Sources>,
+    mesh: Arc<MeshState>,
+    want: Option<Want>,
+    metrics: JwksMetrics,
+) {
     let mut tasks = JoinSet::new();
     let mut running = HashMap::<(JwksUri, Duration), (Weak<Source>, AbortHandle)>::new();
     loop {
-        running.retain(|_, (source, task)| {
-            let keep = source.strong_count() > 0;
-            if !keep {
-                task.abort();
+        let gone: Vec<_> = running.extract_if(|_, (source, _)| source.strong_count() == 0).collect();
+        for ((uri, _), (_, task)) in gone {
+            task.abort();
+            // It may be wanted at another interval.
+            if !running.keys().any(|(other, _)| *other == uri) {
+                metrics.forget(&uri);
             }
-            keep
-        });
+        }
         for (key, source) in sources.held() {
-            running.entry(key).or_insert_with(|| {
-                let task = tasks.spawn(keep(source.clone(), mesh.clone(), want.clone()));
+            running.entry(key).or_insert_with_key(|(uri, _)| {
+                metrics.wanted(uri);
+                let task = tasks.spawn(keep(source.clone(), mesh.clone(), want.clone(), metrics.clone()));
                 (source, task)
             });
         }
-        // Those that were aborted.
-        while tasks.try_join_next().is_some() {}
-        sources.changed.notified().await;
+        tokio::select! {
+            () = sources.changed.notified() => {}
+            // It was aborted, or nobody wants its keys any more.
+            Some(_) = tasks.join_next() => {}
+        }
     }
 }
 
-async fn keep(source: Weak<Source>, mesh: Arc<MeshState>, want: Option<Want>) {
+async fn keep(source: Weak<Source>, mesh: Arc<MeshState>, want: Option<Want>, metrics: JwksMetrics) {
     let mut backoff = Backoff::new(JWKS_RETRY_BASE, JWKS_RETRY_MAX);
     let mut last: Option<Bytes> = None;
     loop {
@@ -102,7 +112,9 @@ async fn keep(source: Weak<Source>, mesh: Arc<MeshState>, want: Option<Want>) {
         let fetched = fetched.unwrap_or_else(|_| {
             Err(format!("service {} did not answer within {JWKS_FETCH_TIMEOUT:?}", source.uri.service))
         });
-        let wait = match fetched.and_then(|text| Ok((Keys::parse(&text)?, text))) {
+        let fetched = fetched.and_then(|text| Ok((Keys::parse(&text)?, text)));
+        metrics.ended(&source.uri, fetched.is_ok(), unix_seconds());
+        let wait = match fetched {
             Ok((keys, text)) => {
                 backoff.reset();
                 if last.as_ref() != Some(&text) {
@@ -123,6 +135,13 @@ async fn keep(source: Weak<Source>, mesh: Arc<MeshState>, want: Option<Want>) {
         drop(source);
         tokio::time::sleep(wait).await;
     }
+}
+
+/// People compare it with their clocks.
+#[allow(clippy::disallowed_methods)]
+fn unix_seconds() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 async fn fetch(uri: &JwksUri, mesh: &MeshState, want: Option<&Want>) -> Result<Bytes, String> {
@@ -190,4 +209,44 @@ async fn ask(cluster: &Cluster, addr: std::net::SocketAddr, uri: &JwksUri) -> Re
         true => format!("more than {JWKS_BYTES_MAX} bytes of keys"),
         false => format!("its answer breaks off: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_core::metrics::Registry;
+
+    use super::*;
+    use crate::cluster::security::ProxyTls;
+    use crate::static_routes::StaticRoutes;
+    use crate::telemetry::metrics::{Direction, Metrics};
+
+    /// What is fetched comes and goes with policies; its series must not stay.
+    #[tokio::test(start_paused = true)]
+    async fn series_of_an_address_end_with_the_last_who_wants_it() {
+        let (registry, sources, certificates) =
+            (Registry::new(), Arc::new(Sources::default()), Certificates::default());
+        let metrics = Metrics::new(Registry::new());
+        let tls = ProxyTls::default();
+        let mesh = MeshState::new(Direction::Outbound, StaticRoutes::default(), metrics, tls);
+        let uri = JwksUri { tls: false, service: "login".to_owned(), path: "/keys".to_owned() };
+        let (often, seldom) = (Duration::from_secs(20), Duration::from_secs(30));
+        let one = sources.source(uri.clone(), often, &certificates);
+        let other = sources.source(uri, seldom, &certificates);
+        let running = tokio::spawn(run(sources, Arc::new(mesh), None, JwksMetrics::new(&registry)));
+        let has = |text: &str| registry.encode().contains(text);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let never = "weft_proxy_jwks_last_success_timestamp_seconds{uri=\"http://login/keys\"} 0";
+        assert!(has(never));
+        assert!(has("weft_proxy_jwks_fetches_total{uri=\"http://login/keys\",result=\"failure\"} 0"));
+        // The service is not known, and waited for.
+        tokio::time::sleep(JWKS_FETCH_TIMEOUT).await;
+        assert!(has("weft_proxy_jwks_fetches_total{uri=\"http://login/keys\",result=\"failure\"} 2"));
+        drop(one);
+        tokio::time::sleep(JWKS_FETCH_TIMEOUT + often).await;
+        assert!(has(never), "it is wanted at another interval");
+        drop(other);
+        tokio::time::sleep(JWKS_FETCH_TIMEOUT + seldom).await;
+        assert!(!has("http://login/keys"), "{}", registry.encode());
+        running.abort();
+    }
 }

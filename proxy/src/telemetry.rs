@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod answers;
 pub mod cluster_metrics;
 pub mod flag;
+pub(crate) mod jwks_metrics;
 pub mod metrics;
 pub mod route_metrics;
 pub mod tap;

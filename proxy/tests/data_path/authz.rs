@@ -278,6 +278,16 @@ async fn keys_are_fetched_from_a_service_of_the_mesh_and_renewed() {
         until_certs(admin, why).await;
         assert_eq!(ask_with(addr, Some(&new)).await.status, StatusCode::OK, "the last keys stay");
     }
+    let metrics = get(admin, "admin", "/metrics").await.body;
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or_else(|| panic!("{name}: {metrics}"))
+    };
+    assert!(value("weft_proxy_jwks_fetches_total{uri=\"https://login/jwks.json\",result=\"success\"}") >= 2);
+    assert!(value("weft_proxy_jwks_fetches_total{uri=\"https://login/jwks.json\",result=\"failure\"}") >= 4);
+    let last = value("weft_proxy_jwks_last_success_timestamp_seconds{uri=\"https://login/jwks.json\"}");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(now - last < 600, "{last} of {now}");
 }
 
 /// Those who only call the service decide nothing by its tokens.
