@@ -228,6 +228,7 @@ impl MeshState {
         for gone in old.clusters.keys().filter(|name| !clusters.contains_key(*name)) {
             self.metrics.forget(self.direction, gone);
         }
+        courtesy::make_way();
         self.publish(MeshView {
             clusters,
             absent: snapshot.absent.clone(),

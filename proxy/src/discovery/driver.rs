@@ -387,6 +387,7 @@ impl Driver {
 
     /// Makes the next snapshot and swaps it in, if anything changed.
     fn publish(&mut self, touched: &Touched) {
+        courtesy::make_way();
         let current = self.publish.borrow().clone();
         let mut next = (*current).clone();
         let connected = self.connected_since.is_some();

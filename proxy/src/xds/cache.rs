@@ -12,10 +12,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use prost::Message;
+use prost::encoding::encode_varint;
 use weft_core::fsio::write_atomic_private;
-use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use weft_xds_proto::envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
 
 use super::subscription::Exported;
+use crate::courtesy;
 
 /// Name of the file in the data folder.
 pub const FILE_NAME: &str = "xds-cache";
@@ -46,10 +48,10 @@ pub enum CacheError {
 
 /// The file's bytes.
 pub fn encode(saved: Exported) -> Vec<u8> {
-    let part = |resources| DeltaDiscoveryResponse { resources, ..DeltaDiscoveryResponse::default() };
-    let mut payload = part(saved.clusters).encode_length_delimited_to_vec();
-    payload.extend(part(saved.endpoints).encode_length_delimited_to_vec());
-    payload.extend(part(saved.routes).encode_length_delimited_to_vec());
+    let mut payload = Vec::new();
+    for resources in [saved.clusters, saved.endpoints, saved.routes] {
+        encode_part(resources, &mut payload);
+    }
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend(MAGIC);
     bytes.extend(FORMAT_VERSION.to_le_bytes());
@@ -57,6 +59,18 @@ pub fn encode(saved: Exported) -> Vec<u8> {
     bytes.extend(crc32fast::hash(&payload).to_le_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// One after the other, as there may be megabytes: what follows in a message is merged with what came before.
+fn encode_part(resources: Vec<Resource>, payload: &mut Vec<u8>) {
+    let one = |resource| DeltaDiscoveryResponse { resources: vec![resource], ..Default::default() };
+    let parts: Vec<DeltaDiscoveryResponse> = resources.into_iter().map(one).collect();
+    let length: usize = parts.iter().map(Message::encoded_len).sum();
+    encode_varint(length as u64, payload);
+    for part in parts {
+        courtesy::make_way();
+        part.encode_raw(payload);
+    }
 }
 
 /// What the bytes hold.

@@ -137,11 +137,14 @@ impl<T: Decode> TypeState<T> {
         let mut all: Vec<_> = self
             .held
             .iter()
-            .map(|(name, held)| WireResource {
-                name: name.clone(),
-                version: held.version.clone(),
-                resource: Some(held.body.clone()),
-                ..WireResource::default()
+            .map(|(name, held)| {
+                courtesy::make_way();
+                WireResource {
+                    name: name.clone(),
+                    version: held.version.clone(),
+                    resource: Some(held.body.clone()),
+                    ..WireResource::default()
+                }
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
