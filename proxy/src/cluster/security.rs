@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | TLS as a client | any | over that |
 //! | TLS with sidecars' identities | any | over that; with the ID that it is advertised with, if it is |
+//! | TLS by labels | has those of an entry, of which the first counts | over what that says, else what stands beside all entries |
 //! | nothing, and this sidecar has an identity | is advertised with an ID | over TLS with sidecars' identities, if the ID is of our trust domain |
 //! | the same | from a file, or beside this sidecar | in plaintext |
 //! | the same | another | in plaintext, or not at all in strict mode |
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use weft_core::tls::spiffe::SpiffeId;
 use weft_xds_proto::resource::cluster::ClusterTls;
-use weft_xds_proto::resource::cluster::tls::PeerName;
+use weft_xds_proto::resource::cluster::tls::{PeerName, UpstreamTls};
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointSource};
 
 use crate::config_snapshot::ClusterConfig;
@@ -36,22 +37,26 @@ pub enum Security {
     /// TLS as a client.
     Originate(Arc<ClientTls>),
     /// By what each endpoint is.
-    Peers(Arc<Peers>),
+    Each(Arc<Hops>),
 }
 
-/// Endpoints of which some are sidecars.
+/// Endpoints that are not all spoken to in the same way.
 #[derive(Debug)]
-pub struct Peers {
+pub struct Hops {
     mesh: Option<Arc<MeshTls>>,
     /// In order of addresses.
     endpoints: Box<[(SocketAddr, Hop)]>,
     all_peers: bool,
+    all_originated: bool,
+    /// What those are spoken to with that are servers of TLS.
+    originated: Vec<Arc<ClientTls>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Hop {
     Plain,
     Peer(Expected),
+    Originate(Arc<ClientTls>),
     Refused(String),
 }
 
@@ -69,28 +74,51 @@ pub struct ProxyTls {
 impl ProxyTls {
     /// Of a cluster; `last` is that of its last version.
     pub fn security(&self, config: &ClusterConfig, last: Option<&Security>) -> Security {
-        let names = match &config.cluster.tls {
-            Some(ClusterTls::Originate(spec)) => {
-                if let Some(Security::Originate(same)) = last
-                    && same.spec == **spec
-                {
-                    return Security::Originate(same.clone());
-                }
-                let tls = ClientTls::new(&config.cluster.name, spec, &self.certificates);
-                return Security::Originate(Arc::new(tls));
+        let mut originated: Vec<Arc<ClientTls>> = Vec::new();
+        let mut originate = |spec: &UpstreamTls| {
+            if let Some(same) = originated.iter().find(|tls| tls.spec == *spec) {
+                return same.clone();
             }
-            Some(ClusterTls::Mesh(names)) => Some(names.as_slice()),
-            None if self.mesh.is_none() => return Security::Plain,
-            None => None,
+            let same = last.into_iter().flat_map(Security::originated).find(|tls| tls.spec == *spec);
+            let new = || Arc::new(ClientTls::new(&config.cluster.name, spec, &self.certificates));
+            let tls = same.cloned().unwrap_or_else(new);
+            originated.push(tls.clone());
+            tls
         };
+        let (mut names, mut by_labels) = (None, None);
+        match &config.cluster.tls {
+            Some(ClusterTls::Originate(spec)) => return Security::Originate(originate(spec)),
+            Some(ClusterTls::Mesh(all)) => names = Some(all.as_slice()),
+            Some(ClusterTls::ByLabels { matches, otherwise }) => by_labels = Some((matches, otherwise)),
+            None if self.mesh.is_none() => return Security::Plain,
+            None => {}
+        }
         let wanted: Arc<[PeerName]> = names.unwrap_or_default().into();
-        let hop = |endpoint: &Endpoint| (endpoint.address, self.hop(endpoint, names.is_some(), &wanted));
-        let endpoints: Box<[_]> = config.endpoints.iter().map(hop).collect();
+        let mut hop = |endpoint: &Endpoint| {
+            let spec = by_labels.and_then(|(matches, otherwise)| {
+                let first = matches.iter().find(|one| one.is_for(&endpoint.metadata));
+                first.map_or(otherwise.as_deref(), |one| one.tls.as_ref())
+            });
+            let hop = match spec {
+                Some(spec) => Hop::Originate(originate(spec)),
+                None if by_labels.is_some() && self.mesh.is_none() => Hop::Plain,
+                None => self.hop(endpoint, names.is_some(), &wanted),
+            };
+            (endpoint.address, hop)
+        };
+        let endpoints: Box<[_]> = config.endpoints.iter().map(&mut hop).collect();
         let all_peers = !endpoints.is_empty() && endpoints.iter().all(|(_, hop)| matches!(hop, Hop::Peer(_)));
+        let all_originated = endpoints.iter().all(|(_, hop)| matches!(hop, Hop::Originate(_)));
         if endpoints.iter().all(|(_, hop)| matches!(hop, Hop::Plain)) {
             return Security::Plain;
         }
-        Security::Peers(Arc::new(Peers { mesh: self.mesh.clone(), endpoints, all_peers }))
+        Security::Each(Arc::new(Hops {
+            mesh: self.mesh.clone(),
+            endpoints,
+            all_peers,
+            all_originated,
+            originated,
+        }))
     }
 
     /// What is asked of those who call a cluster.
@@ -128,15 +156,30 @@ impl ProxyTls {
 impl Security {
     /// Whether all endpoints are sidecars that take TLS.
     pub fn is_all_peers(&self) -> bool {
-        matches!(self, Self::Peers(peers) if peers.all_peers)
+        matches!(self, Self::Each(hops) if hops.all_peers)
+    }
+
+    /// Whether all endpoints are servers of TLS that are no sidecars.
+    pub(crate) fn is_all_originated(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Originate(_) => true,
+            Self::Each(hops) => hops.all_originated,
+        }
+    }
+
+    /// What endpoints are spoken to with that are servers of TLS.
+    fn originated(&self) -> &[Arc<ClientTls>] {
+        match self {
+            Self::Plain => &[],
+            Self::Originate(tls) => std::slice::from_ref(tls),
+            Self::Each(hops) => &hops.originated,
+        }
     }
 
     /// Whether there is what connections are to be made with. If not, that says nothing of the endpoints.
     pub(crate) fn is_usable(&self) -> bool {
-        match self {
-            Self::Originate(tls) => tls.live.current().value.is_ok(),
-            Self::Plain | Self::Peers(_) => true,
-        }
+        self.originated().iter().all(|tls| tls.live.current().value.is_ok())
     }
 
     /// An endpoint with what a connection to it needs.
@@ -147,7 +190,7 @@ impl Security {
         let secure = match self {
             Self::Plain => None,
             Self::Originate(tls) => Some(Secure::originate(tls, addr)?),
-            Self::Peers(peers) => peers.secure(addr)?,
+            Self::Each(hops) => hops.secure(addr)?,
         };
         Ok(Place { addr, secure, announced: None })
     }
@@ -157,13 +200,13 @@ impl Security {
         match (self, other) {
             (Self::Plain, Self::Plain) => true,
             (Self::Originate(one), Self::Originate(other)) => Arc::ptr_eq(one, other),
-            (Self::Peers(one), Self::Peers(other)) => one.hop(addr) == other.hop(addr),
+            (Self::Each(one), Self::Each(other)) => one.hop(addr) == other.hop(addr),
             _ => false,
         }
     }
 }
 
-impl Peers {
+impl Hops {
     /// # Errors
     /// If this sidecar's certificates cannot be used, or the endpoint cannot be spoken to.
     fn secure(&self, addr: SocketAddr) -> Result<Option<Secure>, String> {
@@ -171,6 +214,7 @@ impl Peers {
             (Some(Hop::Peer(expected)), Some(mesh)) => {
                 Secure::to_peer(mesh, addr, expected.clone()).map(Some)
             }
+            (Some(Hop::Originate(tls)), _) => Secure::originate(tls, addr).map(Some),
             (Some(Hop::Refused(why)), _) => Err(why.clone()),
             _ => Ok(None),
         }

@@ -154,7 +154,7 @@ impl Cluster {
 
     /// Whether endpoints are servers of TLS, and no sidecars.
     pub(crate) fn originates_tls(&self) -> bool {
-        matches!(self.security, Security::Originate(_))
+        self.security.is_all_originated()
     }
 
     /// An endpoint with what a connection to it needs, for a client or for this proxy itself.

@@ -287,10 +287,7 @@ impl Client {
 
 /// Names of the secrets that a cluster takes.
 fn secrets_of(cluster: &Cluster) -> Vec<String> {
-    match &cluster.tls {
-        Some(ClusterTls::Originate(tls)) => client::secrets(tls),
-        _ => Vec::new(),
-    }
+    cluster.tls.iter().flat_map(ClusterTls::contexts).flat_map(client::secrets).collect()
 }
 
 #[cfg(test)]

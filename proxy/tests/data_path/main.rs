@@ -34,6 +34,7 @@ mod semantics;
 mod send_proxy;
 mod shortage;
 mod sni;
+mod socket_match;
 mod spared;
 mod support;
 mod trace;

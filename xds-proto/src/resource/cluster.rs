@@ -243,6 +243,7 @@ impl From<&Cluster> for pb::Cluster {
             outlier_detection: outlier::encode(&c.outlier_detection),
             metadata: to_metadata(c),
             transport_socket: transport_socket(c),
+            transport_socket_matches: tls::encode_matches(c.tls.as_ref(), c.protocol),
             common_lb_config: Some(panic::encode(c.panic, c.zone_aware)),
             circuit_breakers: Some(breaker::encode(&c.breaker)),
             typed_extension_protocol_options: match c.protocol {

@@ -215,8 +215,12 @@ fn endpoint(v: &Validator<'_>, path: At, lb: &pb::LbEndpoint) -> Result<Endpoint
     if let Some(ours) = lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(NAMESPACE)) {
         provenance(v, path, ours, &mut endpoint)?;
     }
-    if let Some(lb) = lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(SUBSETS)) {
-        subset_labels(lb, &mut endpoint);
+    let said = |namespace| lb.metadata.as_ref().and_then(|m| m.filter_metadata.get(namespace));
+    if let Some(said) = said(SUBSETS) {
+        add_labels(said, str::to_owned, &mut endpoint);
+    }
+    if let Some(said) = said(labels::SOCKET_MATCH) {
+        add_labels(said, labels::socket_match, &mut endpoint);
     }
     if endpoint.instance_id.is_empty() {
         endpoint.instance_id = address.to_string();
@@ -237,16 +241,22 @@ fn place(group: &pb::LocalityLbEndpoints, endpoint: &mut Endpoint) {
     set(labels::PRIORITY, Some(group.priority.to_string()).filter(|_| group.priority > 0).as_ref());
 }
 
-/// Labels, where Envoy looks for those by which it makes subsets. Numbers and flags are texts here; lists and the like are passed over.
-fn subset_labels(lb: &Struct, endpoint: &mut Endpoint) {
-    for (key, value) in &lb.fields {
-        let text = match &value.kind {
-            Some(Kind::StringValue(text)) => text.clone(),
-            Some(Kind::NumberValue(n)) => n.to_string(),
-            Some(Kind::BoolValue(b)) => b.to_string(),
-            _ => continue,
-        };
-        endpoint.metadata.entry(key.clone()).or_insert(text);
+/// Labels, where Envoy looks for them. Lists and the like are passed over.
+fn add_labels(said: &Struct, label: impl Fn(&str) -> String, endpoint: &mut Endpoint) {
+    for (key, value) in &said.fields {
+        if let Some(text) = text_of(value) {
+            endpoint.metadata.entry(label(key)).or_insert(text);
+        }
+    }
+}
+
+/// Numbers and flags are texts here.
+pub(super) fn text_of(value: &Value) -> Option<String> {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => Some(text.clone()),
+        Some(Kind::NumberValue(n)) => Some(n.to_string()),
+        Some(Kind::BoolValue(b)) => Some(b.to_string()),
+        _ => None,
     }
 }
 

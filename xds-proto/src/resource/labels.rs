@@ -21,6 +21,14 @@ pub const CAPACITY: &str = "capacity";
 /// Label with what an instance bears now.
 pub const CURRENT_LOAD: &str = "current_load";
 
+/// Label for what another control plane says of an endpoint under `envoy.transport_socket_match`.
+pub fn socket_match(key: &str) -> String {
+    format!("{SOCKET_MATCH}.{key}")
+}
+
+/// Namespace in an endpoint's metadata by which Envoy chooses how to connect to it.
+pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
 /// Largest priority, as Envoy has it.
 pub const PRIORITY_MAX: u32 = 128;
 

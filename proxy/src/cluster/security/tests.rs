@@ -88,6 +88,64 @@ fn a_service_that_wants_sidecars_identities_gets_them_or_nothing() {
     assert!(hops(&ProxyTls::default(), &config)[0].contains("this one has no certificate"));
 }
 
+/// The first entry that is for an endpoint decides, and one that stays the same keeps its connections.
+#[test]
+fn labels_of_an_endpoint_choose_how_it_is_spoken_to() {
+    use weft_xds_proto::resource::cluster::tls::SocketMatch;
+    use weft_xds_proto::resource::labels;
+    let entry = |mode: Option<&str>, tls: Option<UpstreamTls>| SocketMatch {
+        name: "m".to_owned(),
+        labels: mode.map(|mode| (labels::socket_match("tlsMode"), mode.to_owned())).into_iter().collect(),
+        tls,
+    };
+    let by_labels = |matches, otherwise: Option<UpstreamTls>| {
+        let modes = [(1, Some("istio")), (2, Some("off")), (3, None)].map(|(port, mode)| {
+            let mut endpoint = endpoint(port, EndpointSource::Registry, None);
+            endpoint.metadata.extend(mode.map(|mode| (labels::socket_match("tlsMode"), mode.to_owned())));
+            endpoint
+        });
+        config(Some(ClusterTls::ByLabels { matches, otherwise: otherwise.map(Box::new) }), modes.into())
+    };
+    let over_tls = |name: &str| UpstreamTls {
+        server_name: Some(name.to_owned()),
+        trust: weft_xds_proto::resource::cluster::tls::Trust::Secret(name.to_owned()),
+        crl: None,
+        names: Vec::new(),
+        identity: None,
+        min_version: Default::default(),
+    };
+    let proxy = ProxyTls::default();
+    // There are no secrets, so that the reason says whose TLS it would be.
+    let seen = |config: &ClusterConfig| {
+        hops(&proxy, config)
+            .iter()
+            .map(|hop| hop.split('"').nth(1).unwrap_or(hop).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let istio = || entry(Some("istio"), Some(over_tls("a")));
+    let one = by_labels(vec![istio(), entry(Some("off"), None)], Some(over_tls("b")));
+    assert_eq!(seen(&one), ["a", "plain", "b"]);
+    assert_eq!(seen(&by_labels(vec![istio()], None)), ["a", "plain", "plain"]);
+    let first = by_labels(vec![entry(None, None), istio()], Some(over_tls("b")));
+    assert_eq!(seen(&first), ["plain", "plain", "plain"], "an entry without labels is for all");
+
+    let before = proxy.security(&one, None);
+    let other = by_labels(vec![istio(), entry(Some("off"), None)], Some(over_tls("c")));
+    let after = proxy.security(&other, Some(&before));
+    let same = one.endpoints.iter().map(|e| before.is_same_for(&after, e.address));
+    assert_eq!(same.collect::<Vec<_>>(), [true, true, false]);
+    assert!(!after.is_all_originated() && !after.is_usable());
+}
+
+/// Strict holds for what no entry is for, and for entries without TLS.
+#[test]
+fn strict_sends_no_plaintext_for_want_of_a_label() {
+    let (tls, _dir) = proxy_tls(MeshMode::Strict);
+    let none = ClusterTls::ByLabels { matches: Vec::new(), otherwise: None };
+    let hops = hops(&tls, &config(Some(none), vec![endpoint(1, EndpointSource::Registry, None)]));
+    assert!(hops[0].contains("plaintext alone"), "{hops:?}");
+}
+
 #[test]
 fn an_unchanged_cluster_keeps_its_certificates_and_connections() {
     let spec = weft_xds_proto::resource::cluster::UpstreamTls {

@@ -35,7 +35,7 @@ impl Decode for Cluster {
         let proto = ClusterProto::decode(body).map_err(|e| e.to_string())?;
         let cluster = Self::try_from(proto).map_err(|e| e.to_string())?;
         // What is accepted is used, so certificates that come with it are tried here.
-        if let Some(ClusterTls::Originate(tls)) = &cluster.tls {
+        for tls in cluster.tls.iter().flat_map(ClusterTls::contexts) {
             client::check(tls)
                 .map_err(|why| format!("Cluster {:?}: transport_socket: {why}", cluster.name))?;
         }

@@ -252,7 +252,7 @@ fn a_transport_socket_that_is_no_tls_is_refused_not_ignored() {
     let empty = refused(|p| p.transport_socket = Some(Default::default()));
     assert_eq!(empty.field, "transport_socket.typed_config");
     let matches = refused(|p| p.transport_socket_matches.push(Default::default()));
-    assert_eq!(matches.field, "transport_socket_matches");
+    assert_eq!(matches.field, "transport_socket_matches[0].transport_socket");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
@@ -15,8 +16,10 @@ use serde::Serialize;
 use super::{Protocol, Validator};
 use crate::resource::{InvalidResource, over_ads};
 
+mod matches;
 mod source;
 
+pub use matches::SocketMatch;
 pub use source::{DataSource, PEM_BYTES_MAX, Secret, SecretMaterial};
 
 /// Most names that a certificate may be for.
@@ -31,6 +34,25 @@ pub enum ClusterTls {
     Originate(Box<UpstreamTls>),
     /// TLS with the sidecars' own identities at both ends; an endpoint must be one of these, or any of the mesh.
     Mesh(Vec<PeerName>),
+    /// By the labels of each endpoint.
+    ByLabels {
+        /// The first that is for an endpoint decides.
+        matches: Vec<SocketMatch>,
+        /// Where none is.
+        otherwise: Option<Box<UpstreamTls>>,
+    },
+}
+
+impl ClusterTls {
+    /// All that is said of TLS as a client.
+    pub fn contexts(&self) -> impl Iterator<Item = &UpstreamTls> {
+        let (one, matches): (_, &[SocketMatch]) = match self {
+            Self::Originate(tls) => (Some(&**tls), &[]),
+            Self::Mesh(_) => (None, &[]),
+            Self::ByLabels { matches, otherwise } => (otherwise.as_deref(), matches),
+        };
+        matches.iter().filter_map(|one| one.tls.as_ref()).chain(one)
+    }
 }
 
 /// TLS as a client.
@@ -174,6 +196,7 @@ pub fn is_dns_name(text: &str) -> bool {
 }
 
 const SOCKET: &str = "envoy.transport_sockets.tls";
+const RAW: &str = "envoy.transport_sockets.raw_buffer";
 const RAW_BUFFER_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const CONTEXT_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 /// Where the system's CAs are under Debian and Alpine, and in Envoy's own images. Envoy does not do `system_root_certs`, and
@@ -188,18 +211,34 @@ pub(super) fn decode(
     p: &pb::Cluster,
     within: Option<&core::TransportSocket>,
 ) -> Result<Option<ClusterTls>, InvalidResource> {
-    // What we cannot honour is refused rather than ignored: dropping TLS silently would send plain text.
-    if !p.transport_socket_matches.is_empty() {
-        return Err(v.error("transport_socket_matches", "set", "unset"));
-    }
     if let Some(ours) = p.metadata.as_ref().and_then(|m| m.filter_metadata.get(NAMESPACE)) {
         return mesh(v, ours).map(|names| Some(ClusterTls::Mesh(names)));
     }
-    let at = match within {
-        None => "transport_socket.typed_config",
-        Some(_) => "transport_socket.typed_config.transport_socket.typed_config",
+    let own = match within {
+        Some(within) => socket(v, "transport_socket.typed_config.transport_socket", within)?,
+        None => match &p.transport_socket {
+            Some(own) => socket(v, "transport_socket", own)?,
+            None => None,
+        },
     };
-    let Some(socket) = within.or(p.transport_socket.as_ref()) else { return Ok(None) };
+    let own = own.map(Box::new);
+    if p.transport_socket_matches.is_empty() {
+        return Ok(own.map(ClusterTls::Originate));
+    }
+    if within.is_some() {
+        let seen = "set beside a transport_socket with a PROXY protocol header";
+        return Err(v.error("transport_socket_matches", seen, "unset"));
+    }
+    Ok(Some(ClusterTls::ByLabels { matches: matches::decode(v, p)?, otherwise: own }))
+}
+
+/// What cannot be honoured is refused rather than ignored: dropping TLS silently would send plaintext.
+fn socket(
+    v: &Validator<'_>,
+    at: &str,
+    socket: &core::TransportSocket,
+) -> Result<Option<UpstreamTls>, InvalidResource> {
+    let at = format!("{at}.typed_config");
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
         return Err(v.error(at, "nothing", "an UpstreamTlsContext"));
     };
@@ -211,8 +250,8 @@ pub(super) fn decode(
         }
     }
     let context = tls::UpstreamTlsContext::decode(any.value.as_slice())
-        .map_err(|e| v.error(at, format!("undecodable: {e}"), "an UpstreamTlsContext"))?;
-    upstream(v, at, context).map(|tls| Some(ClusterTls::Originate(Box::new(tls))))
+        .map_err(|e| v.error(&at, format!("undecodable: {e}"), "an UpstreamTlsContext"))?;
+    upstream(v, &at, context).map(Some)
 }
 
 fn upstream(v: &Validator<'_>, at: &str, p: tls::UpstreamTlsContext) -> Result<UpstreamTls, InvalidResource> {
@@ -467,16 +506,33 @@ pub(super) fn encode_metadata(tls: &ClusterTls) -> Option<(String, Struct)> {
 
 /// What goes into `transport_socket`.
 pub(super) fn encode(tls: &ClusterTls, protocol: Protocol) -> Option<core::TransportSocket> {
-    let ClusterTls::Originate(tls) = tls else { return None };
+    let (ClusterTls::Originate(tls) | ClusterTls::ByLabels { otherwise: Some(tls), .. }) = tls else {
+        return None;
+    };
+    Some(to_socket(Some(tls), protocol))
+}
+
+/// What goes into `transport_socket_matches`.
+pub(super) fn encode_matches(
+    tls: Option<&ClusterTls>,
+    protocol: Protocol,
+) -> Vec<pb::cluster::TransportSocketMatch> {
+    let Some(ClusterTls::ByLabels { matches, .. }) = tls else { return Vec::new() };
+    matches.iter().map(|one| matches::encode(one, protocol)).collect()
+}
+
+fn to_socket(tls: Option<&UpstreamTls>, protocol: Protocol) -> core::TransportSocket {
+    use core::transport_socket::ConfigType::TypedConfig;
+    let Some(tls) = tls else {
+        let config_type = Some(TypedConfig(pack_any(RawBuffer::default())));
+        return core::TransportSocket { name: RAW.to_owned(), config_type };
+    };
     let context = tls::UpstreamTlsContext {
         sni: tls.server_name.clone().unwrap_or_default(),
         common_tls_context: Some(common(tls, protocol)),
         ..tls::UpstreamTlsContext::default()
     };
-    Some(core::TransportSocket {
-        name: SOCKET.to_owned(),
-        config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack_any(context))),
-    })
+    core::TransportSocket { name: SOCKET.to_owned(), config_type: Some(TypedConfig(pack_any(context))) }
 }
 
 fn common(t: &UpstreamTls, protocol: Protocol) -> tls::CommonTlsContext {

@@ -44,6 +44,50 @@ fn tls_comes_back_as_it_was_sent() {
     assert_eq!(there_and_back(mesh.clone()), Some(mesh));
 }
 
+fn by_labels() -> ClusterTls {
+    let one = |name: &str, key: &str, tls: Option<UpstreamTls>| SocketMatch {
+        name: name.to_owned(),
+        labels: [(crate::resource::labels::socket_match(key), "istio".to_owned())].into(),
+        tls,
+    };
+    let matches = vec![one("sidecars", "tlsMode", Some(full())), one("others", "plain", None)];
+    ClusterTls::ByLabels { matches, otherwise: Some(Box::new(full())) }
+}
+
+#[test]
+fn sockets_by_labels_of_endpoints_come_back_as_they_were_sent() {
+    assert_eq!(there_and_back(by_labels()), Some(by_labels()));
+    assert_eq!(by_labels().contexts().count(), 2);
+}
+
+#[test]
+fn what_is_no_socket_or_no_label_is_refused_by_its_place() {
+    let changed = |change: fn(&mut pb::cluster::TransportSocketMatch)| {
+        let mut wire = with(by_labels());
+        change(&mut wire.transport_socket_matches[1]);
+        let error = Cluster::try_from(wire).unwrap_err();
+        (error.field, error.seen)
+    };
+    let (at, seen) = changed(|one| {
+        let labels = &mut one.r#match.as_mut().unwrap().fields;
+        labels.insert("zones".to_owned(), Value { kind: Some(Kind::ListValue(ListValue::default())) });
+    });
+    assert_eq!((at.as_str(), seen.as_str()), ("transport_socket_matches[1].match.zones", "another value"));
+    let (at, seen) = changed(|one| {
+        let any = envoy_types::pb::google::protobuf::Any {
+            type_url: "type.example/Alts".to_owned(),
+            ..Default::default()
+        };
+        let config = core::transport_socket::ConfigType::TypedConfig(any);
+        one.transport_socket.as_mut().unwrap().config_type = Some(config);
+    });
+    assert_eq!(at, "transport_socket_matches[1].transport_socket.typed_config");
+    assert_eq!(seen, "type.example/Alts");
+    let mut wire = with(by_labels());
+    wire.transport_socket_matches = vec![Default::default(); 65];
+    assert_eq!(Cluster::try_from(wire).unwrap_err().seen, "65");
+}
+
 /// Envoy looks at no name that it is not told.
 #[test]
 fn without_other_names_envoy_is_told_the_server_name() {
