@@ -3,39 +3,44 @@
 //! It owns no socket, clock or task. Time and messages are arguments; what is to be sent comes out of
 //! [`Pool::poll_output`]. The driver and the simulation in the tests run the same code.
 //!
+//! - [`swim`]: what goes into SWIM and comes out of it. [`advertise`], [`withdraw`]: instances. [`session`]: anti-entropy.
+//! - [`rejoin`]: finding the pool again. [`view`]: what is shown of it. [`hand_over`]: to another process in our place.
+//!
 //! *Membership flow:* datagram → envelope → SWIM → [`MemberView`]s and records → one refreshed view a call at most.
 
+mod advertise;
 mod effects;
 mod hand_over;
 mod rejoin;
 mod session;
 #[cfg(test)]
 mod sim;
+mod swim;
 #[cfg(test)]
 mod tests;
 mod view;
 mod withdraw;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{Buf, BufMut, Bytes};
-use foca::{Codec, Foca, Header, Message, OwnedNotification, State, Timer};
+use bytes::Bytes;
+use foca::{Foca, Message};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use weft_core::backoff::Backoff;
 use weft_core::id::NodeId;
-use weft_core::limits::{GOSSIP_INSTANCES_MAX, GOSSIP_MEMBERS_MAX};
+use weft_core::limits::GOSSIP_INSTANCES_MAX;
 
-use crate::catalog::{CatalogView, Merge, Records};
-use crate::instance::{AdvertiseError, Advertisement, InstanceRecord, RecordVersion};
+use crate::catalog::{CatalogView, Records};
+use crate::instance::RecordVersion;
 use crate::local_health::{LATE, LocalHealth};
 use crate::member::{Member, MemberView};
 use crate::member_id::{MemberCodec, MemberId};
 use crate::peers::Peers;
-use crate::spread::{Inbox, Item, Spreader};
+use crate::spread::{Inbox, Spreader};
 use crate::stats::Stats;
 use crate::sync::Session;
 use crate::timing::GossipTiming;
@@ -45,15 +50,8 @@ use withdraw::Withdrawals;
 
 /// Waiting messages to the driver. It takes them after each call, so only a storm within one call gets here.
 const OUTPUTS_MAX: usize = 16_384;
-/// Suspects that are told directly, each probe period.
-const ACCUSED_MAX: usize = 16;
 /// Members that are told directly when we leave.
 const TOLD_MAX: usize = 64;
-/// At most one "you are down" is believed in this time, so that two members that accuse each other by mistake cannot
-/// do it as fast as the network carries it (G07).
-const UNDEAD_MIN: Duration = Duration::from_millis(500);
-/// Updates that fit one datagram, at most: an identity takes more than 20 bytes.
-const UPDATES_PER_DATAGRAM: usize = 64;
 
 /// What a pool is made from.
 #[derive(Debug, Clone)]
@@ -256,22 +254,6 @@ impl Pool {
         &self.stats
     }
 
-    /// Replaces what this process advertises, and tells some members at once.
-    ///
-    /// # Errors
-    /// If it is out of range; then nothing changes.
-    pub fn advertise(&mut self, now: Instant, instances: Vec<InstanceRecord>) -> Result<(), AdvertiseError> {
-        let own = self.records.get(self.local.id);
-        if self.left || own.is_some_and(|own| own.instances == instances) {
-            return Ok(());
-        }
-        self.own_advertisement(instances.clone()).check()?;
-        self.put_own(instances);
-        let result = self.swim.gossip(self.effects.at(now));
-        self.settle(now, result);
-        Ok(())
-    }
-
     /// One more `HOST:PORT` to join by.
     pub fn add_seed(&mut self, now: Instant, seed: String) {
         if self.peers.add_seed(seed) {
@@ -374,218 +356,6 @@ impl Pool {
     /// Next thing for the driver to do; drained until `None` after each call.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
-    }
-
-    fn handle_timer(&mut self, now: Instant, timer: Timer<MemberId>) {
-        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
-            // foca 2.0 tells a member that it is down when this timer fires, even if it refuted in time and stays up;
-            // it would believe that and come back under a new identity, once for each suspicion. Without that
-            // message the timer does nothing for a member that refuted, so it ends here.
-            let still_accused =
-                |m: &foca::Member<MemberId>| m.id() == member_id && m.incarnation() == *incarnation;
-            if !self.swim.iter_members().any(still_accused) {
-                return;
-            }
-        }
-        let ends_probe = matches!(timer, Timer::ProbeRandomMember(_));
-        let result = self.swim.handle_timer(timer, self.effects.at(now));
-        if ends_probe {
-            // SWIM starts a suspicion in this call exactly if the probe that ends here was not answered.
-            let failed = self.effects.suspicion_started;
-            if failed {
-                self.stats.probes_failed.inc();
-            }
-            self.health.probe_ended(failed, self.swim.num_members());
-            self.effects.multiplier = self.health.multiplier();
-            self.stats.health_multiplier.set(self.effects.multiplier.into());
-        }
-        self.settle(now, result);
-    }
-
-    fn handle_swim(&mut self, now: Instant, payload: &[u8]) -> Result<(), WireError> {
-        let mut rest = payload;
-        let header = MemberCodec.decode_header(&mut rest).map_err(|_| WireError::Malformed)?;
-        if header.src.id == self.local.id {
-            self.identity_conflict(now, &header.src);
-            return Ok(());
-        }
-        if header.message == Message::TurnUndead {
-            if self.undead_at.is_some_and(|at| now < at + UNDEAD_MIN) {
-                self.stats.datagrams_limited.inc();
-                return Ok(());
-            }
-            self.undead_at = Some(now);
-        }
-        if !self.has_room_for(&header, rest) {
-            self.stats.datagrams_limited.inc();
-            return Ok(());
-        }
-        let result = self.swim.handle_data(payload, self.effects.at(now));
-        let malformed = matches!(
-            result,
-            Err(foca::Error::Decode(_) | foca::Error::MalformedPacket | foca::Error::DataTooBig)
-        );
-        self.settle(now, if malformed { Ok(()) } else { result });
-        if malformed { Err(WireError::Malformed) } else { Ok(()) }
-    }
-
-    /// SWIM has no limit on members, so a datagram that names unknown ones is dropped when the table is full (G06).
-    fn has_room_for(&self, header: &Header<MemberId>, mut rest: &[u8]) -> bool {
-        let known = self.swim.iter_membership_state().len();
-        if known + UPDATES_PER_DATAGRAM <= GOSSIP_MEMBERS_MAX {
-            return true;
-        }
-        let table: BTreeSet<NodeId> = self.swim.iter_membership_state().map(|m| m.id().id).collect();
-        let mut unknown = usize::from(!table.contains(&header.src.id));
-        if rest.len() >= 2 && header.message != Message::Broadcast {
-            for _ in 0..rest.get_u16() {
-                let Ok(member) = MemberCodec.decode_member(&mut rest) else { break };
-                unknown += usize::from(!table.contains(&member.id().id));
-            }
-        }
-        known + unknown <= GOSSIP_MEMBERS_MAX
-    }
-
-    fn identity_conflict(&mut self, now: Instant, other: &MemberId) {
-        self.stats.identity_conflicts.inc();
-        if self.conflict_logged_at.is_none_or(|at| now > at + Duration::from_secs(60)) {
-            self.conflict_logged_at = Some(now);
-            tracing::error!(
-                id = %self.local.id, other = %other.addr, name = %other.name,
-                "another process uses our id; give each process its own --data-dir"
-            );
-        }
-    }
-
-    /// Does what follows from any call into SWIM.
-    fn settle(&mut self, now: Instant, result: Result<(), foca::Error>) {
-        if let Err(error) = result {
-            tracing::debug!("swim: {error}");
-        }
-        for (to, payload) in std::mem::take(&mut self.effects.sends) {
-            self.send(to, wire::seal(Kind::Swim, &payload));
-        }
-        for note in std::mem::take(&mut self.effects.notes) {
-            self.note(now, note);
-        }
-        let items = std::mem::take(&mut *self.inbox.lock());
-        for (item, sender) in items {
-            match item {
-                Item::Whole(advertisement) => self.merge(now, advertisement),
-                Item::Notice { owner, version } => self.pull_from(now, owner, version, sender.addr),
-            }
-        }
-        self.touch(now);
-    }
-
-    fn note(&mut self, now: Instant, note: OwnedNotification<MemberId>) {
-        match note {
-            OwnedNotification::MemberUp(m) if m.id != self.local.id => {
-                tracing::info!(member = %m.name, id = %m.id, addr = %m.addr, "member up");
-            }
-            OwnedNotification::MemberDown(m) if m.id != self.local.id => {
-                tracing::info!(member = %m.name, id = %m.id, addr = %m.addr, "member down");
-            }
-            OwnedNotification::Rejoin(_) => {
-                self.stats.rejoins.inc();
-                tracing::warn!("others declared this process down; it is back");
-            }
-            OwnedNotification::Idle => {
-                tracing::warn!("no other member is seen any more");
-                self.rejoin_backoff.reset();
-                self.rejoin_at = now;
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes in an advertisement, from a broadcast or a stream.
-    fn merge(&mut self, now: Instant, advertisement: Advertisement) {
-        let owner = advertisement.owner;
-        if owner == self.local.id {
-            self.defend_own(&advertisement);
-            return;
-        }
-        // One of an unknown owner would outlive it: nobody here would ever see it go down.
-        let owner_is_known = self.swim.iter_membership_state().any(|m| m.id().id == owner);
-        if !owner_is_known || advertisement.check().is_err() {
-            self.stats.records_refused.inc();
-            return;
-        }
-        let item = Item::encode(&advertisement);
-        match self.records.merge(advertisement) {
-            Merge::News => {
-                self.records_changed = true;
-                self.broadcast(&item);
-                self.touch(now);
-            }
-            Merge::Full => self.stats.records_refused.inc(),
-            Merge::Stale => {}
-        }
-    }
-
-    /// What we advertise is ours to say. A larger version of it can only come from a process with our id.
-    fn defend_own(&mut self, claimed: &Advertisement) {
-        let version = claimed.version;
-        let own = RecordVersion { incarnation: self.local.incarnation, seq: self.seq };
-        if version.incarnation == own.incarnation && version.seq > own.seq && version.seq < u64::MAX {
-            self.stats.identity_conflicts.inc();
-            self.seq = version.seq;
-            let instances = self.records.get(self.local.id).map(|own| own.instances.clone());
-            self.put_own(instances.unwrap_or_default());
-        }
-    }
-
-    fn own_advertisement(&self, instances: Vec<InstanceRecord>) -> Advertisement {
-        let version = RecordVersion { incarnation: self.local.incarnation, seq: self.seq };
-        Advertisement { owner: self.local.id, owner_name: self.local.name.clone(), version, instances }
-    }
-
-    fn put_own(&mut self, instances: Vec<InstanceRecord>) {
-        self.seq += 1;
-        let own = self.own_advertisement(instances);
-        let item = Item::encode(&own);
-        self.records.merge(own);
-        self.records_changed = true;
-        self.broadcast(&item);
-    }
-
-    fn broadcast(&mut self, item: &[u8]) {
-        if let Err(error) = self.swim.add_broadcast(item) {
-            // Anti-entropy carries it anyway.
-            tracing::debug!("broadcast not queued: {error}");
-        }
-    }
-
-    /// Tells suspects directly that they are suspected (Lifeguard's buddy system), with a ping, so that the answer
-    /// that refutes it comes straight back instead of by gossip.
-    fn accuse(&mut self, now: Instant) {
-        let suspects: Vec<_> = self
-            .swim
-            .iter_members()
-            .filter(|m| m.state() == State::Suspect)
-            .take(ACCUSED_MAX)
-            .cloned()
-            .collect();
-        self.accuse_at = (!suspects.is_empty()).then(|| now + self.timing.probe_period);
-        for suspect in suspects {
-            self.tell(suspect.id().clone(), Message::Ping(0), &suspect);
-        }
-    }
-
-    /// Sends one SWIM message of our own making with one update.
-    fn tell(&mut self, dst: MemberId, message: Message<MemberId>, update: &foca::Member<MemberId>) {
-        let to = dst.addr;
-        // SWIM keeps our suspicion number to itself; 0 never overrides what they know of us.
-        let header = Header { src: self.swim.identity().clone(), src_incarnation: 0, dst, message };
-        let mut payload = Vec::new();
-        let encoded = MemberCodec.encode_header(&header, &mut payload).and_then(|()| {
-            payload.put_u16(1);
-            MemberCodec.encode_member(update, &mut payload)
-        });
-        if encoded.is_ok() {
-            self.send(to, wire::seal(Kind::Swim, &payload));
-        }
     }
 
     fn send(&mut self, to: SocketAddr, bytes: Bytes) {
