@@ -180,6 +180,30 @@ async fn a_new_program_that_cannot_be_the_supervisor_leaves_the_old_one_which_sa
     assert_eq!(whole.wait(SOON).await, 6);
 }
 
+/// After the first upgrade the sidecar is a process of its own, and nothing but what it does says whether another one took over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_sidecar_that_does_not_take_over_leaves_everything_as_it_was() {
+    let app = App::new();
+    let mut whole = app.run("trap 'exit 4' TERM; while :; do sleep 0.02; done").await;
+    app.weft.install();
+    whole.signal(Signal::USR2);
+    app.becomes_it(&whole).await;
+    let (before, program) = (app.sidecar(), fs::metadata(app.weft.path()).expect("installed").ino());
+    // What takes the place of neither, but would pass for a supervisor.
+    app.weft.install_script("[ \"$1\" = proxy ] && sleep 1 && exit 7\nexec \"$weft\" \"$@\"");
+    whole.signal(Signal::USR2);
+    until("it says that nobody took over", SOON, async || {
+        let log = whole.log();
+        if log.contains("did not take over (exit status: 7)") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(app.sidecar(), before);
+    assert_eq!(fs::metadata(format!("/proc/{}/exe", whole.pid())).expect("it runs").ino(), program);
+    tokio::net::TcpStream::connect(whole.addr("outbound")).await.expect("it serves");
+    whole.signal(Signal::TERM);
+    assert_eq!(whole.wait(SOON).await, 4);
+}
+
 /// A signal that comes while one program gives way to the other is for the app all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_in_the_middle_of_the_upgrade_waits_for_the_new_program() {

@@ -75,7 +75,11 @@ pub(crate) async fn run(flags: ProxyFlags) -> Result<ExitCode, Failure> {
             }
             Some(()) = upgrades.recv() => match proxy.data_dir() {
                 Some(_) => successor = upgrade(&program),
-                None => tracing::error!("this proxy cannot be upgraded while it runs: it has no --data-dir"),
+                None => {
+                    notify::reloading();
+                    tracing::error!("this proxy cannot be upgraded while it runs: it has no --data-dir");
+                    notify::ready();
+                }
             },
             ended = ended => {
                 successor = None;

@@ -86,7 +86,8 @@ impl FromStr for Handed {
 
 /// Has `program` go through its start, as far as nothing is changed by it. Answers why it would not do.
 pub(super) async fn rehearse(program: &Path, handed: &Handed, children: &mut Children) -> Result<(), String> {
-    let mut command = command(program, &Handed { rehearsal: true, ..handed.clone() });
+    let mut command = command(program, &Handed { rehearsal: true, ..handed.clone() })
+        .map_err(|error| format!("what is handed over cannot be written down: {error}"))?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let pid = Pid::from_child(&child);
@@ -110,31 +111,37 @@ pub(super) async fn rehearse(program: &Path, handed: &Handed, children: &mut Chi
 /// Becomes `program`. Returns only if that fails.
 #[allow(unsafe_code)]
 pub(super) fn replace(program: &Path, handed: &Handed) -> std::io::Error {
-    let error = command(program, handed).exec();
+    let error = match command(program, handed) {
+        Ok(mut command) => command.exec(),
+        Err(error) => return error,
+    };
     // SAFETY: no handler is involved. The standard library has reset what it ignores, for the next program.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     error
 }
 
-fn command(program: &Path, handed: &Handed) -> Command {
+fn command(program: &Path, handed: &Handed) -> std::io::Result<Command> {
     let mut all = std::env::args_os();
     let mut command = Command::new(program);
     command.arg0(all.next().unwrap_or_else(|| program.into()));
-    command.args(arguments(all, handed));
-    command
+    command.args(arguments(all, handed)?);
+    Ok(command)
 }
 
 /// Those of this process, with what is handed over in place of what was handed over to it.
-fn arguments(all: impl IntoIterator<Item = OsString>, handed: &Handed) -> Vec<OsString> {
+///
+/// # Errors
+/// If the folder's name is no UTF-8.
+fn arguments(all: impl IntoIterator<Item = OsString>, handed: &Handed) -> std::io::Result<Vec<OsString>> {
     let mut all = all.into_iter().peekable();
     let mut next: Vec<OsString> = all.by_ref().take(1).collect();
     next.push(FLAG.into());
-    next.push(serde_json::to_string(handed).expect("numbers and a path").into());
+    next.push(serde_json::to_string(handed)?.into());
     if all.next_if(|argument| argument == FLAG).is_some() {
         all.next();
     }
     next.extend(all);
-    next
+    Ok(next)
 }
 
 /// Stands behind the name of the command.
@@ -152,12 +159,21 @@ mod tests {
     #[test]
     fn what_is_handed_over_is_read_back_and_replaces_what_was_handed_over_before() {
         let arguments =
-            arguments(["run", "--name", "a", "--", "app", "--adopt"].map(OsString::from), &handed());
+            arguments(["run", "--name", "a", "--", "app", "--adopt"].map(OsString::from), &handed()).unwrap();
         assert_eq!(arguments[..2], ["run", "--adopt"]);
         assert_eq!(arguments[3..], ["--name", "a", "--", "app", "--adopt"]);
         assert_eq!(arguments[2].to_str().unwrap().parse(), Ok(handed()));
-        let again = super::arguments(arguments.clone(), &handed());
+        let again = super::arguments(arguments.clone(), &handed()).unwrap();
         assert_eq!(again, arguments);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_down_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let folder = OsString::from_vec(vec![b'/', 0xff]);
+        let handed = Handed::new((Pid::INIT, true), folder.into(), &[]);
+        let refused = arguments(["run"].map(OsString::from), &handed).unwrap_err().to_string();
+        assert!(refused.contains("UTF-8"), "{refused}");
     }
 
     #[test]

@@ -24,6 +24,10 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 const END_MAX: Duration = Duration::from_secs(60);
 /// Before one that has ended by itself is started again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks at who has the data folder.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// So often a new sidecar has to be seen there: half a second.
+const SERVES_AFTER_LOOKS: u32 = 5;
 
 /// See the module.
 pub(super) struct Sidecar {
@@ -38,8 +42,10 @@ pub(super) struct Sidecar {
     others: Vec<Pid>,
     /// When to see whether there is one at all.
     again_at: Option<Instant>,
-    /// This program was asked to make room for the one in its place.
-    outdated: bool,
+    /// The one that this program was asked to start from what is in its place now. Once it serves, this program is outdated.
+    successor: Option<Pid>,
+    /// How the last one ended, for whoever wants to know why another one is started.
+    last: Option<ExitStatus>,
 }
 
 impl Sidecar {
@@ -53,7 +59,8 @@ impl Sidecar {
             program: program(),
             arguments: arguments(std::env::args_os()),
             others,
-            outdated: false,
+            successor: None,
+            last: None,
         }
     }
 
@@ -66,20 +73,25 @@ impl Sidecar {
         (self.data_dir.as_deref(), &self.others)
     }
 
-    /// Starts the program that is now where ours was, to take over, and has [`Self::tend`] say when nothing of the sidecar
-    /// is left in this process.
+    /// Starts the program that is now where ours was, to take over, and has [`Self::tend`] say when it has and nothing of the
+    /// sidecar is left in this process.
     pub(super) fn upgrade(&mut self) {
         notify::reloading();
-        self.outdated = self.start_successor();
-        if !self.outdated {
+        self.successor = self.start_successor();
+        if self.successor.is_none() {
             notify::ready();
         }
     }
 
-    fn start_successor(&mut self) -> bool {
+    /// This program goes on as it is.
+    pub(super) fn stays(&mut self) {
+        self.successor = None;
+    }
+
+    fn start_successor(&mut self) -> Option<Pid> {
         if self.data_dir.is_none() {
             eprintln!("the sidecar cannot be upgraded while it runs: it has no --data-dir");
-            return false;
+            return None;
         }
         let mut command = Command::new(&self.program);
         // What is supervised is this process.
@@ -95,21 +107,28 @@ impl Sidecar {
         }
         die_with_parent(&mut command, Signal::TERM);
         match command.spawn() {
-            Ok(child) => self.others.push(Pid::from_child(&child)),
+            Ok(child) => {
+                let pid = Pid::from_child(&child);
+                self.others.push(pid);
+                Some(pid)
+            }
             Err(error) => {
                 eprintln!("cannot run {}: {error}", self.program.display());
-                return false;
+                None
             }
         }
-        true
     }
 
     /// Takes care of it, until this program is [outdated](Self::upgrade) and free to go. May be cancelled and called again.
     pub(super) async fn tend(&mut self) {
         loop {
-            if self.own.is_none() && self.finishing.is_none() && std::mem::take(&mut self.outdated) {
-                return;
-            }
+            let free = self.own.is_none() && self.finishing.is_none();
+            let serves = async {
+                match (free, &self.data_dir, self.successor) {
+                    (true, Some(folder), Some(successor)) => serves(folder, successor).await,
+                    _ => std::future::pending().await,
+                }
+            };
             let own = async {
                 match &mut self.own {
                     Some(own) => own.event().await,
@@ -124,6 +143,7 @@ impl Sidecar {
                 }
             };
             tokio::select! {
+                () = serves => return,
                 event = own => match event {
                     Event::TakenOver => {
                         if let Some(own) = self.own.take() {
@@ -137,7 +157,8 @@ impl Sidecar {
                 _ended = finishing => self.finishing = None,
                 () = at(self.again_at) => {
                     if !self.is_tended_by_others().await {
-                        eprintln!("the sidecar has ended; starting it again");
+                        let how = self.last.map(|status| format!(" ({status})")).unwrap_or_default();
+                        eprintln!("the sidecar has ended{how}; starting it again");
                         self.start_successor();
                     }
                     self.again_at = None;
@@ -153,12 +174,13 @@ impl Sidecar {
         if self.others.len() == before {
             return;
         }
-        if self.own.is_some() {
-            self.outdated = false;
+        if self.successor == Some(pid) {
+            self.successor = None;
             eprintln!("the new sidecar did not take over ({status}); the present one goes on");
             notify::ready();
-        } else {
-            tracing::debug!(%status, "sidecar");
+        }
+        if self.own.is_none() {
+            self.last = Some(status);
             self.again_at = Some(Instant::now() + AGAIN_AFTER);
         }
     }
@@ -207,6 +229,17 @@ impl Sidecar {
     }
 }
 
+/// Returns once a process has had the data folder for a while: one that fails to take over gives it back.
+async fn serves(folder: &Path, process: Pid) {
+    let mut seen = 0;
+    while seen < SERVES_AFTER_LOOKS {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let owner = std::fs::read_to_string(folder.join("pid"));
+        let is_it = owner.is_ok_and(|pid| pid.trim().parse() == Ok(process.as_raw_nonzero().get()));
+        seen = if is_it { seen + 1 } else { 0 };
+    }
+}
+
 async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
@@ -234,13 +267,27 @@ pub(super) fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString
 
 /// Where a program is started from again: the file of this one, which may be another by then.
 pub(in crate::cli) fn program() -> PathBuf {
-    let own = std::env::current_exe();
-    own.unwrap_or_else(|_| std::env::args_os().next().as_deref().unwrap_or(OsStr::new("weft")).into())
+    match std::env::current_exe() {
+        Ok(path) => named(path),
+        Err(_) => std::env::args_os().next().as_deref().unwrap_or(OsStr::new("weft")).into(),
+    }
+}
+
+/// Where the file was that `/proc/self/exe` leads to: if another one has taken its name since, proc(5) adds a word.
+fn named(path: PathBuf) -> PathBuf {
+    let text = path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    text.map(PathBuf::from).unwrap_or(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_at_once_is_found_by_its_name() {
+        assert_eq!(named("/usr/bin/weft (deleted)".into()), Path::new("/usr/bin/weft"));
+        assert_eq!(named("/usr/bin/weft".into()), Path::new("/usr/bin/weft"));
+    }
 
     #[test]
     fn the_sidecar_gets_its_own_arguments_and_the_app_none_of_them() {

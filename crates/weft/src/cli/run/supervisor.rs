@@ -133,8 +133,10 @@ impl Supervisor {
                 "{} does not take the place of the app's supervisor, which goes on: {why}",
                 program.display()
             );
+            self.sidecar.stays();
             notify::ready();
         }
+        // Else what came in between is looked at first, and the exchange is tried again.
         if again {
             self.sidecar.upgrade();
         }
