@@ -188,6 +188,8 @@ impl MeshState {
 
     /// Takes over what the mesh says now. Clusters that did not change stay as they are.
     pub fn apply(&self, snapshot: &ConfigSnapshot) {
+        // Not while it holds what a worker may wait for.
+        courtesy::make_way();
         let _writer = self.writer.lock();
         // Services beside this sidecar are spoken to in plaintext; their snapshots have no secrets.
         if self.direction == Direction::Outbound {
@@ -206,7 +208,6 @@ impl MeshState {
                     Arc::new(known.refreshed())
                 }
                 Some(known) => {
-                    courtesy::make_way();
                     let security = self.tls.security(config, Some(known.security()));
                     let gate = match known.config.cluster.guard == config.cluster.guard {
                         true => known.gate.clone(),
@@ -228,7 +229,6 @@ impl MeshState {
         for gone in old.clusters.keys().filter(|name| !clusters.contains_key(*name)) {
             self.metrics.forget(self.direction, gone);
         }
-        courtesy::make_way();
         self.publish(MeshView {
             clusters,
             absent: snapshot.absent.clone(),
