@@ -34,7 +34,7 @@ pub enum CheckBy {
     /// A TCP connection is enough.
     #[default]
     Connect,
-    /// GET this path and expect 200.
+    /// GET this path and expect a 2xx status.
     Get(String),
     /// `grpc.health.v1.Health/Check` of this service and expect `SERVING`; empty: of the server as a whole.
     Grpc(String),
