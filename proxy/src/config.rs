@@ -13,8 +13,8 @@ use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::{ADMIN_LABEL, SIDECAR_LABEL};
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
-use crate::listener::proxy_protocol::Network;
 use crate::policy::overload::Limits;
+use crate::proxy_protocol::Network;
 use crate::telemetry::access_log::AccessLogConfig;
 use crate::telemetry::trace::TraceConfig;
 use crate::tls::mesh::{MeshFiles, SPIFFE_LABEL};

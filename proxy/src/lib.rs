@@ -34,6 +34,7 @@ pub mod listener;
 mod local;
 pub mod mesh_view;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod route;
 mod scratch;
 mod sockets;

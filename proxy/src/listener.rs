@@ -9,7 +9,6 @@ pub(crate) mod connection;
 pub(crate) mod detect;
 pub(crate) mod guard;
 pub(crate) mod http1;
-pub mod proxy_protocol;
 pub mod refusal;
 pub mod scanner;
 pub(crate) mod sniff;

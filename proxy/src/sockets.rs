@@ -15,10 +15,10 @@ use crate::handover::wire::What;
 use crate::listener::accept::captured::Outgoing;
 use crate::listener::accept::captured_inbound::Local;
 use crate::listener::accept::{self, Entry};
-use crate::listener::proxy_protocol::Network;
 use crate::listener::socket;
 use crate::listener::stream::Socket;
 use crate::listener::unix::{self, SocketFile};
+use crate::proxy_protocol::Network;
 
 /// From which side connections come.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use weft_xds_proto::resource::labels::{self, ReportedLoad};
 
 use super::security::Security;
 use crate::limits::HEALTH_BODY_BYTES_MAX;
-use crate::listener::proxy_protocol::{Announced, Version};
+use crate::proxy_protocol::{Announced, Version};
 use crate::tls::secure::Speaks;
 use crate::upstream::connect::{self, Place};
 use crate::upstream::once;

@@ -22,9 +22,9 @@ use super::rotation::Rotations;
 use super::security::Security;
 use super::zones::Surroundings;
 use crate::config_snapshot::ClusterConfig;
-use crate::listener::proxy_protocol::{Announced, Client};
 use crate::policy::gate::Gate;
 use crate::policy::rate_limit::Bucket;
+use crate::proxy_protocol::{Announced, Client};
 use crate::telemetry::cluster_metrics::ClusterMetrics;
 use crate::upstream::connect;
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{PortTls, check_service_name, listener_tls};
-use crate::listener::proxy_protocol::{Network, Version};
+use crate::proxy_protocol::{Network, Version};
 
 /// Owner and group of a Unix socket may use it, unless told otherwise: with a port, anybody on the machine may.
 const MODE_DEFAULT: u32 = 0o660;

@@ -43,7 +43,7 @@ use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSourc
 use super::listener_tls::ListenerTls;
 use crate::config_snapshot::ClusterConfig;
 use crate::limits;
-use crate::listener::proxy_protocol::Network;
+use crate::proxy_protocol::Network;
 use crate::tls;
 
 /// The static part of a configuration file.

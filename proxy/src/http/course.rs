@@ -19,7 +19,7 @@ use crate::cluster::outlier::Outcome;
 use crate::cluster::picker::{Ask, Tried};
 use crate::cluster::state::Cluster;
 use crate::limits::CONNECT_RETRIES_MAX;
-use crate::listener::proxy_protocol::Client;
+use crate::proxy_protocol::Client;
 use crate::telemetry::flag::Flag;
 use crate::upstream::answer::{AnswerBody, UpstreamError};
 use crate::upstream::connect::{self, ConnectError, Key};

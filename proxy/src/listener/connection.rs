@@ -14,10 +14,10 @@ use weft_core::tls::spiffe::SpiffeId;
 
 use super::clock::Clock;
 use super::http1::head;
-use super::proxy_protocol::Client;
 use super::refusal::Refusal;
 use super::scanner::Position;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN, INTERIM_BYTES_MAX};
+use crate::proxy_protocol::Client;
 use crate::tcp::far_end::FarEnd;
 use crate::tls::door::Peer;
 

@@ -18,7 +18,7 @@ use weft_xds_proto::resource::guard::{
     AuthzAction, AuthzCondition, AuthzOperation, AuthzPolicy, AuthzRule, AuthzSource,
 };
 
-use crate::listener::proxy_protocol::Network;
+use crate::proxy_protocol::Network;
 
 /// The policies of a service, ready to be asked.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use http::header::{Entry, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
-use crate::listener::proxy_protocol::Network;
+use crate::proxy_protocol::Network;
 
 pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Those that say something of earlier hops.

@@ -20,7 +20,7 @@ use crate::http::error::RequestError;
 use crate::http::target::Target;
 use crate::http::{guarded, rescue, resolve, server};
 use crate::listener::connection::Connection;
-use crate::listener::proxy_protocol::{self, Version};
+use crate::proxy_protocol::{self, Version};
 use crate::telemetry::access_log::Entry;
 use crate::telemetry::flag::{Flag, Flags};
 

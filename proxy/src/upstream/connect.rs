@@ -14,7 +14,7 @@ use super::http1::{Conn, Shared};
 use super::request_body::RequestBody;
 use super::stream::UpstreamStream;
 use crate::limits;
-use crate::listener::proxy_protocol::Announced;
+use crate::proxy_protocol::Announced;
 use crate::tls::secure::{Secure, Speaks};
 
 /// Why there is no connection.

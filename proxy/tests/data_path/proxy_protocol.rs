@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weft_proxy::app;
 use weft_proxy::config::ProxyConfig;
-use weft_proxy::listener::proxy_protocol::{Version, write};
+use weft_proxy::proxy_protocol::{Version, write};
 
 use crate::inbound::inbound;
 use crate::support::*;

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use weft_proxy::listener::proxy_protocol::{Header, read};
+use weft_proxy::proxy_protocol::{Header, read};
 
 use crate::pki::Ca;
 use crate::support::*;
