@@ -2,8 +2,8 @@
 //!
 //! A sidecar has few CPUs, often a part of one. The kernel lets a thread that works run on for milliseconds while another
 //! that a packet has woken waits for the same CPU, so what the control runtime does in bulk (thousands of checks, of
-//! endpoints that change) would be seen in the latencies of requests. Its steps, each of some ten microseconds, begin with
-//! [`make_way`]: a worker that waits goes first.
+//! endpoints that change) would be seen in the latencies of requests. Its steps, most of them of some ten microseconds, begin with
+//! [`make_way`]: a worker that waits goes first. Not while a lock is held that a worker may want, as by the writer of the view.
 
 use bytes::Buf;
 
