@@ -158,7 +158,8 @@ async fn a_new_program_that_cannot_be_the_supervisor_leaves_the_old_one_which_sa
     let app = App::new();
     let mut whole = app.run("trap 'exit 6' TERM; while :; do sleep 0.02; done").await;
     let before = fs::metadata(format!("/proc/{}/exe", whole.pid())).expect("it runs").ino();
-    for refusal in ["echo 'error: this is no weather for it' >&2; exit 3", "kill -KILL $$"] {
+    // The first leaves a process behind that could still say something: nobody waits for it.
+    for refusal in ["sleep 25 & echo 'error: this is no weather for it' >&2; exit 3", "kill -KILL $$"] {
         app.install_supervisor(refusal);
         let said = whole.log().matches("which goes on").count();
         whole.signal(Signal::USR2);

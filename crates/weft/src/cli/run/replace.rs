@@ -101,8 +101,10 @@ pub(super) async fn rehearse(program: &Path, handed: &Handed, children: &mut Chi
     }
     let mut why = Vec::new();
     if let Some(said) = &mut child.stderr {
-        // What it wrote is there, since it has ended.
-        let _ = said.take(REASON_BYTES_MAX).read_to_end(&mut why);
+        // What it wrote is there, since it has ended; a child that it has left behind may keep its end open.
+        if rustix::io::ioctl_fionbio(&*said, true).is_ok() {
+            let _ = said.take(REASON_BYTES_MAX).read_to_end(&mut why);
+        }
     }
     let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
     Err(format!("{status}: {}", String::from_utf8_lossy(&why).trim_end()))
