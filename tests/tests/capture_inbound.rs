@@ -191,6 +191,29 @@ async fn captured_with(backend: &str) {
 
     redirect(&["install-redirect", "--exclude-uid", "0"], backend).await;
     assert_eq!(other.get(&secret[1], &[]).await, "direct 200", "rules are replaced whole");
+
+    let all = ["install-redirect", "--inbound-port", "*", "--exclude-inbound-port", "15432,8082"];
+    redirect(&all, backend).await;
+    app("[::]:22").await;
+    app("[::]:8082").await;
+    for (ip, secret) in HERE.iter().zip(&secret) {
+        assert!(other.get(secret, &[]).await.ends_with(" 403"), "{ip}");
+        assert_eq!(other.get(&format!("http://{ip}:8081/"), &[]).await, " 000", "{ip}: no service has it");
+        for left_alone in [22, 8082] {
+            assert_eq!(other.get(&format!("http://{ip}:{left_alone}/"), &[]).await, "direct 200", "{ip}");
+        }
+        let itself = other.get(&format!("http://{ip}:15007/"), &[]).await;
+        assert_eq!(itself, " 000", "{ip}: what is not redirected is closed, and goes round in no loop");
+    }
+    assert_eq!(other.get("http://10.98.0.1:15006/x", &["-H", "host: orders"]).await, "guarded 200");
+    let ready = other.run(&["bash", "-c", "exec 3<>/dev/tcp/10.98.0.1/15432; head -c 6 <&3"]).await;
+    assert_eq!(ready, "ready\n", "peers come by the port that they are told of");
+    for line in [
+        r#"weft_proxy_refused_total{kind="no_service"} 4"#,
+        r#"weft_proxy_refused_total{kind="not_captured"} 4"#,
+    ] {
+        assert!(metric(&proxy, line).await, "{line}");
+    }
     redirect(&install, backend).await;
     redirect(&["remove-redirect"], backend).await;
     redirect(&["remove-redirect"], backend).await;
@@ -262,7 +285,16 @@ async fn flags_that_do_not_fit_together_are_refused() {
             "--inbound-port",
         ),
         (&["proxy", "install-redirect", "--inbound-port", "15007"], "name the ports of apps"),
-        (&["proxy", "install-redirect", "--inbound-port", "0"], "not in 1..=65535"),
+        (&["proxy", "install-redirect", "--inbound-port", "0"], "\"0\" is no port from 1 to 65535, nor *"),
+        (&["proxy", "install-redirect", "--inbound-port", "*,8080,80"], "is * and 8080, 80; give * alone"),
+        (
+            &["proxy", "install-redirect", "--inbound-port", "80", "--exclude-inbound-port", "22"],
+            "exclude-inbound-port 22 is for inbound-port *",
+        ),
+        (
+            &["proxy", "install-redirect", "--exclude-uid", "0", "--exclude-inbound-port", "22"],
+            "--inbound-port",
+        ),
         (&["proxy", "--capture-inbound", "[::]:0", "--service", "a=127.0.0.1:9"], "inbound or inbound-tcp"),
     ] {
         let refused = run(bad).await;

@@ -10,12 +10,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::failure::Failure;
 use crate::flags::ProxyFlags;
 use crate::output;
-use rules::{CHAINS, Family, Incoming, Network, Outgoing, Rules, remove_nft};
+use rules::{CHAINS, Family, Incoming, Network, Outgoing, Ports, Rules, list, remove_nft};
 
 /// Where captured connections of this machine go, unless told otherwise.
 const TO_PORT: u16 = 15002;
 /// The same of connections of others.
 const INBOUND_TO_PORT: u16 = 15007;
+/// Left alone where all ports are redirected: the way in to set it right (SSH), gossip, and the sidecar's own ports.
+const NEVER_INBOUND: [u16; 7] = [22, 7946, 15000, 15001, TO_PORT, 15006, INBOUND_TO_PORT];
 
 // `weft proxy`, or what belongs to it. Its description is that of the flags.
 #[derive(Debug, Args)]
@@ -41,6 +43,8 @@ pub(crate) enum Redirect {
     /// Example: weft proxy install-redirect --exclude-uid weft --exclude-port 22 --exclude-network 10.96.0.0/16
     ///
     /// Example: weft proxy install-redirect --inbound-port 8080,5432 --exclude-source 10.0.0.1
+    ///
+    /// Example: weft proxy install-redirect --inbound-port '*' --exclude-inbound-port 9100
     InstallRedirect(Install),
     /// Remove what install-redirect has installed; nothing is there to remove is no error
     RemoveRedirect(Remove),
@@ -66,9 +70,13 @@ pub(crate) struct Install {
     #[arg(long, value_name = "PORT", value_delimiter = ',', requires = "exclude_uid", value_parser = clap::value_parser!(u16).range(1..))]
     only_port: Vec<u16>,
     /// Redirect connections of other machines to this port of this one, where an app listens that the sidecar receives for;
-    /// repeat it or separate by commas
-    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
-    inbound_port: Vec<u16>,
+    /// repeat it or separate by commas; *: to all TCP ports but 22, 7946, 15000-15002, 15006, 15007, and those where
+    /// connections are redirected to
+    #[arg(long, value_name = "PORT|*", value_delimiter = ',')]
+    inbound_port: Vec<InboundPort>,
+    /// With --inbound-port '*', leave alone connections to this port too; repeat it or separate by commas
+    #[arg(long, value_name = "PORT", value_delimiter = ',', requires = "inbound_port", value_parser = clap::value_parser!(u16).range(1..))]
+    exclude_inbound_port: Vec<u16>,
     /// Where these go: the sidecar listens there with --capture-inbound
     #[arg(long, value_name = "PORT", default_value_t = INBOUND_TO_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     inbound_to_port: u16,
@@ -102,6 +110,25 @@ enum Backend {
     Auto,
     Nft,
     Iptables,
+}
+
+/// To which ports of this machine connections of others are redirected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InboundPort {
+    All,
+    One(u16),
+}
+
+impl std::str::FromStr for InboundPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("*", _) => Ok(Self::All),
+            (_, Ok(port @ 1..)) => Ok(Self::One(port)),
+            _ => Err(format!("{text:?} is no port from 1 to 65535, nor * for all")),
+        }
+    }
 }
 
 /// A command with its standard input.
@@ -143,26 +170,46 @@ impl Redirect {
 
 impl Install {
     fn rules(self) -> Result<(How, Rules), Failure> {
-        let to = self.inbound_to_port;
-        if self.inbound_port.contains(&to) {
-            return Err(Failure::new(format!(
-                "inbound-port {to} is where connections are redirected to; name the ports of apps"
-            )));
-        }
+        let incoming = self.incoming()?;
         let outgoing = Outgoing {
-            to_port: self.to_port,
+            ports: Ports { to: self.to_port, exclude: self.exclude_port, only: self.only_port },
             exclude_uids: self.exclude_uid,
-            exclude_ports: self.exclude_port,
             exclude_networks: self.exclude_network,
-            only_ports: self.only_port,
         };
-        let incoming =
-            Incoming { to_port: to, ports: self.inbound_port, exclude_sources: self.exclude_source };
-        let rules = Rules {
-            outgoing: Some(outgoing).filter(|rules| !rules.exclude_uids.is_empty()),
-            incoming: Some(incoming).filter(|rules| !rules.ports.is_empty()),
-        };
+        let rules =
+            Rules { outgoing: Some(outgoing).filter(|rules| !rules.exclude_uids.is_empty()), incoming };
         Ok((self.how, rules))
+    }
+
+    fn incoming(&self) -> Result<Option<Incoming>, Failure> {
+        let to = self.inbound_to_port;
+        let one = |port: &InboundPort| if let InboundPort::One(port) = port { Some(*port) } else { None };
+        let only: Vec<u16> = self.inbound_port.iter().filter_map(one).collect();
+        let all = self.inbound_port.contains(&InboundPort::All);
+        let refused = |why: String| Err(Failure::new(why));
+        if only.contains(&to) {
+            return refused(format!(
+                "inbound-port {to} is where connections are redirected to; name the ports of apps"
+            ));
+        }
+        if all && !only.is_empty() {
+            return refused(format!("inbound-port is * and {}; give * alone, or only ports", list(&only)));
+        }
+        if !all && !self.exclude_inbound_port.is_empty() {
+            let seen = list(&self.exclude_inbound_port);
+            return refused(format!(
+                "exclude-inbound-port {seen} is for inbound-port *; of ports that are named, leave it out"
+            ));
+        }
+        let mut exclude = match all {
+            true => [&NEVER_INBOUND[..], &[self.to_port, to], &self.exclude_inbound_port].concat(),
+            false => Vec::new(),
+        };
+        exclude.sort_unstable();
+        exclude.dedup();
+        let ports = Ports { to, exclude, only };
+        let incoming = Incoming { ports, exclude_sources: self.exclude_source.clone() };
+        Ok(Some(incoming).filter(|_| !self.inbound_port.is_empty()))
     }
 }
 

@@ -23,23 +23,27 @@ pub(super) struct Rules {
 /// See [`Rules`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outgoing {
-    pub to_port: u16,
+    pub ports: Ports,
     /// Users whose connections are left alone.
     pub exclude_uids: Vec<u32>,
-    pub exclude_ports: Vec<u16>,
     pub exclude_networks: Vec<Network>,
-    /// If any, only these ports are redirected.
-    pub only_ports: Vec<u16>,
 }
 
 /// See [`Rules`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Incoming {
-    pub to_port: u16,
-    /// Only these are redirected.
-    pub ports: Vec<u16>,
+    pub ports: Ports,
     /// From these they are left alone.
     pub exclude_sources: Vec<Network>,
+}
+
+/// Which ports are redirected, and to which one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ports {
+    pub to: u16,
+    pub exclude: Vec<u16>,
+    /// If any, only these.
+    pub only: Vec<u16>,
 }
 
 /// Addresses that begin alike.
@@ -132,14 +136,7 @@ impl Outgoing {
             rules.push(format!("meta skuid {{ {} }} return", list(&self.exclude_uids)));
         }
         rules.extend(self.left_alone().map(|network| format!("{} daddr {network} return", network.nft())));
-        if !self.exclude_ports.is_empty() {
-            rules.push(format!("tcp dport {{ {} }} return", list(&self.exclude_ports)));
-        }
-        let to = format!("redirect to :{}", self.to_port);
-        rules.push(match self.only_ports.as_slice() {
-            [] => format!("meta l4proto tcp {to}"),
-            ports => format!("tcp dport {{ {} }} {to}", list(ports)),
-        });
+        rules.extend(self.ports.nft());
         rules
     }
 
@@ -148,12 +145,7 @@ impl Outgoing {
         rules.extend(self.exclude_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN")));
         let networks = self.left_alone().filter(|network| network.is_of(family));
         rules.extend(networks.map(|network| format!("-d {network} -j RETURN")));
-        rules.extend(self.exclude_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
-        let to = format!("-j REDIRECT --to-ports {}", self.to_port);
-        match self.only_ports.as_slice() {
-            [] => rules.push(format!("-p tcp {to}")),
-            ports => rules.extend(ports.iter().map(|port| format!("-p tcp --dport {port} {to}"))),
-        }
+        rules.extend(self.ports.iptables());
         rules
     }
 
@@ -170,7 +162,7 @@ impl Incoming {
         let mut rules = vec!["iifname \"lo\" return".to_owned(), "fib daddr type != local return".to_owned()];
         let sources = self.exclude_sources.iter();
         rules.extend(sources.map(|network| format!("{} saddr {network} return", network.nft())));
-        rules.push(format!("tcp dport {{ {} }} redirect to :{}", list(&self.ports), self.to_port));
+        rules.extend(self.ports.nft());
         rules
     }
 
@@ -179,9 +171,33 @@ impl Incoming {
             vec!["-i lo -j RETURN".to_owned(), "-m addrtype ! --dst-type LOCAL -j RETURN".to_owned()];
         let sources = self.exclude_sources.iter().filter(|network| network.is_of(family));
         rules.extend(sources.map(|network| format!("-s {network} -j RETURN")));
-        let to = self.to_port;
-        let ports = self.ports.iter();
-        rules.extend(ports.map(|port| format!("-p tcp --dport {port} -j REDIRECT --to-ports {to}")));
+        rules.extend(self.ports.iptables());
+        rules
+    }
+}
+
+impl Ports {
+    fn nft(&self) -> Vec<String> {
+        let mut rules = Vec::new();
+        if !self.exclude.is_empty() {
+            rules.push(format!("tcp dport {{ {} }} return", list(&self.exclude)));
+        }
+        let to = format!("redirect to :{}", self.to);
+        rules.push(match self.only.as_slice() {
+            [] => format!("meta l4proto tcp {to}"),
+            ports => format!("tcp dport {{ {} }} {to}", list(ports)),
+        });
+        rules
+    }
+
+    fn iptables(&self) -> Vec<String> {
+        let exclude = self.exclude.iter().map(|port| format!("-p tcp --dport {port} -j RETURN"));
+        let mut rules: Vec<_> = exclude.collect();
+        let to = format!("-j REDIRECT --to-ports {}", self.to);
+        match self.only.as_slice() {
+            [] => rules.push(format!("-p tcp {to}")),
+            ports => rules.extend(ports.iter().map(|port| format!("-p tcp --dport {port} {to}"))),
+        }
         rules
     }
 }
@@ -191,7 +207,7 @@ pub(super) fn remove_nft() -> String {
     format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
 }
 
-fn list<T: ToString>(all: &[T]) -> String {
+pub(super) fn list<T: ToString>(all: &[T]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -201,18 +217,15 @@ mod tests {
 
     fn outgoing() -> Outgoing {
         Outgoing {
-            to_port: 15002,
+            ports: Ports { to: 15002, exclude: vec![22, 2379], only: Vec::new() },
             exclude_uids: vec![1337],
-            exclude_ports: vec![22, 2379],
             exclude_networks: vec!["10.1.0.0/16".parse().unwrap(), "fd00::7".parse().unwrap()],
-            only_ports: Vec::new(),
         }
     }
 
     fn incoming() -> Incoming {
         Incoming {
-            to_port: 15007,
-            ports: vec![8080, 5432],
+            ports: Ports { to: 15007, exclude: Vec::new(), only: vec![8080, 5432] },
             exclude_sources: vec!["10.2.0.1".parse().unwrap(), "fd00::9".parse().unwrap()],
         }
     }
@@ -240,7 +253,8 @@ add rule inet weft_redirect prerouting tcp dport { 8080, 5432 } redirect to :150
 ";
         let both = Rules { outgoing: Some(outgoing()), incoming: Some(incoming()) };
         assert_eq!(both.nft(), expected);
-        let only = Outgoing { only_ports: vec![80, 443], ..outgoing() };
+        let only = Ports { only: vec![80, 443], ..outgoing().ports };
+        let only = Outgoing { ports: only, ..outgoing() };
         let only = Rules { outgoing: Some(only), incoming: None }.nft();
         assert!(only.ends_with("output tcp dport { 80, 443 } redirect to :15002\n"), "{only}");
         assert!(!Rules { outgoing: None, incoming: Some(incoming()) }.nft().contains(" output "));
@@ -275,6 +289,28 @@ COMMIT
         // What an earlier call has redirected is no more.
         let none = "*nat\n:WEFT_REDIRECT - [0:0]\n:WEFT_REDIRECT_IN - [0:0]\nCOMMIT\n";
         assert_eq!(Rules::default().iptables(Family::V4), none);
+    }
+
+    #[test]
+    fn all_ports_of_this_machine_are_all_but_those_that_are_excluded() {
+        let ports = Ports { to: 15007, exclude: vec![22, 15007], only: Vec::new() };
+        let all = Rules { outgoing: None, incoming: Some(Incoming { ports, exclude_sources: Vec::new() }) };
+        let nft = "\
+add rule inet weft_redirect prerouting fib daddr type != local return
+add rule inet weft_redirect prerouting tcp dport { 22, 15007 } return
+add rule inet weft_redirect prerouting meta l4proto tcp redirect to :15007
+";
+        assert!(all.nft().ends_with(nft), "{}", all.nft());
+        let iptables = "\
+-A WEFT_REDIRECT_IN -m addrtype ! --dst-type LOCAL -j RETURN
+-A WEFT_REDIRECT_IN -p tcp --dport 22 -j RETURN
+-A WEFT_REDIRECT_IN -p tcp --dport 15007 -j RETURN
+-A WEFT_REDIRECT_IN -p tcp -j REDIRECT --to-ports 15007
+COMMIT
+";
+        for family in [Family::V4, Family::V6] {
+            assert!(all.iptables(family).ends_with(iptables), "{}", all.iptables(family));
+        }
     }
 
     #[test]
