@@ -4,6 +4,7 @@
 //! expiry of ejections, checks of local services, keys of tokens, the export of spans, the admin port, gossip's own. Traffic runs on worker threads.
 
 mod running;
+mod workers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -30,18 +31,16 @@ use crate::handover::offer::{self, Carried, Descriptors, Offer};
 use crate::handover::take::{self, Inherited, Taken};
 use crate::handover::wire::{Order, What};
 use crate::health::{self, LocalServices};
-use crate::http::context::{Side, Want};
+use crate::http::context::Want;
 use crate::http::seen::Observers;
 use crate::identity::Identity;
 use crate::jwks;
-use crate::limits::{CONNECTIONS_MAX, MEMORY_LOOK_INTERVAL};
-use crate::listener::connection::Timeouts;
+use crate::limits::MEMORY_LOOK_INTERVAL;
 use crate::listener::unix::SocketFile;
 use crate::local::Guards;
 use crate::mesh_view::MeshState;
-use crate::policy::forwarding::Forwarding;
 use crate::policy::overload;
-use crate::sockets::{Handle, Origin, Sockets};
+use crate::sockets::Sockets;
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::access_log::{AccessLog, Writer};
 use crate::telemetry::jwks_metrics::JwksMetrics;
@@ -53,7 +52,7 @@ use crate::tls::door::DoorTls;
 use crate::tls::live::{self, Certificates};
 use crate::tls::mesh::MeshTls;
 use crate::tls::ports::PortsTls;
-use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
+use crate::worker::{Phase, Worker};
 
 pub use running::{Event, WhenDone};
 
@@ -231,11 +230,13 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let mut snapshots = discovery.snapshots();
     outbound.apply(&snapshots.borrow_and_update().clone());
 
-    if let Some(before) = &before {
+    if let Some(before) = &mut before {
         before.taken_up_by(&discovery).await?;
         outbound.apply(&snapshots.borrow_and_update().clone());
+        outbound.take_up(std::mem::take(&mut before.learnt), Instant::now());
     }
 
+    let epoch = Instant::now();
     let (phase, phases) = watch::channel(Phase::Serving);
     let want: Option<Want> = config.discovers().then(|| {
         let discovery = discovery.clone();
@@ -244,7 +245,8 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let memory = Arc::new(AtomicU32::new(0));
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers, &memory));
     tls.inbound = proxy_tls.mesh.as_deref().map(DoorTls::peers).or(tls.inbound);
-    let workers = start_workers(&config, &mut sockets, want.as_ref(), meshes, &tls, shared, &phases)?;
+    let workers =
+        workers::start(&config, &mut sockets, want.as_ref(), meshes, &tls, shared, (&phases, epoch))?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)
@@ -267,8 +269,9 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
             if let Ok(again) = listener.as_fd().try_clone_to_owned() {
                 descriptors.push((What::Handover, again));
             }
+            let mesh = (outbound.clone(), epoch);
             let (offer, orders) =
-                Offer::new(descriptors, discovery.clone(), gossip.clone(), draining.clone());
+                Offer::new(descriptors, discovery.clone(), mesh, gossip.clone(), draining.clone());
             control.spawn(offer.clone().run(listener));
             (Some(offer), Some(orders), Some(file))
         }
@@ -371,77 +374,6 @@ fn descriptors(
         all.extend([(What::GossipUdp, udp), (What::GossipTcp, tcp)]);
     }
     Ok(all)
-}
-
-fn start_workers(
-    config: &ProxyConfig,
-    sockets: &mut Sockets<'_>,
-    want: Option<&Want>,
-    (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
-    tls: &PortsTls,
-    (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
-    phase: &watch::Receiver<Phase>,
-) -> Result<Vec<Worker>, StartError> {
-    let epoch = Instant::now();
-    let only = match config.services.as_slice() {
-        [service] => Some(service.name.clone()),
-        _ => None,
-    };
-    let trusted: Arc<[_]> = config.trusted_proxies.clone().into();
-    let forwarding = match &config.mesh {
-        Some(_) => Forwarding::Boundary(trusted),
-        None => Forwarding::Peers(trusted),
-    };
-    let door = |Handle { socket, entry, from }: Handle| match from {
-        Origin::App { to, upstream } => DoorConfig {
-            socket,
-            entry,
-            forwarding: Forwarding::App,
-            side: Side::Outbound { want: want.cloned(), to },
-            mesh: outbound.clone(),
-            tls: upstream.and_then(|number| tls.upstreams[number].clone()),
-        },
-        Origin::Listener { name, trusted } => DoorConfig {
-            socket,
-            entry,
-            forwarding: Forwarding::Boundary(trusted),
-            side: Side::Outbound { want: want.cloned(), to: None },
-            mesh: outbound.clone(),
-            tls: tls.listeners.get(&name).cloned(),
-        },
-        Origin::Peers { to: Some(service) } => DoorConfig {
-            socket,
-            entry,
-            forwarding: forwarding.clone(),
-            side: Side::Inbound { only: Some(service) },
-            mesh: inbound.clone(),
-            tls: tls.inbound.as_ref().and_then(DoorTls::for_bytes),
-        },
-        Origin::Peers { to: None } => DoorConfig {
-            socket,
-            entry,
-            forwarding: forwarding.clone(),
-            side: Side::Inbound { only: only.clone() },
-            mesh: inbound.clone(),
-            tls: tls.inbound.clone(),
-        },
-    };
-    let mut workers = Vec::with_capacity(config.workers);
-    for index in 0..config.workers {
-        let worker = Worker::spawn(WorkerConfig {
-            index,
-            doors: sockets.take().into_iter().map(door).collect(),
-            metrics: metrics.clone(),
-            observers: observers.clone(),
-            epoch,
-            connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
-            timeouts: Timeouts::default(),
-            phase: phase.clone(),
-            overload: (config.overload, memory.clone()),
-        });
-        workers.push(worker.map_err(|source| StartError::Worker { worker: index, source })?);
-    }
-    Ok(workers)
 }
 
 /// With what a process that is taken over was in the pool, in its place, and silent until that has ended.

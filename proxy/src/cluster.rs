@@ -16,6 +16,7 @@ pub mod gradient;
 pub mod hashed;
 pub(crate) mod health_check;
 pub mod latency;
+pub(crate) mod learnt;
 pub mod least_connections;
 pub mod levels;
 pub mod outlier;

@@ -17,6 +17,7 @@ use weft_xds_proto::resource::endpoint::EndpointHealth;
 use weft_xds_proto::resource::labels::{Place, ReportedLoad};
 use weft_xds_proto::resource::route::RouteConfiguration;
 
+use crate::cluster::learnt::Learnt;
 use crate::cluster::outlier::Cause;
 use crate::cluster::security::ProxyTls;
 use crate::cluster::state::{Cluster, ClusterShared};
@@ -284,6 +285,31 @@ impl MeshState {
                 None => tracing::info!(cluster, endpoint = %addr, "endpoint passes its checks"),
                 Some(why) => tracing::info!(cluster, endpoint = %addr, why, "endpoint fails its checks"),
             }
+        }
+    }
+
+    /// What it has learnt of endpoints. The workers' clock began at `epoch`.
+    pub(crate) fn learnt(&self, now: Instant, epoch: Instant) -> Vec<Learnt> {
+        let view = self.view.load_full();
+        let now_nanos = u64::try_from(now.saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX);
+        let endpoints = |(name, cluster): (&String, &Arc<Cluster>)| {
+            let all = cluster.endpoints.endpoints().iter();
+            all.filter_map(|v| Learnt::of(name, &v.state, now, now_nanos)).collect::<Vec<_>>()
+        };
+        view.clusters.iter().flat_map(endpoints).collect()
+    }
+
+    /// Takes up what another process has learnt, of the endpoints that are there. `learnt` is in the order of services.
+    pub(crate) fn take_up(&self, learnt: Vec<Learnt>, now: Instant) {
+        for of_service in learnt.chunk_by(|one, two| one.service == two.service) {
+            self.change(&of_service[0].service, |cluster| {
+                for learnt in of_service {
+                    if let Some(state) = cluster.state_of(learnt.address) {
+                        learnt.clone().take_up(state, &cluster.config.cluster, now);
+                    }
+                }
+                true
+            });
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use http::StatusCode;
 use weft_tests::fake_upstream::FakeUpstream;
 use weft_tests::http_client;
 use weft_tests::installed::Installed;
@@ -133,6 +134,58 @@ async fn a_new_process_knows_what_the_old_one_knew_with_no_server_left() {
     assert_eq!(caller.wait(SOON).await, 0);
     load.finish().await;
     answers(&new, "orders").await;
+}
+
+/// What was learnt of endpoints at the cost of failed requests is not paid for again by each upgrade.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_ejected_stays_so_in_the_new_process() {
+    let mesh = Mesh::empty();
+    let (good, bad) = (FakeUpstream::start("good").await, FakeUpstream::start("bad").await);
+    let file = mesh.folder("proxy.yaml");
+    let text = format!(
+        r#"{{
+        name: edge,
+        admin: "127.0.0.1:0",
+        clusters: [{{
+            name: orders, endpoints: ["{}", "{}"],
+            outlier-detection: {{consecutive-failures: 3, base-ejection-time: 4m}},
+        }}],
+        }}"#,
+        good.addr(),
+        bad.addr()
+    );
+    std::fs::write(&file, text).expect("a folder of our own");
+    let file = file.display().to_string();
+    let mut args = strings(&["proxy", "--config", &file, "--outbound", "127.0.0.1:0", "--data-dir"]);
+    args.push(mesh.folder("edge").display().to_string());
+    let mut old = WeftProcess::start("edge", &args).await;
+    bad.answer_with(StatusCode::INTERNAL_SERVER_ERROR);
+    let ejected = |proxy: &WeftProcess| {
+        let admin = proxy.addr("admin");
+        async move {
+            http_client::get(admin, "admin", "/clusters")
+                .await
+                .map(|answer| answer.body.contains("ejected consecutive-failures"))
+        }
+    };
+    until("the bad one is ejected", SOON, async || {
+        http_client::get(old.addr("outbound"), "orders", "/x").await?;
+        if ejected(&old).await? { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    let failed = bad.served();
+    for _ in 0..2 {
+        let new = WeftProcess::start("edge", &taking_over(&args)).await;
+        assert_eq!(old.wait(SOON).await, 0, "{}", old.log());
+        for _ in 0..20 {
+            let answer = http_client::get(new.addr("outbound"), "orders", "/x").await.expect("an answer");
+            assert_eq!((answer.status.as_u16(), answer.body.trim()), (200, "good"));
+        }
+        assert_eq!(ejected(&new).await, Ok(true), "and it is shown");
+        old = new;
+    }
+    assert_eq!(bad.served(), failed, "it was never tried again");
+    assert_eq!(old.stop().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

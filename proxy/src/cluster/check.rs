@@ -23,6 +23,12 @@ pub struct CheckState {
 }
 
 impl CheckState {
+    /// As checks of another process left it.
+    pub(super) fn learnt(said: Result<(), String>) -> Self {
+        let status = if said.is_ok() { CheckStatus::Passing } else { CheckStatus::Failing };
+        Self { status, in_a_row: 0, last_error: said.err() }
+    }
+
     /// Where it stands.
     pub fn status(&self) -> CheckStatus {
         self.status

@@ -45,6 +45,17 @@ impl Latency {
         self.held(now) * (f64::from(active) + 1.0)
     }
 
+    /// The average as of now, if anything has answered.
+    pub(super) fn known(&self, now: u64) -> Option<f64> {
+        (self.at.load(Ordering::Relaxed) != 0).then(|| self.held(now))
+    }
+
+    /// What another process knew, as of the beginning of this one's clock.
+    pub(super) fn learnt(&self, nanos: f64) {
+        self.nanos.store(nanos.to_bits(), Ordering::Relaxed);
+        self.at.store(1, Ordering::Relaxed);
+    }
+
     /// The average as of now.
     pub fn held(&self, now: u64) -> f64 {
         let at = self.at.load(Ordering::Relaxed);

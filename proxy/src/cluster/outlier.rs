@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use weft_xds_proto::resource::cluster::OutlierDetection;
 
 /// What one exchange says of its endpoint.
@@ -90,7 +91,8 @@ fn reached(counter: &AtomicU32, limit: u32) -> bool {
 }
 
 /// Why an endpoint is ejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// [`Outcome::ConnectFailure`].
     Connect,
@@ -130,6 +132,16 @@ pub struct Ejection {
 }
 
 impl Ejection {
+    /// As another process left it.
+    pub(super) fn learnt(current: Option<(Cause, Instant)>, times: u32, returned: Option<Instant>) -> Self {
+        Self { current, times, returned }
+    }
+
+    /// Ejections in close succession.
+    pub(super) fn times(&self) -> u32 {
+        self.times
+    }
+
     /// Why and until when, if it is ejected.
     pub fn current(&self) -> Option<(Cause, Instant)> {
         self.current

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -17,6 +18,7 @@ use super::wire::{self, FromNew, FromOld, Order, What};
 use super::{PROTOCOL, SOCKET, STEP_TIMEOUT};
 use crate::discovery::Discovery;
 use crate::listener::unix::{self, SocketFile};
+use crate::mesh_view::MeshState;
 
 /// The socket by which a process is found that can be taken over. None if it cannot be had: then it is restarted instead.
 pub(crate) fn listen(data_dir: &Path, inherited: &mut Inherited) -> Option<(UnixListener, SocketFile)> {
@@ -44,6 +46,9 @@ pub(crate) struct Offer {
     /// None once it stops. Held by a talk while it lasts; the lock covers taking it in or out.
     descriptors: Mutex<Option<Arc<Descriptors>>>,
     discovery: Discovery,
+    outbound: Arc<MeshState>,
+    /// The workers' clock.
+    epoch: Instant,
     gossip: Option<GossipHandle>,
     draining: Arc<AtomicBool>,
     taken: watch::Sender<bool>,
@@ -70,13 +75,14 @@ impl Offer {
     pub fn new(
         descriptors: Descriptors,
         discovery: Discovery,
+        (outbound, epoch): (Arc<MeshState>, Instant),
         gossip: Option<GossipHandle>,
         draining: Arc<AtomicBool>,
     ) -> (Arc<Self>, mpsc::Receiver<(Order, Carried)>) {
         let descriptors = Mutex::new(Some(Arc::new(descriptors)));
         let (orders, given) = mpsc::channel(1);
         let taken = watch::Sender::new(false);
-        (Arc::new(Self { descriptors, discovery, gossip, draining, taken, orders }), given)
+        (Arc::new(Self { descriptors, discovery, outbound, epoch, gossip, draining, taken, orders }), given)
     }
 
     /// Ends it: as long as there is an offer, closed listeners would go on listening.
@@ -182,7 +188,8 @@ impl Offer {
             (wanted, held, continuation)
         });
         let continuation = continuation.map(|c| c.encode()).unwrap_or_default();
-        wire::send(&mut stream, &FromOld::State { wanted, held }, &continuation)?;
+        let learnt = self.outbound.learnt(Instant::now(), self.epoch);
+        wire::send(&mut stream, &FromOld::State { wanted, held, learnt }, &continuation)?;
         if let Err(why) = expect(&mut stream, &FromNew::Serving) {
             // One that is late must not begin: we go on.
             let _ = wire::send(&mut stream, &FromOld::Refused { reason: why.to_string() }, &[]);

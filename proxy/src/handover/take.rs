@@ -13,6 +13,7 @@ use weft_gossip::Continuation;
 
 use super::wire::{self, FromNew, FromOld, Order, What};
 use super::{HandoverError, PROTOCOL, SOCKET, STEP_TIMEOUT};
+use crate::cluster::learnt::Learnt;
 use crate::discovery::Discovery;
 
 /// Between two looks at whether all services are known.
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub continuation: Option<Continuation>,
     wanted: Vec<String>,
     held: Vec<String>,
+    /// Of endpoints.
+    pub learnt: Vec<Learnt>,
 }
 
 /// Begins to take over the process that has this data folder. `None` if there is none.
@@ -105,14 +108,14 @@ impl Taken {
         let mut stream = self.stream.try_clone()?;
         blocking(move || {
             wire::send(&mut stream, &FromNew::Prepared, &[])?;
-            let (FromOld::State { wanted, held }, gossip) = ask(&mut stream)? else {
+            let (FromOld::State { wanted, held, learnt }, gossip) = ask(&mut stream)? else {
                 return Err(out_of_order());
             };
             let continuation = match gossip.as_slice() {
                 [] => None,
                 bytes => Some(Continuation::decode(bytes).map_err(io::Error::other)?),
             };
-            Ok(State { continuation, wanted, held })
+            Ok(State { continuation, wanted, held, learnt })
         })
         .await
     }

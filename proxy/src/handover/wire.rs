@@ -13,6 +13,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::learnt::Learnt;
+
 /// Largest part of a message, in bytes: the gossip state of a full pool is smaller.
 const PART_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -49,7 +51,7 @@ pub enum Order {
 }
 
 /// From the old one.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FromOld {
     /// Its form stays, as that of `Hello`.
@@ -62,10 +64,12 @@ pub(crate) enum FromOld {
         pid: u32,
         descriptors: Vec<What>,
     },
-    /// With the gossip state as other bytes, if it gossips.
+    /// With the gossip state as other bytes, if it gossips. An older weft has `learnt` nothing.
     State {
         wanted: Vec<String>,
         held: Vec<String>,
+        #[serde(default)]
+        learnt: Vec<Learnt>,
     },
     Over,
     Done,
