@@ -1,5 +1,7 @@
 //! Flags of `weft proxy`.
 
+mod several;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,19 +17,14 @@ use weft_proxy::config::{
     self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
     StaticConfig,
 };
-use weft_proxy::policy::overload::Limits;
-use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
-use weft_proxy::telemetry::trace::TraceConfig;
-use weft_proxy::tls::mesh::{MeshFiles, MeshMode};
 use weft_xds_proto::resource::labels::{self, Place};
 
+use self::several::{access_log, mesh, overload, trace};
 use super::{Listen, LogFormat, ServiceSpec, default_data_dir, host_name, layer};
 use crate::failure::Failure;
 
 /// Where the local app sends its calls.
 pub(crate) const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
-/// Enough to see what is usual, and little work for the collector.
-const TRACE_SAMPLE_PERCENT: f64 = 1.0;
 /// `/ready`, `/clusters`, `/config_dump`, `/metrics`.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 
@@ -401,79 +398,6 @@ fn read(path: &Path) -> Result<ProxyFlags, Failure> {
     let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
     flags.documents = (!documents.is_empty()).then_some(documents);
     Ok(flags)
-}
-
-/// Files of the identity among sidecars.
-fn mesh(
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-    ca: Option<PathBuf>,
-    crl: Option<PathBuf>,
-    mode: Option<&str>,
-) -> Result<Option<MeshFiles>, Failure> {
-    let given = crl.is_some() || mode.is_some();
-    let mode = mode.map(str::parse::<MeshMode>).transpose();
-    let mode = mode.map_err(|why| Failure::new(format!("mesh-mode: {why}")))?.unwrap_or_default();
-    match (cert, key, ca) {
-        (Some(cert), Some(key), Some(ca)) => Ok(Some(MeshFiles { cert, key, ca, crl, mode })),
-        (None, None, None) if !given => Ok(None),
-        _ => Err(Failure::new(
-            "mesh-cert, mesh-key and mesh-ca: all three are needed, or none of the mesh-… flags",
-        )),
-    }
-}
-
-/// Where requests are logged and how.
-fn access_log(target: Option<PathBuf>, format: Option<&str>) -> Result<Option<AccessLogConfig>, Failure> {
-    if format.is_some() && target.is_none() {
-        return Err(Failure::new("access-log-format needs access-log, which says where lines go"));
-    }
-    let format = format.unwrap_or("json").parse::<Format>();
-    let format = format.map_err(|error| Failure::new(format!("access-log-format: {error}")))?;
-    let target = target.map(|path| match path.to_str() {
-        Some("stdout") => Target::Stdout,
-        _ => Target::File(path),
-    });
-    Ok(target.map(|target| AccessLogConfig { target, format }))
-}
-
-/// Beyond which this proxy refuses.
-fn overload(memory_mib: Option<u64>, queue: Option<Duration>) -> Result<Limits, Failure> {
-    if let Some(mib) = memory_mib.filter(|mib| !(16..=1 << 20).contains(mib)) {
-        return Err(Failure::new(format!("max-memory-mib: {mib} is not between 16 and 1048576")));
-    }
-    let range = Duration::from_millis(1)..=Duration::from_secs(10);
-    if let Some(time) = queue.filter(|time| !range.contains(time)) {
-        return Err(Failure::new(format!("max-queue-time: {time:?} is not between 1ms and 10s")));
-    }
-    Ok(Limits { memory: memory_mib.map(|mib| mib << 20), queue })
-}
-
-/// Where traces go, and how many.
-fn trace(endpoint: Option<String>, percent: Option<f64>) -> Result<Option<TraceConfig>, Failure> {
-    let Some(text) = endpoint else {
-        return match percent {
-            None => Ok(None),
-            Some(_) => {
-                Err(Failure::new("trace-sample-percent needs trace-endpoint, which says where traces go"))
-            }
-        };
-    };
-    let endpoint = text.parse::<http::Uri>().ok().filter(|uri| {
-        uri.scheme_str() == Some("http")
-            && uri.authority().is_some()
-            && uri.path_and_query().is_none_or(|p| p == "/")
-    });
-    let endpoint = endpoint.ok_or_else(|| {
-        Failure::new(format!(
-            "trace-endpoint: {text:?} is not http://HOST:PORT, such as http://127.0.0.1:4317"
-        ))
-    })?;
-    let sample_percent = percent.unwrap_or(TRACE_SAMPLE_PERCENT);
-    if !(0.0..=100.0).contains(&sample_percent) {
-        return Err(Failure::new(format!("trace-sample-percent: {sample_percent} is not between 0 and 100")));
-    }
-    Ok(Some(TraceConfig { endpoint, sample_percent }))
 }
 
 /// What is wrong with the policies of the file's clusters.

@@ -1,7 +1,11 @@
 use std::path::Path;
 
 use weft_core::tls::ClientCerts;
+use weft_proxy::policy::overload::Limits;
+use weft_proxy::telemetry::access_log::{AccessLogConfig, Format, Target};
+use weft_proxy::tls::mesh::MeshMode;
 
+use super::several::TRACE_SAMPLE_PERCENT;
 use super::*;
 
 fn file(text: &str) -> ProxyFlags {
