@@ -30,6 +30,32 @@ async fn services_and_endpoints_show_where_they_come_from() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_endpoints_is_told_of_each_change_and_of_none_besides() {
+    let mut server = TestServer::start().await;
+    let mut mesh = server.mesh().await;
+    let of = |service: &str| pb::EndpointsRequest { service: service.into() };
+    let mut web = mesh.watch_endpoints(of("web")).await.unwrap().into_inner();
+    let ids = |told: pb::EndpointsResponse| -> Vec<String> {
+        told.endpoints.into_iter().map(|endpoint| endpoint.instance_id).collect()
+    };
+    assert!(ids(web.message().await.unwrap().unwrap()).is_empty(), "nobody is there yet");
+    server.register("web", "one", 80, "30s").await;
+    assert_eq!(ids(web.message().await.unwrap().unwrap()), ["one"]);
+    // Another service is no news.
+    server.register("db", "a", 5432, "30s").await;
+    server.register("web", "two", 81, "30s").await;
+    assert_eq!(ids(web.message().await.unwrap().unwrap()), ["one", "two"]);
+    for (id, left) in [("one", &["two"][..]), ("two", &[])] {
+        server.http(http::Method::DELETE, &format!("/deregister/web/{id}"), "").await;
+        assert_eq!(ids(web.message().await.unwrap().unwrap()), left);
+    }
+    let bad = mesh.watch_endpoints(of("No Service")).await.unwrap_err();
+    assert!(bad.code() == Code::InvalidArgument && bad.message().contains("DNS label"), "{bad}");
+    let (ended, _) = tokio::join!(web.message(), server.stop());
+    assert!(matches!(ended, Ok(None) | Err(_)), "a server that stops waits for no watcher: {ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn balancing_is_set_by_name_and_bad_names_list_the_good_ones() {
     let server = TestServer::start().await;
     server.register("web", "one", 80, "30s").await;

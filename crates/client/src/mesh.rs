@@ -2,11 +2,12 @@
 //!
 //! The answers are the messages of `weft.v1`, documented in `mesh.proto`.
 
+use tonic::Streaming;
 use weft_xds_proto::weft as pb;
 use weft_xds_proto::weft::mesh_client::MeshClient;
 
-use crate::client::{Client, Repeat};
-use crate::endpoint::MESSAGE_BYTES_MAX;
+use crate::client::{Client, Patience, Repeat};
+use crate::endpoint::{Failure, MESSAGE_BYTES_MAX};
 use crate::error::Error;
 
 /// The mesh.
@@ -48,6 +49,16 @@ impl Mesh {
             }
         });
         Ok(answer.await?.endpoints)
+    }
+
+    /// Follows the endpoints of a service, also of one that is not known yet. Nothing is sent until it is used.
+    pub fn watch_endpoints(&self, service: impl Into<String>) -> EndpointsWatch {
+        EndpointsWatch {
+            client: self.client.clone(),
+            service: service.into(),
+            stream: None,
+            established: false,
+        }
     }
 
     /// The gossip pool, as the answering server sees it.
@@ -96,5 +107,60 @@ impl Mesh {
             Ok(client.proxies(pb::ProxiesRequest {}).await?.into_inner())
         });
         Ok(answer.await?.proxies)
+    }
+}
+
+/// Follows the endpoints of a service across servers.
+#[derive(Debug)]
+pub struct EndpointsWatch {
+    client: Client,
+    service: String,
+    stream: Option<Streaming<pb::EndpointsResponse>>,
+    /// A server has answered once; from then on a lost one is no reason to give up.
+    established: bool,
+}
+
+impl EndpointsWatch {
+    /// The endpoints as they stand at first, then all of them again when they have changed. After a break they are told once
+    /// more, by another server if need be. May be cancelled and called again.
+    ///
+    /// # Errors
+    /// Those of [`Client`] until a server has answered; from then on `Refused` alone.
+    pub async fn next(&mut self) -> Result<Vec<pb::Endpoint>, Error> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                self.open().await?;
+                continue;
+            };
+            let why = match stream.message().await {
+                Ok(Some(answer)) => return Ok(answer.endpoints),
+                Ok(None) => "the server ended the stream".to_owned(),
+                Err(status) => match Failure::of(&status) {
+                    Failure::Refused(code, message) => {
+                        self.stream = None;
+                        let endpoint = self.client.endpoints().collect::<Vec<_>>().join(",");
+                        return Err(Error::Refused { endpoint, code, message });
+                    }
+                    failure => failure.why().to_owned(),
+                },
+            };
+            tracing::warn!(service = self.service, why, "watching endpoints interrupted; resuming");
+            self.stream = None;
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Error> {
+        let ordinary = self.client.patience();
+        let patience = Patience { total: if self.established { None } else { ordinary.total }, ..ordinary };
+        let opened = self.client.call_with("watch endpoints", Repeat::Safe, patience, |channel| {
+            let request = pb::EndpointsRequest { service: self.service.clone() };
+            async move {
+                let mut client = MeshClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                Ok(client.watch_endpoints(request).await?.into_inner())
+            }
+        });
+        self.stream = Some(opened.await?.0);
+        self.established = true;
+        Ok(())
     }
 }

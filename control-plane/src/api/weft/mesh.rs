@@ -2,8 +2,12 @@
 //!
 //! With authentication on, services and endpoints are told to anyone, as over DNS and xDS; the rest to any user.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
 use tonic::{Request, Response as Reply, Status};
 use weft_core::process::resident_bytes;
 use weft_gossip::member::{MemberState, MemberView, Role};
@@ -14,7 +18,7 @@ use weft_xds_proto::weft as pb;
 use super::{WeftApi, unexpected};
 use crate::api::registry::validate;
 use crate::api::status;
-use crate::catalog::{CatalogEndpoint, names};
+use crate::catalog::{Catalog, CatalogEndpoint, ServiceView, names};
 use crate::meshconfig::Balancing;
 use crate::raft::PeerStatus;
 
@@ -56,6 +60,20 @@ impl pb::mesh_server::Mesh for WeftApi {
             return Err(self.unknown_service(&service));
         }
         Ok(Reply::new(pb::EndpointsResponse { endpoints: endpoints.into_iter().map(endpoint).collect() }))
+    }
+
+    type WatchEndpointsStream = BoxStream<'static, Result<pb::EndpointsResponse, Status>>;
+
+    async fn watch_endpoints(
+        &self,
+        request: Request<pb::EndpointsRequest>,
+    ) -> Result<Reply<Self::WatchEndpointsStream>, Status> {
+        let service = request.into_inner().service;
+        check_service(&service)?;
+        let changes = self.catalog.changes();
+        let watched = Watched { catalog: self.catalog.clone(), service, changes, told: None };
+        let all = stream::unfold(watched, async |mut watched| Some((Ok(watched.next().await?), watched)));
+        Ok(Reply::new(all.take_until(self.stop.clone().cancelled_owned()).boxed()))
     }
 
     async fn members(
@@ -110,9 +128,7 @@ impl pb::mesh_server::Mesh for WeftApi {
     ) -> Result<Reply<pb::SetLoadBalancingResponse>, Status> {
         let asking = self.asking(request.metadata()).await?;
         let pb::SetLoadBalancingRequest { service, policy } = request.into_inner();
-        validate::service_name_text(&service).map_err(|p| {
-            Status::invalid_argument(format!("{}: {}, allowed is {}", p.field, p.error, p.allowed))
-        })?;
+        check_service(&service)?;
         let policy: LbPolicy =
             policy.parse().map_err(|e| Status::invalid_argument(format!("policy: {e}")))?;
         let present = Balancing::of(&self.routes.lowered(), &service, policy.clone());
@@ -171,6 +187,40 @@ impl WeftApi {
         };
         Status::not_found(format!("service {service:?} is unknown; {hint}"))
     }
+}
+
+/// One service, for somebody who wants to know of each change.
+struct Watched {
+    catalog: Catalog,
+    service: String,
+    changes: watch::Receiver<u64>,
+    /// What was told last, once something was.
+    told: Option<Option<Arc<ServiceView>>>,
+}
+
+impl Watched {
+    /// The endpoints as they stand, once they are others than those that were told. What changes while the reader is slow is
+    /// told as one. None: the catalogue is no more.
+    async fn next(&mut self) -> Option<pb::EndpointsResponse> {
+        loop {
+            self.changes.mark_unchanged();
+            let present = self.catalog.service(&self.service);
+            if self.told.as_ref() != Some(&present) {
+                let now = Instant::now();
+                let claims = present.iter().flat_map(|view| view.routable());
+                let endpoints =
+                    claims.map(|claim| endpoint(CatalogEndpoint::of(&self.service, claim, now))).collect();
+                self.told = Some(present);
+                return Some(pb::EndpointsResponse { endpoints });
+            }
+            self.changes.changed().await.ok()?;
+        }
+    }
+}
+
+fn check_service(name: &str) -> Result<(), Status> {
+    validate::service_name_text(name)
+        .map_err(|p| Status::invalid_argument(format!("{}: {}, allowed is {}", p.field, p.error, p.allowed)))
 }
 
 fn millis(age: Duration) -> u64 {

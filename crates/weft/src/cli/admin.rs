@@ -20,7 +20,7 @@ pub(crate) struct Sidecar {
 }
 
 /// A sidecar that is asked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Admin(pub(crate) SocketAddr);
 
 /// It is on this machine, or near.

@@ -1,5 +1,7 @@
 //! `weft tap`.
 
+mod follow;
+
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -8,16 +10,18 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
+use weft_proxy::telemetry::tap::Filter;
 
-use super::admin::{Admin, Sidecar};
-use super::{Connection, Output, sidecars};
+use super::admin::Sidecar;
+use super::{Connection, Output};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use follow::Follow;
 
 /// Requests that pass sidecars, each as it ends
 ///
-/// With a service, at the sidecars of all its instances that can be asked: the requests that come to it, or with
-/// --direction outbound those that it makes. Without one, or with --admin, at one sidecar. All conditions must hold. Nothing is
+/// With a service, at the sidecars of all its instances that can be asked, also of those that come later: the requests that
+/// come to it, or with --direction outbound those that it makes. Without one, or with --admin, at one sidecar. All conditions must hold. Nothing is
 /// noted while nobody looks on, and traffic never waits for whoever does: what comes too fast is left out, and that is
 /// said. Ends with Ctrl-C, or after --limit requests.
 ///
@@ -60,72 +64,68 @@ pub(crate) struct Tap {
 
 type Query = Vec<(&'static str, String)>;
 
+/// A line, with the instance at whose sidecar it was seen if one was looked for.
+type Seen = (Option<String>, String);
+
 impl Tap {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
-        let found = match (&self.service, self.sidecar.named()) {
-            (Some(service), None) => self.found(service).await,
-            _ => Vec::new(),
-        };
-        let mut sources = Vec::new();
-        let several = found.len() > 1;
-        if found.is_empty() {
-            let query = self.query(self.service.clone(), self.direction.clone());
-            sources.push(lines(None, self.sidecar.beside(), &query).await?);
-        } else {
-            let outbound = self.direction.as_deref() == Some("outbound");
-            let direction = self.direction.clone().unwrap_or_else(|| "inbound".to_owned());
-            // What its app calls is of other services.
-            let query = self.query(self.service.clone().filter(|_| !outbound), Some(direction));
-            for (id, admin) in found {
-                match lines(Some(id), admin, &query).await {
-                    Ok(source) => sources.push(source),
-                    Err(why) if several => eprintln!("not seen: {why}"),
-                    Err(why) => return Err(why),
-                }
-            }
+        if let (Some(service), None) = (&self.service, self.sidecar.named())
+            && let Some(all) = self.follow(service).await?
+        {
+            return self.show(all).await;
         }
-        if sources.is_empty() {
-            return Err(Failure::new("none of the sidecars answers"));
-        }
-        let mut all = stream::select_all(sources);
+        let query = self.query(self.service.clone(), self.direction.clone());
+        let lines = self.sidecar.beside().get("/tap", &query).await?.lines();
+        let all = stream::try_unfold(lines, async |mut lines| {
+            let broke_off = |error| Failure::new(format!("the sidecar broke off: {error}"));
+            Ok(lines.next_line().await.map_err(broke_off)?.map(|line| ((None, line), lines)))
+        });
+        self.show(all.boxed()).await
+    }
+
+    /// Until there is no more, or there were enough.
+    async fn show(&self, mut all: BoxStream<'_, Result<Seen, Failure>>) -> Result<ExitCode, Failure> {
         let mut left = self.limit.unwrap_or(u64::MAX);
         while left > 0
-            && let Some((id, line)) = all.next().await
+            && let Some(seen) = all.next().await
         {
-            output::print(match self.output.output {
-                Format::Json => format!("{}\n", named(id.as_deref(), line)),
-                Format::Table if several => {
-                    format!("{} {}\n", id.as_deref().unwrap_or_default(), row(&line))
-                }
-                Format::Table => format!("{}\n", row(&line)),
+            let (id, line) = seen?;
+            output::print(match (self.output.output, id) {
+                (Format::Json, id) => format!("{}\n", named(id.as_deref(), line)),
+                (Format::Table, Some(id)) => format!("{id} {}\n", row(&line)),
+                (Format::Table, None) => format!("{}\n", row(&line)),
             });
             left -= 1;
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The sidecars of a service's instances, with the names of these. What cannot be seen is said.
-    async fn found(&self, service: &str) -> Vec<(String, Admin)> {
-        let known = match self.connection.client() {
-            Ok(client) => sidecars::of(&client, service).await,
+    /// What the sidecars of a service's instances see. None if it has instances and none of them can be asked, or if no
+    /// server says which there are.
+    async fn follow(
+        &self,
+        service: &str,
+    ) -> Result<Option<BoxStream<'static, Result<Seen, Failure>>>, Failure> {
+        let outbound = self.direction.as_deref() == Some("outbound");
+        let direction = self.direction.clone().unwrap_or_else(|| "inbound".to_owned());
+        // What its app calls is of other services.
+        let query = self.query(Some(service.to_owned()).filter(|_| !outbound), Some(direction));
+        let begun = match self.connection.client() {
+            Ok(client) => Follow::begin(&client, service, query.clone()).await,
             Err(why) => Err(why),
         };
-        let mut found = Vec::new();
-        match known {
-            Ok(instances) => {
-                for instance in instances {
-                    match instance.sidecar {
-                        Ok(admin) => found.push((instance.id, admin)),
-                        Err(why) => eprintln!("not seen: {why}"),
-                    }
-                }
-            }
-            Err(why) => eprintln!("the sidecars of {service} are not known: {why}"),
-        }
-        if found.is_empty() {
+        let Some(follow) = begun.unwrap_or_else(|why| {
+            eprintln!("the sidecars of {service} are not known: {why}");
+            None
+        }) else {
             eprintln!("looking on at the sidecar of this machine alone");
-        }
-        found
+            return Ok(None);
+        };
+        // A sidecar that refuses is asked again; so what all of them would refuse is refused here.
+        let pairs = query.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Filter::from_query(&pairs, &[]).map_err(Failure::new)?;
+        let seen = stream::try_unfold(follow, async |mut follow| Ok(Some((follow.next().await?, follow))));
+        Ok(Some(seen.boxed()))
     }
 
     fn query(&self, service: Option<String>, direction: Option<String>) -> Query {
@@ -140,23 +140,8 @@ impl Tap {
         put("flag", self.flag.clone());
         put("client", self.client.map(|ip| ip.to_string()));
         put("min-ms", self.min_ms.map(|ms| ms.to_string()));
-        put("limit", self.limit.map(|n| n.to_string()));
         query
     }
-}
-
-/// What a sidecar tells, line by line, each with the name of the instance.
-async fn lines(
-    id: Option<String>,
-    admin: Admin,
-    query: &Query,
-) -> Result<BoxStream<'static, (Option<String>, String)>, Failure> {
-    let lines = admin.get("/tap", query).await?.lines();
-    let told = stream::unfold((id, lines), async |(id, mut lines)| match lines.next_line().await {
-        Ok(Some(line)) => Some(((id.clone(), line), (id, lines))),
-        _ => None,
-    });
-    Ok(told.boxed())
 }
 
 /// The line with the instance at whose sidecar it was seen.
