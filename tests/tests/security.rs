@@ -14,9 +14,15 @@ use weft_tests::wait::until;
 const SOON: Duration = Duration::from_secs(30);
 
 async fn sidecar(mesh: &Mesh, ca: &Ca, name: &str, app: SocketAddr) -> WeftProcess {
+    sidecar_in(mesh, ca, name, app, "strict").await
+}
+
+async fn sidecar_in(mesh: &Mesh, ca: &Ca, name: &str, app: SocketAddr, mode: &str) -> WeftProcess {
     let id = format!("spiffe://mesh.example/ns/shop/sa/{name}");
     let mut args = identity(&mesh.folder(&format!("{name}-pem")), ca, &id);
-    args.extend(["--service".to_owned(), format!("{name}={app}")]);
+    // The last of them.
+    args.pop();
+    args.extend([mode.to_owned(), "--service".to_owned(), format!("{name}={app}")]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     mesh.proxy(name, &[mesh.servers[0].gossip()], &args).await
 }
@@ -75,7 +81,7 @@ async fn explain_finds_the_callers_sidecar_and_tells_what_the_called_ones_decide
     let server = &mesh.servers[0];
     let (orders, web) = (FakeUpstream::start("orders").await, FakeUpstream::start("web").await);
     let ca = ca();
-    let _orders = sidecar(&mesh, &ca, "orders", orders.addr()).await;
+    let strict = sidecar(&mesh, &ca, "orders", orders.addr()).await;
     let caller = sidecar(&mesh, &ca, "web", web.addr()).await;
     let path = mesh.folder("mesh.yaml");
     let documents = "apiVersion: weft.dev/v1
@@ -156,12 +162,22 @@ spec:
     has(&told, 2, &["the servers alone: no instance of spiffe://", "denies it by spec.rules[0]"]);
 
     mesh.register(server, "legacy", "l-1", "127.0.0.1:9".parse().expect("an address"), "60s").await;
+    // Its mode is asked of the sidecar.
     let told = explain(&["legacy", "orders", "--path", "/admin"]).await;
-    has(
-        &told,
-        0,
-        &["the servers alone: l-1 has no sidecar", "legacy, without a certificate", "caller: ALLOW"],
-    );
+    let denied = "caller: DENY, mesh-mode strict of orders-";
+    has(&told, 2, &["the servers alone: l-1 has no sidecar", "legacy, without a certificate", denied]);
+    let refused = http_client::get(strict.addr("inbound"), "orders", "/x").await;
+    assert!(refused.is_err(), "nor does it get in: {refused:?}");
+    let shop = FakeUpstream::start("shop").await;
+    let _shop = sidecar_in(&mesh, &ca, "shop", shop.addr(), "permissive").await;
+    until("it is known", SOON, || async {
+        let told = mesh.cli(server, &["endpoints", "shop"]).await;
+        if told.stdout.contains("passing") { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    has(&explain(&["legacy", "shop"]).await, 0, &["caller: ALLOW"]);
+    let told = explain(&["web", "orders", "--header", "authorization:Bearer secret", "-o", "json"]).await;
+    assert!(told.stdout.contains("authorization") && !told.stdout.contains("secret"), "{told:?}");
     let told = explain(&["web", "legacy"]).await;
     has(&told, 0, &["no instance of legacy is behind a sidecar that could refuse it"]);
     let nobody = explain(&["nobody", "orders"]).await;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use http::header::AUTHORIZATION;
 use serde_json::Value;
 
 use super::admin::{Admin, Sidecar};
@@ -56,12 +57,13 @@ impl Explain {
         };
         let mut question = vec![("host", host), ("path", self.path), ("method", self.method)];
         question.extend(self.header.into_iter().map(|field| ("header", field)));
-        let told = match source {
+        let mut told = match source {
             None => ask(self.sidecar.beside(), &question).await?,
             Some(source) => {
                 between::explain(&self.connection.client()?, &source, self.sidecar.named(), &question).await?
             }
         };
+        hide_tokens(&mut told);
         output::print(match self.output.output {
             Format::Json => output::json(&told),
             Format::Table => render::render(&told),
@@ -74,6 +76,17 @@ impl Explain {
         } else {
             ExitCode::SUCCESS
         })
+    }
+}
+
+/// What is shown may be kept, or passed on; whoever asks knows the token.
+fn hide_tokens(told: &mut Value) {
+    let backends = told.get_mut("backends").and_then(Value::as_array_mut).into_iter().flatten();
+    let sent = backends.filter_map(|backend| backend.pointer_mut("/sent/headers")?.as_array_mut());
+    for field in sent.flatten() {
+        if field[0] == AUTHORIZATION.as_str() {
+            field[1] = "(hidden)".into();
+        }
     }
 }
 

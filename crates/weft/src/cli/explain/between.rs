@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use weft_client::Client;
 use weft_client::proto::weft as pb;
@@ -12,7 +13,7 @@ use weft_meshconfig::{Document, MeshConfig};
 use weft_proxy::config_snapshot::ClusterConfig;
 use weft_proxy::explain::{self, Caller, Sent};
 use weft_proxy::health::SIDECAR_LABEL;
-use weft_proxy::tls::mesh::SPIFFE_LABEL;
+use weft_proxy::tls::mesh::{MeshMode, SPIFFE_LABEL};
 use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource, unique_by_address};
 use weft_xds_proto::resource::labels;
@@ -59,6 +60,11 @@ pub(super) async fn explain(
     told["caller"] = json!({ "source": source, "identity": shown, "address": caller.ip });
     for backend in told["backends"].as_array_mut().into_iter().flatten() {
         backend["admission"] = admission(&documents, backend, &caller);
+        if caller.identity.is_none() && backend["admission"]["verdict"] != "DENY" {
+            let service = backend["service"].as_str().unwrap_or_default();
+            let modes = modes(client, service).await;
+            strict(&mut backend["admission"], &modes);
+        }
     }
     Ok(told)
 }
@@ -192,4 +198,81 @@ fn admission(documents: &Lowered, backend: &Value, caller: &Caller) -> Value {
             format!("{named} of {all} sidecars speak TLS; to the others the caller is nobody").into();
     }
     told
+}
+
+/// Of each instance of a service that is behind a sidecar: whether that is strict, or why it cannot be asked.
+async fn modes(client: &Client, service: &str) -> Vec<(String, Result<bool, String>)> {
+    // A service that nobody knows any more has no sidecars.
+    let mut endpoints = client.mesh().endpoints(service).await.unwrap_or_default();
+    endpoints.retain(|endpoint| endpoint.metadata.contains_key(SIDECAR_LABEL));
+    let asked = endpoints.iter().map(Instance::from).map(async |Instance { id, sidecar, .. }| {
+        let strict = match sidecar {
+            Ok(admin) => is_strict(admin).await.map_err(|why| why.to_string()),
+            Err(why) => Err(why),
+        };
+        (id, strict)
+    });
+    join_all(asked).await
+}
+
+async fn is_strict(admin: Admin) -> Result<bool, Failure> {
+    let told: Value = serde_json::from_str(&admin.get_whole("/certs", &[]).await?).map_err(|error| {
+        Failure::new(format!("the answer of the sidecar at {} cannot be read: {error}", admin.0))
+    })?;
+    Ok(told["mesh_mode"] == MeshMode::Strict.as_str())
+}
+
+/// Strict sidecars take no connection of a caller without a certificate, whatever policies say.
+fn strict(told: &mut Value, modes: &[(String, Result<bool, String>)]) {
+    let strict: Vec<_> = modes.iter().filter(|(_, is)| *is == Ok(true)).map(|(id, _)| id.as_str()).collect();
+    let names = strict.join(", ");
+    let note = match modes.iter().find_map(|(_, is)| is.as_ref().err()) {
+        _ if !strict.is_empty() && strict.len() == modes.len() => {
+            let why =
+                format!("mesh-mode strict of {names}: a caller without a certificate gets no connection");
+            *told = json!({ "verdict": "DENY", "why": why });
+            return;
+        }
+        _ if !strict.is_empty() => {
+            format!(
+                "of {} sidecars {names} are strict: a caller without a certificate gets no connection there",
+                modes.len()
+            )
+        }
+        Some(why) => format!("whether a sidecar is strict is not known of all of them: {why}"),
+        None => return,
+    };
+    let before = told["note"].as_str().map(|before| format!("{before}; ")).unwrap_or_default();
+    told["note"] = format!("{before}{note}").into();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(modes: &[(&str, Result<bool, &str>)]) -> Value {
+        let modes: Vec<_> =
+            modes.iter().map(|(id, is)| ((*id).to_owned(), is.map_err(str::to_owned))).collect();
+        let mut told = json!({ "verdict": "ALLOW", "note": "a note" });
+        strict(&mut told, &modes);
+        told
+    }
+
+    #[test]
+    fn a_caller_without_a_certificate_is_denied_where_all_sidecars_are_strict_and_else_told_of_those() {
+        let all = told(&[("one", Ok(true)), ("two", Ok(true))]);
+        assert_eq!(all["verdict"], "DENY");
+        assert!(all["why"].as_str().is_some_and(|why| why.contains("strict of one, two")), "{all}");
+        for (modes, part) in [
+            (&[("one", Ok(true)), ("two", Ok(false))][..], "a note; of 2 sidecars one are strict"),
+            (&[("one", Ok(true)), ("two", Err("deaf"))], "a note; of 2 sidecars one are strict"),
+            (&[("one", Ok(false)), ("two", Err("deaf"))], "a note; whether a sidecar is strict is not known"),
+            (&[("one", Ok(false))], "a note"),
+            (&[], "a note"),
+        ] {
+            let told = told(modes);
+            assert_eq!(told["verdict"], "ALLOW");
+            assert!(told["note"].as_str().is_some_and(|note| note.starts_with(part)), "{part} not in {told}");
+        }
+    }
 }
