@@ -65,8 +65,8 @@ pub fn admission(guard: Option<&Guard>, caller: &Caller, sent: &Sent, now: u64) 
         Ok(policies) => policies,
         Err(why) => return denied(403, format!("its policies cannot be used: {why}")),
     };
-    let headers = sent.header_map();
-    let token = match token(&guard.tokens, &headers, now) {
+    let mut headers = sent.header_map();
+    let token = match token(&guard.tokens, &mut headers, now) {
         Ok(principal) => principal,
         Err(why) => return denied(401, format!("the token does not hold: {why}")),
     };
@@ -129,8 +129,9 @@ fn allowed(all: &[Value]) -> String {
     }
 }
 
-/// Whose token the request carries, if it carries one.
-fn token(rules: &[TokenIssuer], headers: &HeaderMap, now: u64) -> Result<Option<String>, String> {
+/// Whose token the request carries, if it carries one. As in a sidecar, one that the app is not to see is no field of the
+/// request any more for the policies.
+fn token(rules: &[TokenIssuer], headers: &mut HeaderMap, now: u64) -> Result<Option<String>, String> {
     let carries = headers.get_all(AUTHORIZATION).iter().any(|field| bearer(field.as_bytes()).is_some());
     if rules.is_empty() || !carries {
         return Ok(None);
@@ -147,7 +148,12 @@ fn token(rules: &[TokenIssuer], headers: &HeaderMap, now: u64) -> Result<Option<
     match Tokens::new("explain", &here, &Certificates::default(), &Sources::default()) {
         None => Err(unknown()),
         Some(tokens) => match tokens.verify(headers, now) {
-            Ok(verified) => Ok(verified.map(|token| token.principal)),
+            Ok(verified) => {
+                if verified.as_ref().is_some_and(|token| !token.forward) {
+                    headers.remove(AUTHORIZATION);
+                }
+                Ok(verified.map(|token| token.principal))
+            }
             Err(why) if elsewhere.is_empty() => Err(why.to_string()),
             Err(why) => Err(format!("{why}; {}", unknown())),
         },
@@ -157,7 +163,7 @@ fn token(rules: &[TokenIssuer], headers: &HeaderMap, now: u64) -> Result<Option<
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use weft_xds_proto::resource::guard::{AuthzOperation, AuthzRule, AuthzSource};
+    use weft_xds_proto::resource::guard::{AuthzCondition, AuthzOperation, AuthzRule, AuthzSource};
 
     use super::*;
 
@@ -249,5 +255,32 @@ mod tests {
         assert_eq!(told(Some("Basic abc"))["status"], 401, "that is the app's");
         let unseen = told(Some("Bearer a.b.c"));
         assert!(unseen["why"].as_str().unwrap().contains("https://login.example"), "{unseen}");
+    }
+    /// With the token of RFC 7515, appendix A.3.
+    #[test]
+    fn policies_see_a_token_only_where_the_app_is_shown_it() {
+        let token = "Bearer eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        let jwks = r#"{"keys": [{"kty": "EC", "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+        let shown = AuthzCondition {
+            header: "authorization".to_owned(),
+            values: vec!["Bearer*".to_owned()],
+            ..AuthzCondition::default()
+        };
+        let rule = AuthzRule { when: vec![shown], ..AuthzRule::default() };
+        let verdict = |forward: bool| {
+            let issuer = "joe".to_owned();
+            let tokens =
+                vec![TokenIssuer { issuer, jwks: Some(jwks.to_owned()), forward, ..TokenIssuer::default() }];
+            let policies = vec![policy("no-token", AuthzAction::Deny, false, vec![rule.clone()])];
+            let head =
+                Request::builder().uri("/").header(AUTHORIZATION, token).body(()).unwrap().into_parts().0;
+            let sent = Sent::of(&head, "orders".to_owned());
+            admission(Some(&Guard { policies, tokens }), &Caller::default(), &sent, 1_300_819_000)
+        };
+        for (forward, expected) in [(false, "ALLOW"), (true, "DENY")] {
+            let told = verdict(forward);
+            assert_eq!(told["verdict"], expected, "{told}");
+        }
     }
 }
