@@ -251,6 +251,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Of IPv4 addresses, or else of those of IPv6.
+    pub const fn is_ipv4(&self) -> bool {
+        self.ip.is_ipv4()
+    }
+
     /// Whether an address is in it. An IPv4 address in IPv6 form is the IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.ip, ip.to_canonical()) {

@@ -6,11 +6,12 @@ use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Args, Subcommand, ValueEnum};
+use weft_proxy::proxy_protocol::Network;
 
 use crate::failure::Failure;
 use crate::flags::ProxyFlags;
 use crate::output;
-use rules::{CHAINS, Family, Incoming, Network, Outgoing, Ports, Rules, list, remove_nft};
+use rules::{CHAINS, Family, Incoming, Outgoing, Ports, Rules, list, remove_nft};
 
 /// Where captured connections of this machine go, unless told otherwise.
 const TO_PORT: u16 = 15002;

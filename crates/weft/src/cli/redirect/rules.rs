@@ -1,7 +1,8 @@
 //! What the kernel is told, as text for its tools. Pure.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+
+use weft_proxy::proxy_protocol::Network;
 
 /// Of the nftables table. It is ours alone, so replacing it changes nobody else's rules.
 pub(super) const TABLE: &str = "weft_redirect";
@@ -46,53 +47,25 @@ pub(super) struct Ports {
     pub only: Vec<u16>,
 }
 
-/// Addresses that begin alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Network {
-    pub base: IpAddr,
-    pub bits: u8,
-}
-
-impl std::str::FromStr for Network {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no IP or IP/BITS, such as 10.0.0.0/8 or fd00::/8");
-        let (base, bits) = match text.split_once('/') {
-            Some((base, bits)) => (base, Some(bits)),
-            None => (text, None),
-        };
-        let base: IpAddr = base.parse().map_err(|_| wrong())?;
-        let most = if base.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            None => most,
-            Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(wrong)?,
-        };
-        Ok(Self { base, bits })
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
-    }
-}
-
-impl Network {
-    fn nft(&self) -> &'static str {
-        if self.base.is_ipv4() { "ip" } else { "ip6" }
-    }
-
-    fn is_of(&self, family: Family) -> bool {
-        self.base.is_ipv4() == (family == Family::V4)
-    }
-}
-
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
     V6,
+}
+
+impl Family {
+    fn of(network: &Network) -> Self {
+        if network.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// As nft calls it in front of addresses.
+    fn nft(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
 }
 
 impl Rules {
@@ -135,7 +108,9 @@ impl Outgoing {
         if !self.exclude_uids.is_empty() {
             rules.push(format!("meta skuid {{ {} }} return", list(&self.exclude_uids)));
         }
-        rules.extend(self.left_alone().map(|network| format!("{} daddr {network} return", network.nft())));
+        rules.extend(
+            self.left_alone().map(|network| format!("{} daddr {network} return", Family::of(&network).nft())),
+        );
         rules.extend(self.ports.nft());
         rules
     }
@@ -143,7 +118,7 @@ impl Outgoing {
     fn iptables(&self, family: Family) -> Vec<String> {
         let mut rules = Vec::new();
         rules.extend(self.exclude_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN")));
-        let networks = self.left_alone().filter(|network| network.is_of(family));
+        let networks = self.left_alone().filter(|network| Family::of(network) == family);
         rules.extend(networks.map(|network| format!("-d {network} -j RETURN")));
         rules.extend(self.ports.iptables());
         rules
@@ -161,7 +136,7 @@ impl Incoming {
     fn nft(&self) -> Vec<String> {
         let mut rules = vec!["iifname \"lo\" return".to_owned(), "fib daddr type != local return".to_owned()];
         let sources = self.exclude_sources.iter();
-        rules.extend(sources.map(|network| format!("{} saddr {network} return", network.nft())));
+        rules.extend(sources.map(|network| format!("{} saddr {network} return", Family::of(network).nft())));
         rules.extend(self.ports.nft());
         rules
     }
@@ -169,7 +144,7 @@ impl Incoming {
     fn iptables(&self, family: Family) -> Vec<String> {
         let mut rules =
             vec!["-i lo -j RETURN".to_owned(), "-m addrtype ! --dst-type LOCAL -j RETURN".to_owned()];
-        let sources = self.exclude_sources.iter().filter(|network| network.is_of(family));
+        let sources = self.exclude_sources.iter().filter(|network| Family::of(network) == family);
         rules.extend(sources.map(|network| format!("-s {network} -j RETURN")));
         rules.extend(self.ports.iptables());
         rules
