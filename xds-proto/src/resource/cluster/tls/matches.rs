@@ -11,7 +11,8 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use pb::cluster::TransportSocketMatch;
 use serde::Serialize;
 
-use super::{UpstreamTls, socket, to_socket};
+use super::encode::to_socket;
+use super::{UpstreamTls, socket};
 use crate::resource::cluster::{Protocol, Validator};
 use crate::resource::{InvalidResource, endpoint, labels};
 

@@ -1,5 +1,9 @@
+use envoy_types::pb::google::protobuf::ListValue;
+use envoy_types::util::pack_any;
+
+use super::encode::common;
 use super::*;
-use crate::resource::cluster::Cluster;
+use crate::resource::cluster::{Cluster, Protocol};
 
 fn full() -> UpstreamTls {
     UpstreamTls {
