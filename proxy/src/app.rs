@@ -230,10 +230,10 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
     let mut snapshots = discovery.snapshots();
     outbound.apply(&snapshots.borrow_and_update().clone());
 
-    if let Some(before) = &mut before {
+    if let Some(before) = &before {
         before.taken_up_by(&discovery).await?;
         outbound.apply(&snapshots.borrow_and_update().clone());
-        outbound.take_up(std::mem::take(&mut before.learnt), Instant::now());
+        outbound.take_up(&before.learnt, Instant::now());
     }
 
     let epoch = Instant::now();

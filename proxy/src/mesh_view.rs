@@ -300,12 +300,12 @@ impl MeshState {
     }
 
     /// Takes up what another process has learnt, of the endpoints that are there. `learnt` is in the order of services.
-    pub(crate) fn take_up(&self, learnt: Vec<Learnt>, now: Instant) {
+    pub(crate) fn take_up(&self, learnt: &[Learnt], now: Instant) {
         for of_service in learnt.chunk_by(|one, two| one.service == two.service) {
             self.change(&of_service[0].service, |cluster| {
                 for learnt in of_service {
                     if let Some(state) = cluster.state_of(learnt.address) {
-                        learnt.clone().take_up(state, &cluster.config.cluster, now);
+                        learnt.take_up(state, &cluster.config.cluster, now);
                     }
                 }
                 true

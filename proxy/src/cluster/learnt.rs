@@ -62,7 +62,7 @@ impl Learnt {
 
     /// Takes it up, in a process whose clock of latencies has just begun. The cluster's policies may be others by now: they
     /// bound how long an ejection lasts, and what checks said counts only where there are checks to take it back.
-    pub fn take_up(self, endpoint: &EndpointState, cluster: &Cluster, now: Instant) {
+    pub fn take_up(&self, endpoint: &EndpointState, cluster: &Cluster, now: Instant) {
         let policy = &cluster.outlier_detection;
         let longest = policy.max_ejection_time.max(policy.base_ejection_time);
         let current = self.ejected.map(|(cause, left)| (cause, now + left.min(longest)));
@@ -70,10 +70,10 @@ impl Learnt {
         let mut health = endpoint.health.lock();
         health.ejection = Ejection::learnt(current, self.ejections, returned);
         if cluster.health_check.is_some() {
-            health.check = match self.check {
+            health.check = match &self.check {
                 Checked::NotYet => CheckState::default(),
                 Checked::Passes => CheckState::learnt(Ok(())),
-                Checked::Fails(why) => CheckState::learnt(Err(why)),
+                Checked::Fails(why) => CheckState::learnt(Err(why.clone())),
             };
         }
         if let Some(latency) = self.latency {
@@ -148,7 +148,7 @@ mod tests {
         old.health.lock().check.record(Err("status 503".to_owned()), &policy);
         let learnt = handed_over(&old, now);
         let (new, without) = (endpoint(), endpoint());
-        learnt.clone().take_up(&new, &cluster, now);
+        learnt.take_up(&new, &cluster, now);
         let mut health = new.health.lock();
         assert_eq!(health.check.status(), CheckStatus::Failing);
         assert_eq!(health.check.last_error(), Some("status 503"));
