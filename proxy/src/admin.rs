@@ -29,6 +29,7 @@ use crate::mesh_view::MeshState;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tap::Taps;
 
+mod admission;
 mod certs;
 pub(crate) mod clusters;
 mod config_dump;
@@ -70,7 +71,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// For a request head, and for the next request on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-const PATHS: [(&str, &str); 10] = [
+const PATHS: [(&str, &str); 11] = [
     ("/ready", "200 if this proxy takes requests, else 503 and why not"),
     (
         "/clusters",
@@ -80,6 +81,10 @@ const PATHS: [(&str, &str); 10] = [
     ("/certs", "certificates in use: names, end, source, when they were loaded, as JSON"),
     ("/members", "the gossip pool as this proxy sees it; ?format=json"),
     ("/explain", "what becomes of a request and why: ?host=orders&path=/a&method=GET&header=NAME:VALUE"),
+    (
+        "/admission",
+        "whether a request would be let in here and why: as /explain, with identity=SPIFFE_ID&address=IP",
+    ),
     ("/tap", "requests as they end, one JSON object a line: ?service=orders&status=5xx&limit=10"),
     ("/metrics", "Prometheus metrics"),
     ("/runtime", "this process: version, memory, connections, what is logged and traced, as JSON"),
@@ -174,6 +179,10 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
             answer
         }
         "/explain" => match explain::json(state, request.uri().query().unwrap_or_default()) {
+            Ok(told) => json_answer(&told),
+            Err((status, why)) => text(status, why),
+        },
+        "/admission" => match admission::json(state, request.uri().query().unwrap_or_default()) {
             Ok(told) => json_answer(&told),
             Err((status, why)) => text(status, why),
         },

@@ -178,6 +178,14 @@ impl ProxyConfig {
         !self.servers.is_empty() || self.gossip.is_some()
     }
 
+    /// The service beside this sidecar, if there is no other: others mean it, whatever their host.
+    pub(crate) fn only_service(&self) -> Option<&str> {
+        match self.services.as_slice() {
+            [service] => Some(&service.name),
+            _ => None,
+        }
+    }
+
     /// Checks what the types do not.
     ///
     /// # Errors

@@ -25,15 +25,19 @@ use crate::route::{host, path};
 use crate::static_routes::StaticRoutes;
 use crate::telemetry::metrics::{Direction, Metrics};
 
-mod admission;
+pub(crate) mod admission;
 
 pub use admission::{Caller, Sent, admission};
 
-/// The request that is asked about, of pairs such as `host=orders`, `path=/a`, `method=GET` and `header=NAME:VALUE`.
+/// The request that is asked about, of pairs such as `host=orders`, `path=/a`, `method=GET` and `header=NAME:VALUE`. `also`: the
+/// other pairs that whoever asks takes.
 ///
 /// # Errors
 /// Says which pair is none, and what is allowed.
-pub fn question(pairs: impl IntoIterator<Item = (String, String)>) -> Result<request::Parts, String> {
+pub fn question(
+    pairs: impl IntoIterator<Item = (String, String)>,
+    also: &[&str],
+) -> Result<request::Parts, String> {
     let (mut host, mut path, mut method) = (None, "/".to_owned(), Method::GET);
     let mut headers = Vec::new();
     for (key, value) in pairs {
@@ -52,7 +56,10 @@ pub fn question(pairs: impl IntoIterator<Item = (String, String)>) -> Result<req
                 let value: HeaderValue = value.trim().parse().map_err(|_| allowed())?;
                 headers.push((name, value));
             }
-            other => return Err(format!("{other}: unknown; allowed are host, path, method, header")),
+            other => {
+                let allowed = [&["host", "path", "method", "header"], also].concat().join(", ");
+                return Err(format!("{other}: unknown; allowed are {allowed}"));
+            }
         }
     }
     let host = host.ok_or("host is missing: the service or host that is called")?;
@@ -229,7 +236,7 @@ impl Asked<'_> {
             backend.request_headers.apply(&mut head.headers);
         }
         replace_path(&mut head, &path)?;
-        Some(Sent::of(&head, host::normalise(host).ok()?.into_owned()))
+        Some(Sent::of(&head, host::normalise(host).ok()?.into_owned(), head.uri.path()))
     }
 }
 

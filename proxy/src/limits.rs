@@ -183,8 +183,8 @@ pub const DRAIN_LINGER: Duration = Duration::from_millis(150);
 /// that close idle ones earlier, as other sidecars do, never meet one that is closing.
 pub const HANDOVER_LINGER: Duration = Duration::from_secs(10);
 
-/// Largest request to the admin port, in bytes: it has no bodies.
-pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Largest request to the admin port, in bytes: it has no bodies, and a question to `/admission` may carry the largest token.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Labels of one local service. All instances of a sidecar share one gossip advertisement.
 pub const LABELS_MAX: usize = 16;

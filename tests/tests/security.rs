@@ -162,9 +162,9 @@ spec:
     has(&told, 2, &["the servers alone: no instance of spiffe://", "denies it by spec.rules[0]"]);
 
     mesh.register(server, "legacy", "l-1", "127.0.0.1:9".parse().expect("an address"), "60s").await;
-    // Its mode is asked of the sidecar.
     let told = explain(&["legacy", "orders", "--path", "/admin"]).await;
-    let denied = "caller: DENY, mesh-mode strict of orders-";
+    let denied = "caller: DENY, mesh-mode strict: a caller without a certificate gets no connection\n        by the \
+                  sidecar of orders-";
     has(&told, 2, &["the servers alone: l-1 has no sidecar", "legacy, without a certificate", denied]);
     let refused = http_client::get(strict.addr("inbound"), "orders", "/x").await;
     assert!(refused.is_err(), "nor does it get in: {refused:?}");
@@ -184,4 +184,12 @@ spec:
     assert!(nobody.code == 1 && nobody.stderr.contains("nobody"), "{nobody:?}");
     let no_id = explain(&["spiffe:x", "orders"]).await;
     assert!(no_id.code == 1 && no_id.stderr.contains("is no SPIFFE ID"), "{no_id:?}");
+
+    strict.kill().await;
+    let told = explain(&["web", "orders", "--path", "/admin"]).await;
+    has(
+        &told,
+        2,
+        &["DENY 403, AuthorizationPolicy no-admin", "by the documents alone: no sidecar answers at"],
+    );
 }

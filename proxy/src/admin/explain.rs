@@ -10,7 +10,7 @@ use crate::explain;
 pub(super) fn json(state: &AdminState, query: &str) -> Result<Value, (StatusCode, String)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(super::pair);
     let pairs: Result<Vec<_>, _> = pairs.collect();
-    let head = pairs.and_then(explain::question);
+    let head = pairs.and_then(|pairs| explain::question(pairs, &[]));
     let head = head.map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}\n")))?;
     let mut told = explain::explain(&state.outbound.view(), &head);
     told["identity"] = state.tls.mesh.as_ref().map(|mesh| mesh.id.as_str()).into();

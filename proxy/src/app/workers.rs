@@ -33,10 +33,7 @@ pub(super) fn start(
     (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
     (phase, epoch): (&watch::Receiver<Phase>, Instant),
 ) -> Result<Vec<Worker>, StartError> {
-    let only = match config.services.as_slice() {
-        [service] => Some(service.name.clone()),
-        _ => None,
-    };
+    let only = config.only_service().map(str::to_owned);
     let trusted: Arc<[_]> = config.trusted_proxies.clone().into();
     let forwarding = match &config.mesh {
         Some(_) => Forwarding::Boundary(trusted),

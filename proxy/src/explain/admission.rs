@@ -3,16 +3,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, request};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use weft_core::tls::spiffe::SpiffeId;
-use weft_xds_proto::resource::guard::{AuthzAction, AuthzPolicy, Guard, TokenIssuer};
+use weft_xds_proto::resource::guard::{AuthzAction, AuthzPolicy, Guard};
 
 use crate::jwks::Sources;
-use crate::policy::authz::{Call, Decision, Http, Policies, Refusal};
-use crate::policy::jwt::{Tokens, bearer};
+use crate::policy::authz::{Call, Decision, Http, Refusal};
+use crate::policy::gate::Gate;
 use crate::tls::live::Certificates;
 
 /// Who calls, as far as it is known.
@@ -36,15 +36,22 @@ pub struct Sent {
 }
 
 impl Sent {
-    pub(super) fn of(head: &request::Parts, host: String) -> Self {
+    pub(crate) fn of(head: &request::Parts, host: String, path: &str) -> Self {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let others = head.headers.iter().filter(|(name, _)| *name != HOST);
         Self {
             method: head.method.as_str().to_owned(),
             host,
-            path: head.uri.path().to_owned(),
+            path: path.to_owned(),
             headers: others.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect(),
         }
+    }
+
+    /// As pairs of a query to `/admission`.
+    pub fn question(&self) -> Vec<(&'static str, String)> {
+        let fixed = [("host", &self.host), ("path", &self.path), ("method", &self.method)];
+        let headers = self.headers.iter().map(|(name, value)| ("header", format!("{name}:{value}")));
+        fixed.map(|(key, value)| (key, value.clone())).into_iter().chain(headers).collect()
     }
 
     fn header_map(&self) -> HeaderMap {
@@ -55,28 +62,39 @@ impl Sent {
     }
 }
 
-/// What becomes of the request at a service of which the mesh says this. `now` in seconds of the Unix epoch.
+/// What becomes of the request at a service of which the mesh says this, as far as it can be told without its sidecars: keys of
+/// tokens that stand in no document are theirs alone. `now` in seconds of the Unix epoch. The answer is as [`judged`].
+pub fn admission(guard: Option<&Guard>, caller: &Caller, sent: &Sent, now: u64) -> Value {
+    let mut guard = guard.cloned().unwrap_or_default();
+    for rule in &mut guard.tokens {
+        rule.jwks_file = None;
+        rule.jwks_uri = None;
+    }
+    let gate = Gate::new("explain", &guard, &Certificates::default(), &Sources::default());
+    judged(Some((&gate, &guard)), caller, sent, now)
+}
+
+/// What a gate makes of the request; none: nobody is asked for anything. `now` in seconds of the Unix epoch.
 ///
 /// `verdict` is `ALLOW`, `DENY`, or `AUDIT`: let in, and refused if policies of mode Audit decided.
-pub fn admission(guard: Option<&Guard>, caller: &Caller, sent: &Sent, now: u64) -> Value {
-    let nothing = Guard::default();
-    let guard = guard.unwrap_or(&nothing);
-    let policies = match Policies::new(&guard.policies) {
-        Ok(policies) => policies,
-        Err(why) => return denied(403, format!("its policies cannot be used: {why}")),
-    };
+pub(crate) fn judged(gate: Option<(&Gate, &Guard)>, caller: &Caller, sent: &Sent, now: u64) -> Value {
+    let Some((gate, guard)) = gate else { return json!({ "verdict": "ALLOW", "why": allowed(&[]) }) };
     let mut headers = sent.header_map();
-    let token = match token(&guard.tokens, &mut headers, now) {
-        Ok(principal) => principal,
-        Err(why) => return denied(401, format!("the token does not hold: {why}")),
+    let token = match gate.token(&mut headers, || now) {
+        Ok(token) => token,
+        Err(why) => {
+            let why =
+                gate.tokens.as_ref().map_or(why.to_string(), |tokens| tokens.about(&why, &headers, now));
+            return denied(401, format!("the token does not hold: {why}"));
+        }
     };
     let call = Call {
         principal: caller.identity.as_ref(),
-        request_principal: token.as_deref(),
+        request_principal: token.as_ref().map(|token| token.principal.as_str()),
         client: caller.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         http: Some(Http { method: &sent.method, path: &sent.path, host: &sent.host, headers: &headers }),
     };
-    let rules = policies.rules_for(&call);
+    let rules = gate.policies.rules_for(&call);
     let by = |policy: &AuthzPolicy, rule: Option<usize>| {
         json!({
             "name": policy.name,
@@ -86,8 +104,8 @@ pub fn admission(guard: Option<&Guard>, caller: &Caller, sent: &Sent, now: u64) 
         })
     };
     let all: Vec<Value> = guard.policies.iter().zip(&rules).map(|(p, rule)| by(p, *rule)).collect();
-    let mut told = match policies.decide(&call) {
-        Decision::Refused(_) if token.is_none() && !guard.tokens.is_empty() => {
+    let mut told = match gate.policies.decide(&call) {
+        Decision::Refused(_) if gate.asks_for_token(token.as_ref()) => {
             denied(401, "no AuthorizationPolicy lets it in without a token".to_owned())
         }
         Decision::Refused(why) => denied(403, refusal(why, &all, "Enforce")),
@@ -97,7 +115,7 @@ pub fn admission(guard: Option<&Guard>, caller: &Caller, sent: &Sent, now: u64) 
         Decision::LetIn => json!({ "verdict": "ALLOW", "why": allowed(&all) }),
     };
     told["policies"] = all.into();
-    told["token"] = token.into();
+    told["token"] = token.map(|token| token.principal).into();
     told
 }
 
@@ -129,41 +147,13 @@ fn allowed(all: &[Value]) -> String {
     }
 }
 
-/// Whose token the request carries, if it carries one. As in a sidecar, one that the app is not to see is no field of the
-/// request any more for the policies.
-fn token(rules: &[TokenIssuer], headers: &mut HeaderMap, now: u64) -> Result<Option<String>, String> {
-    let carries = headers.get_all(AUTHORIZATION).iter().any(|field| bearer(field.as_bytes()).is_some());
-    if rules.is_empty() || !carries {
-        return Ok(None);
-    }
-    // Other keys are where the sidecars are.
-    let (here, elsewhere): (Vec<_>, Vec<_>) = rules.iter().cloned().partition(|rule| rule.jwks.is_some());
-    let unknown = || {
-        let issuers: Vec<_> = elsewhere.iter().map(|rule| rule.issuer.as_str()).collect();
-        format!(
-            "it is of no issuer whose keys are in the document; those of {} are not seen here",
-            issuers.join(", ")
-        )
-    };
-    match Tokens::new("explain", &here, &Certificates::default(), &Sources::default()) {
-        None => Err(unknown()),
-        Some(tokens) => match tokens.verify(headers, now) {
-            Ok(verified) => {
-                if verified.as_ref().is_some_and(|token| !token.forward) {
-                    headers.remove(AUTHORIZATION);
-                }
-                Ok(verified.map(|token| token.principal))
-            }
-            Err(why) if elsewhere.is_empty() => Err(why.to_string()),
-            Err(why) => Err(format!("{why}; {}", unknown())),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use weft_xds_proto::resource::guard::{AuthzCondition, AuthzOperation, AuthzRule, AuthzSource};
+    use http::header::AUTHORIZATION;
+    use weft_xds_proto::resource::guard::{
+        AuthzCondition, AuthzOperation, AuthzRule, AuthzSource, TokenIssuer,
+    };
 
     use super::*;
 
@@ -185,7 +175,7 @@ mod tests {
         let guard = Guard { policies, ..Guard::default() };
         let head = Request::builder().uri(path).body(()).unwrap().into_parts().0;
         let caller = Caller { identity: identity.map(|id| SpiffeId::parse(id).unwrap()), ip: None };
-        admission(Some(&guard), &caller, &Sent::of(&head, "orders".to_owned()), 0)
+        admission(Some(&guard), &caller, &Sent::of(&head, "orders".to_owned(), head.uri.path()), 0)
     }
 
     const SHOP: Option<&str> = Some("spiffe://mesh/ns/shop/sa/web");
@@ -231,10 +221,13 @@ mod tests {
         assert_eq!(told["policies"][0]["mode"], "Audit");
     }
 
+    /// RFC 7515, appendix A.3.
+    const TOKEN: &str = "Bearer eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+
     #[test]
     fn a_token_is_asked_for_where_it_could_help_and_judged_where_its_keys_are_known() {
         let rule = TokenIssuer {
-            issuer: "https://login.example".to_owned(),
+            issuer: "joe".to_owned(),
             jwks_file: Some("/etc/keys.json".to_owned()),
             ..TokenIssuer::default()
         };
@@ -246,20 +239,28 @@ mod tests {
                 request = request.header(AUTHORIZATION, text);
             }
             let head = request.body(()).unwrap().into_parts().0;
-            admission(Some(&guard), &Caller::default(), &Sent::of(&head, "orders".to_owned()), 0)
+            admission(
+                Some(&guard),
+                &Caller::default(),
+                &Sent::of(&head, "orders".to_owned(), head.uri.path()),
+                0,
+            )
         };
         assert_eq!(
             (told(None)["verdict"].as_str(), told(None)["status"].as_u64()),
             (Some("DENY"), Some(401))
         );
         assert_eq!(told(Some("Basic abc"))["status"], 401, "that is the app's");
-        let unseen = told(Some("Bearer a.b.c"));
-        assert!(unseen["why"].as_str().unwrap().contains("https://login.example"), "{unseen}");
+        for (token, why) in
+            [(TOKEN, "of joe, they do not stand in the document"), ("Bearer a.b.c", "it is no JWT")]
+        {
+            let unseen = told(Some(token));
+            assert!(unseen["why"].as_str().unwrap().contains(why), "{unseen}");
+        }
     }
-    /// With the token of RFC 7515, appendix A.3.
+
     #[test]
     fn policies_see_a_token_only_where_the_app_is_shown_it() {
-        let token = "Bearer eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
         let jwks = r#"{"keys": [{"kty": "EC", "crv": "P-256",
             "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
         let shown = AuthzCondition {
@@ -274,8 +275,8 @@ mod tests {
                 vec![TokenIssuer { issuer, jwks: Some(jwks.to_owned()), forward, ..TokenIssuer::default() }];
             let policies = vec![policy("no-token", AuthzAction::Deny, false, vec![rule.clone()])];
             let head =
-                Request::builder().uri("/").header(AUTHORIZATION, token).body(()).unwrap().into_parts().0;
-            let sent = Sent::of(&head, "orders".to_owned());
+                Request::builder().uri("/").header(AUTHORIZATION, TOKEN).body(()).unwrap().into_parts().0;
+            let sent = Sent::of(&head, "orders".to_owned(), "/");
             admission(Some(&Guard { policies, tokens }), &Caller::default(), &sent, 1_300_819_000)
         };
         for (forward, expected) in [(false, "ALLOW"), (true, "DENY")] {

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use http::header::AUTHORIZATION;
 use http::request;
 
 use super::context::Context;
@@ -61,20 +60,13 @@ pub(super) fn admit(
             replace_path(head, &path).ok_or_else(bad)?;
         }
     }
-    let token = match &gate.tokens {
-        None => None,
-        Some(tokens) => tokens
-            .verify(&head.headers, unix_seconds())
-            .map_err(|why| RequestError::BadToken { service: service(), why: Some(why) })?,
-    };
-    if token.as_ref().is_some_and(|token| !token.forward) {
-        head.headers.remove(AUTHORIZATION);
-    }
+    let token = gate
+        .token(&mut head.headers, unix_seconds)
+        .map_err(|why| RequestError::BadToken { service: service(), why: Some(why) })?;
     let path = asked.path.unwrap_or_else(|| head.uri.path());
     let http = Http { method: head.method.as_str(), path, host: &asked.target.host, headers: &head.headers };
     let noted = match decide(asked.connection, cluster, gate, token.as_ref(), Some(http)) {
-        // With a token it might be another matter.
-        Err(_) if token.is_none() && gate.tokens.is_some() => {
+        Err(_) if gate.asks_for_token(token.as_ref()) => {
             return Err(RequestError::BadToken { service: service(), why: None });
         }
         decided => decided?,
@@ -134,6 +126,6 @@ fn decide(
 
 /// Tokens say by the wall clock how long they hold.
 #[allow(clippy::disallowed_methods)]
-fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

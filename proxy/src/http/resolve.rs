@@ -261,7 +261,15 @@ fn unknown(view: &MeshView, target: &Target) -> RequestError {
     RequestError::UnknownHost { host: target.host.clone(), known: known(names) }
 }
 
-fn local(view: &MeshView, only: Option<&str>, target: &Target) -> Result<Arc<Cluster>, RequestError> {
+/// The service beside this sidecar that others mean; `only`: there is no other, whatever their host.
+///
+/// # Errors
+/// If it is not beside this one.
+pub(crate) fn local(
+    view: &MeshView,
+    only: Option<&str>,
+    target: &Target,
+) -> Result<Arc<Cluster>, RequestError> {
     let name = only.or_else(|| service(&target.host));
     name.and_then(|name| view.clusters.get(name)).cloned().ok_or_else(|| unknown(view, target))
 }

@@ -1,9 +1,11 @@
 //! What is asked of those who call a service.
 
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use weft_xds_proto::resource::guard::Guard;
 
 use super::authz::Policies;
-use super::jwt::Tokens;
+use super::jwt::{TokenError, Tokens, Verified};
 use crate::jwks::Sources;
 use crate::tls::live::Certificates;
 
@@ -24,5 +26,28 @@ impl Gate {
             Policies::closed()
         });
         Self { policies, tokens: Tokens::new(service, &guard.tokens, certificates, keys) }
+    }
+
+    /// The token of a request, if it has one and any are taken. One that the app is not to see is taken out before policies look
+    /// at the fields. `now` in seconds of the Unix epoch.
+    ///
+    /// # Errors
+    /// If it has one that does not hold.
+    pub fn token(
+        &self,
+        headers: &mut HeaderMap,
+        now: impl FnOnce() -> u64,
+    ) -> Result<Option<Verified>, TokenError> {
+        let Some(tokens) = &self.tokens else { return Ok(None) };
+        let token = tokens.verify(headers, now())?;
+        if token.as_ref().is_some_and(|token| !token.forward) {
+            headers.remove(AUTHORIZATION);
+        }
+        Ok(token)
+    }
+
+    /// Whether a request that policies refuse is asked for a token: with one it might be another matter.
+    pub fn asks_for_token(&self, token: Option<&Verified>) -> bool {
+        token.is_none() && self.tokens.is_some()
     }
 }

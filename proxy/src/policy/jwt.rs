@@ -21,6 +21,7 @@ use crate::jwks::{self, Sources};
 use crate::tls::live::{Certificates, InUse, Live, Made};
 
 mod jwk;
+mod told;
 
 pub(crate) use jwk::{JWKS_BYTES_MAX, Keys};
 
@@ -158,6 +159,40 @@ impl Tokens {
     }
 
     fn verify_token(&self, token: &[u8], now: u64) -> Result<Verified, TokenError> {
+        self.judge(&Parts::of(token)?, now).map_err(|(error, _)| error)
+    }
+
+    /// With an error comes the issuer by whose rule it is one, if there is one.
+    fn judge(&self, token: &Parts<'_>, now: u64) -> Result<Verified, (TokenError, Option<&Issuer>)> {
+        let Parts { header, claims, signed, signature } = token;
+        // Whose it says it is decides which keys are tried, and nothing else until the signature holds.
+        let mut failed = (TokenError::Issuer, None);
+        for issuer in self.issuers.iter().filter(|issuer| issuer.rule.issuer == claims.iss) {
+            let keys = issuer.keys.current();
+            let verified = match &keys.value {
+                Ok(keys) => keys.verify(&header.alg, header.kid.as_deref(), signed, signature),
+                Err(_) => Err(TokenError::NoKeys),
+            };
+            match verified {
+                Ok(()) => return judge(&issuer.rule, claims, now).map_err(|error| (error, Some(issuer))),
+                Err(error) => failed = (error, Some(issuer)),
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// A token that is not verified yet.
+struct Parts<'a> {
+    header: Header,
+    claims: Claims,
+    /// What its signature is of.
+    signed: &'a [u8],
+    signature: Vec<u8>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(token: &'a [u8]) -> Result<Self, TokenError> {
         let signed = token.iter().rposition(|b| *b == b'.').ok_or(TokenError::Malformed)?;
         let (signed, signature) = (&token[..signed], decode(&token[signed + 1..])?);
         let dot = signed.iter().position(|b| *b == b'.').ok_or(TokenError::Malformed)?;
@@ -166,20 +201,7 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
-        // Whose it says it is decides which keys are tried, and nothing else until the signature holds.
-        let mut failed = TokenError::Issuer;
-        for issuer in self.issuers.iter().filter(|issuer| issuer.rule.issuer == claims.iss) {
-            let keys = issuer.keys.current();
-            let verified = match &keys.value {
-                Ok(keys) => keys.verify(&header.alg, header.kid.as_deref(), signed, &signature),
-                Err(_) => Err(TokenError::NoKeys),
-            };
-            match verified {
-                Ok(()) => return judge(&issuer.rule, &claims, now),
-                Err(error) => failed = error,
-            }
-        }
-        Err(failed)
+        Ok(Self { header, claims, signed, signature })
     }
 }
 
@@ -225,7 +247,7 @@ fn keys(rule: &TokenIssuer) -> Made<Keys> {
     let text = match (&rule.jwks, &rule.jwks_file) {
         (Some(text), _) => text.clone().into_bytes(),
         (None, Some(path)) => std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?,
-        (None, None) => return Err("no keys are named".to_owned()),
+        (None, None) => return Err("they do not stand in the document".to_owned()),
     };
     let at = rule.jwks_file.as_ref().map(|path| format!("{path}: ")).unwrap_or_default();
     Ok((Keys::parse(&text).map_err(|why| format!("{at}{why}"))?, Vec::new()))

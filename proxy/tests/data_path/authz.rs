@@ -32,7 +32,7 @@ async fn server_side(app_addr: SocketAddr, ca: &Ca, documents: &str) -> (Running
     (running, addr)
 }
 
-async fn caller(addr: SocketAddr, ca: &Ca, id: &str) -> Proxy {
+pub async fn caller(addr: SocketAddr, ca: &Ca, id: &str) -> Proxy {
     let mut client = config(&orders(&[addr], "    tls: {mode: mesh}\n"));
     client.mesh = Some(ca.mesh("caller", id, MeshMode::Strict));
     start(client).await
@@ -165,6 +165,11 @@ fn mistakes_in_policies_are_named_with_their_keys() {
 
 /// A signed token of alice, for `orders`, and the keys of its issuer.
 fn token(issuer: &str) -> (String, String) {
+    signed(issuer, 4_000_000_000)
+}
+
+/// The same that ends then, in seconds of the Unix epoch.
+pub fn signed(issuer: &str, exp: u64) -> (String, String) {
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
     use base64::Engine;
@@ -172,8 +177,7 @@ fn token(issuer: &str) -> (String, String) {
     let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = key.public_key().as_ref();
     let jwk = serde_json::json!({"kty": "EC", "crv": "P-256", "x": encode(&point[1..33]), "y": encode(&point[33..])});
-    let claims =
-        serde_json::json!({"iss": issuer, "sub": "alice", "aud": "orders", "exp": 4_000_000_000_u64});
+    let claims = serde_json::json!({"iss": issuer, "sub": "alice", "aud": "orders", "exp": exp});
     let signed = format!("{}.{}", encode(br#"{"alg":"ES256"}"#), encode(claims.to_string().as_bytes()));
     let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
     let jwks = serde_json::json!({ "keys": [jwk] });

@@ -5,6 +5,7 @@
 mod ads;
 
 mod access_log;
+mod admission;
 mod authz;
 mod balancing;
 mod connect;

@@ -11,6 +11,7 @@ use super::{Connection, Output};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
+mod admitted;
 mod between;
 mod render;
 
@@ -18,7 +19,7 @@ mod render;
 ///
 /// Tells the route, the services it leads to with their shares, and each endpoint with its health, who told of it, and
 /// what keeps it from being asked: by what the sidecar of the caller knows. With SRC, one of that service's own is found
-/// and asked, and it is told whether DST's policies let the caller in, and by which rule.
+/// and asked, and so are those of DST: whether they let the caller in, and by which rule of which policy.
 ///
 /// Example: weft explain web orders --path /api/7 --header x-canary:1
 #[derive(Debug, Args)]
@@ -70,7 +71,11 @@ impl Explain {
         });
         // So that a script can ask.
         let refused = told["verdict"] == "refused" || told["verdict"] == "not found";
-        let denied = |backend: &Value| backend["admission"]["verdict"] == "DENY";
+        let denied = |backend: &Value| {
+            let told = &backend["admission"];
+            let differing = told["differs"].as_array().into_iter().flatten();
+            [told].into_iter().chain(differing).any(|told| told["verdict"] == "DENY")
+        };
         Ok(if refused || told["backends"].as_array().is_some_and(|all| all.iter().any(denied)) {
             ExitCode::from(2)
         } else {

@@ -1,9 +1,9 @@
 //! A request from one service to another: what a sidecar of the one would do with it, and what those of the other make of it.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::pin::pin;
 
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use weft_client::Client;
 use weft_client::proto::weft as pb;
@@ -11,14 +11,12 @@ use weft_core::tls::spiffe::SpiffeId;
 use weft_meshconfig::lower::Lowered;
 use weft_meshconfig::{Document, MeshConfig};
 use weft_proxy::config_snapshot::ClusterConfig;
-use weft_proxy::explain::{self, Caller, Sent};
-use weft_proxy::health::SIDECAR_LABEL;
-use weft_proxy::tls::mesh::{MeshMode, SPIFFE_LABEL};
+use weft_proxy::explain::{self, Caller};
 use weft_xds_proto::resource::cluster::Cluster;
 use weft_xds_proto::resource::endpoint::{Endpoint, EndpointHealth, EndpointSource, unique_by_address};
 use weft_xds_proto::resource::labels;
 
-use super::{Question, ask};
+use super::{Question, admitted, ask};
 use crate::cli::admin::Admin;
 use crate::cli::sidecars::{self, Instance};
 use crate::failure::Failure;
@@ -59,15 +57,12 @@ pub(super) async fn explain(
     let shown = caller.identity.as_ref().map(SpiffeId::as_str);
     told["caller"] = json!({ "source": source, "identity": shown, "address": caller.ip });
     for backend in told["backends"].as_array_mut().into_iter().flatten() {
-        backend["admission"] = admission(&documents, backend, &caller);
-        if caller.identity.is_none() && backend["admission"]["verdict"] != "DENY" {
-            let service = backend["service"].as_str().unwrap_or_default();
-            let modes = modes(client, service).await;
-            strict(&mut backend["admission"], &modes);
-        }
+        backend["admission"] = admitted::admission(client, &documents, backend, &caller).await;
     }
     Ok(told)
 }
+
+const ASKED_AT_ONCE: usize = 8;
 
 /// What the first sidecar says that can be asked. Or why none does, and the identity of one that knows too little.
 async fn asked<'a>(
@@ -82,13 +77,18 @@ async fn asked<'a>(
         Some(admin) => vec![(source.to_owned(), None, Ok(admin))],
         None => instances.iter().map(of_instance).collect(),
     };
+    let asking = all.into_iter().map(async |(id, instance, admin)| match admin {
+        Ok(admin) => {
+            let answer = ask(admin, question).await.map_err(|why| why.to_string());
+            (id, instance, answer.map(|told| (admin, told)))
+        }
+        Err(why) => (id, instance, Err(why)),
+    });
     let mut why = format!("no instance of {source} tells of itself");
     let mut known = None;
-    for (id, instance, admin) in all {
-        let answer = match admin {
-            Ok(admin) => ask(admin, question).await.map(|told| (admin, told)).map_err(|e| e.to_string()),
-            Err(why) => Err(why),
-        };
+    // In their order, and one that is slow to answer keeps nobody waiting for the next.
+    let mut answers = pin!(stream::iter(asking).buffered(ASKED_AT_ONCE));
+    while let Some((id, instance, answer)) = answers.next().await {
         match answer {
             Err(failed) => why = failed,
             // Which it will know from its first request on.
@@ -120,7 +120,7 @@ async fn documents(client: &Client) -> Result<Lowered, Failure> {
 /// What a sidecar would do that knows what servers know.
 async fn by_documents(client: &Client, documents: Lowered, question: &Question) -> Result<Value, Failure> {
     let pairs = question.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
-    let head = explain::question(pairs).map_err(Failure::new)?;
+    let head = explain::question(pairs, &[]).map_err(Failure::new)?;
     let told = explain::by_documents(documents.clone(), Vec::new(), &head);
     let services = client.mesh().services().await?;
     let backends = told["backends"].as_array().into_iter().flatten();
@@ -169,110 +169,4 @@ fn endpoint(known: &pb::Endpoint) -> Option<Endpoint> {
         owner: known.owner.clone(),
         metadata,
     })
-}
-
-/// Whether the sidecars of a service let the caller in.
-fn admission(documents: &Lowered, backend: &Value, caller: &Caller) -> Value {
-    let service = backend["service"].as_str().unwrap_or_default();
-    let endpoints: Vec<_> = backend["cluster"]["endpoints"].as_array().into_iter().flatten().collect();
-    let labelled = |label: &str| endpoints.iter().filter(|e| e["metadata"][label].is_string()).count();
-    let (all, behind, named) = (endpoints.len(), labelled(SIDECAR_LABEL), labelled(SPIFFE_LABEL));
-    if behind == 0 && all > 0 {
-        return json!({ "verdict": "ALLOW", "why": format!("no instance of {service} is behind a sidecar that could refuse it") });
-    }
-    let Ok(sent) = serde_json::from_value::<Sent>(backend["sent"].clone()) else {
-        return json!({ "verdict": "DENY", "why": "the route makes no usable request of it" });
-    };
-    // A certificate is shown to those that ask for one.
-    let anonymous = Caller { identity: None, ..caller.clone() };
-    let seen = if named > 0 { caller } else { &anonymous };
-    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    let mut told = explain::admission(documents.guard(service).as_ref(), seen, &sent, now);
-    if behind < all {
-        told["note"] =
-            format!("{behind} of {all} instances are behind a sidecar; the others refuse nobody").into();
-    } else if named == 0 && caller.identity.is_some() {
-        told["note"] = "its sidecars speak no TLS with others, so they do not know who calls".into();
-    } else if named < all {
-        told["note"] =
-            format!("{named} of {all} sidecars speak TLS; to the others the caller is nobody").into();
-    }
-    told
-}
-
-/// Of each instance of a service that is behind a sidecar: whether that is strict, or why it cannot be asked.
-async fn modes(client: &Client, service: &str) -> Vec<(String, Result<bool, String>)> {
-    // A service that nobody knows any more has no sidecars.
-    let mut endpoints = client.mesh().endpoints(service).await.unwrap_or_default();
-    endpoints.retain(|endpoint| endpoint.metadata.contains_key(SIDECAR_LABEL));
-    let asked = endpoints.iter().map(Instance::from).map(async |Instance { id, sidecar, .. }| {
-        let strict = match sidecar {
-            Ok(admin) => is_strict(admin).await.map_err(|why| why.to_string()),
-            Err(why) => Err(why),
-        };
-        (id, strict)
-    });
-    join_all(asked).await
-}
-
-async fn is_strict(admin: Admin) -> Result<bool, Failure> {
-    let told: Value = serde_json::from_str(&admin.get_whole("/certs", &[]).await?).map_err(|error| {
-        Failure::new(format!("the answer of the sidecar at {} cannot be read: {error}", admin.0))
-    })?;
-    Ok(told["mesh_mode"] == MeshMode::Strict.as_str())
-}
-
-/// Strict sidecars take no connection of a caller without a certificate, whatever policies say.
-fn strict(told: &mut Value, modes: &[(String, Result<bool, String>)]) {
-    let strict: Vec<_> = modes.iter().filter(|(_, is)| *is == Ok(true)).map(|(id, _)| id.as_str()).collect();
-    let names = strict.join(", ");
-    let note = match modes.iter().find_map(|(_, is)| is.as_ref().err()) {
-        _ if !strict.is_empty() && strict.len() == modes.len() => {
-            let why =
-                format!("mesh-mode strict of {names}: a caller without a certificate gets no connection");
-            *told = json!({ "verdict": "DENY", "why": why });
-            return;
-        }
-        _ if !strict.is_empty() => {
-            format!(
-                "of {} sidecars {names} are strict: a caller without a certificate gets no connection there",
-                modes.len()
-            )
-        }
-        Some(why) => format!("whether a sidecar is strict is not known of all of them: {why}"),
-        None => return,
-    };
-    let before = told["note"].as_str().map(|before| format!("{before}; ")).unwrap_or_default();
-    told["note"] = format!("{before}{note}").into();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(modes: &[(&str, Result<bool, &str>)]) -> Value {
-        let modes: Vec<_> =
-            modes.iter().map(|(id, is)| ((*id).to_owned(), is.map_err(str::to_owned))).collect();
-        let mut told = json!({ "verdict": "ALLOW", "note": "a note" });
-        strict(&mut told, &modes);
-        told
-    }
-
-    #[test]
-    fn a_caller_without_a_certificate_is_denied_where_all_sidecars_are_strict_and_else_told_of_those() {
-        let all = told(&[("one", Ok(true)), ("two", Ok(true))]);
-        assert_eq!(all["verdict"], "DENY");
-        assert!(all["why"].as_str().is_some_and(|why| why.contains("strict of one, two")), "{all}");
-        for (modes, part) in [
-            (&[("one", Ok(true)), ("two", Ok(false))][..], "a note; of 2 sidecars one are strict"),
-            (&[("one", Ok(true)), ("two", Err("deaf"))], "a note; of 2 sidecars one are strict"),
-            (&[("one", Ok(false)), ("two", Err("deaf"))], "a note; whether a sidecar is strict is not known"),
-            (&[("one", Ok(false))], "a note"),
-            (&[], "a note"),
-        ] {
-            let told = told(modes);
-            assert_eq!(told["verdict"], "ALLOW");
-            assert!(told["note"].as_str().is_some_and(|note| note.starts_with(part)), "{part} not in {told}");
-        }
-    }
 }

@@ -82,9 +82,20 @@ pub(super) fn render(told: &Value) -> String {
 
 /// What its sidecars make of the caller.
 fn admitted(told: &Value) -> String {
-    let text = |key: &str| told[key].as_str().unwrap_or("-").to_owned();
-    let status = told["status"].as_u64().map(|status| format!(" {status}")).unwrap_or_default();
-    let mut out = format!("caller: {}{status}, {}\n", text("verdict"), text("why"));
+    let verdict = |told: &Value| {
+        let text = |key: &str| told[key].as_str().unwrap_or("-").to_owned();
+        let status = told["status"].as_u64().map(|status| format!(" {status}")).unwrap_or_default();
+        format!("{}{status}, {}", text("verdict"), text("why"))
+    };
+    let mut out = format!("caller: {}\n", verdict(told));
+    if let Some(asked) = told["asked"].as_str() {
+        out.push_str(&format!("        by {asked}\n"));
+    }
+    for other in told["differs"].as_array().into_iter().flatten() {
+        let ids: Vec<_> =
+            other["instances"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        out.push_str(&format!("        {} by {}\n", verdict(other), ids.join(", ")));
+    }
     if let Some(note) = told["note"].as_str() {
         out.push_str(&format!("        {note}\n"));
     }
@@ -117,7 +128,9 @@ mod tests {
                  "owner": "west-1", "age_secs": 7, "active": 0, "metadata": {"version": "1.2"}},
             ]}, "admission": {"verdict": "DENY", "status": 403, "why": "no AuthorizationPolicy allows it", "policies": [
                 {"name": "callers", "action": "ALLOW", "mode": "Enforce", "rule": null},
-            ]}}, {"service": "next", "share_percent": 5.0, "subset": null, "cluster": null}],
+            ], "asked": "the sidecar of one", "differs": [
+                {"instances": ["two"], "verdict": "ALLOW", "why": "no AuthorizationPolicy is for this service"},
+            ], "note": "a note"}}, {"service": "next", "share_percent": 5.0, "subset": null, "cluster": null}],
         });
         let text = render(&told);
         for part in [
@@ -133,6 +146,7 @@ mod tests {
             "5.0 % to next",
             "not known here yet",
             "caller: DENY 403, no AuthorizationPolicy allows it",
+            "        by the sidecar of one\n        ALLOW, no AuthorizationPolicy is for this service by two\n        a note\n",
             "callers  ALLOW   Enforce  none",
         ] {
             assert!(text.contains(part), "{part} not in\n{text}");
