@@ -270,6 +270,13 @@ fn verdict(view: &MeshView, name: &str, backend: Option<&Backend>) -> (&'static 
             format!("no endpoint of {name}{part} may be asked: {}", cluster.endpoints.counts()),
         );
     }
+    let places =
+        cluster.endpoints.endpoints().iter().map(|view| cluster.security().place(view.endpoint.address));
+    if let Ok(whys) = places.map(|place| place.err().ok_or(())).collect::<Result<Vec<_>, ()>>()
+        && let Some(why) = whys.first()
+    {
+        return ("refused", format!("no endpoint of {name} can be connected to: {why}"));
+    }
     let full = cluster.shared.load.requests() >= cluster.config.cluster.breaker.max_requests;
     if full {
         return ("refused", format!("the circuit breaker of {name} is full"));

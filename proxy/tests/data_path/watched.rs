@@ -113,6 +113,17 @@ spec:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_this_sidecar_may_not_speak_to_are_told_to_refuse_the_request() {
+    let upstream = Upstream::start("a").await;
+    let proxy = proxy(&orders(&[upstream.addr], "    tls: {mode: mesh}\n")).await;
+    let told = explained(&proxy, "host=orders").await;
+    assert_eq!(told["verdict"], "refused", "{told}");
+    assert!(told["why"].as_str().unwrap().contains("and this one has no certificate"), "{told}");
+    assert_eq!(get(proxy.outbound, "orders", "/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(upstream.served(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_asks_is_told_where_its_time_went() {
     let upstream = Upstream::start("a").await;
     let mut config = config(&orders(&[upstream.addr], ""));
