@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use weft_core::tls::{ClientCerts, Identity, Trust};
 use weft_xds_proto::resource::cluster::RateLimit;
-use weft_xds_proto::resource::cluster::tls::TlsVersion;
+use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::{ADMIN_LABEL, SIDECAR_LABEL};
@@ -108,6 +108,8 @@ pub struct PortTls {
     pub clients: ClientCerts,
     /// No older version is spoken.
     pub min_version: TlsVersion,
+    /// The suites that are taken, most wanted first; of a version that none is for, all of its own.
+    pub cipher_suites: Vec<CipherSuite>,
 }
 
 impl PortTls {
@@ -117,6 +119,7 @@ impl PortTls {
             certificates: vec![certificate],
             clients: ClientCerts::Unasked,
             min_version: TlsVersion::default(),
+            cipher_suites: Vec::new(),
         }
     }
 }

@@ -15,3 +15,4 @@ pub mod live;
 pub mod mesh;
 pub(crate) mod ports;
 pub(crate) mod secure;
+mod spoken;

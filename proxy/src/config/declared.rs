@@ -151,7 +151,7 @@ fn parse(text: &str, default: &str) -> Result<Declared, String> {
         "",
         (options.certs, options.keys),
         (options.client_ca, options.client_certificates),
-        options.min_version,
+        (options.min_version, options.cipher_suites),
     )?;
     if tls.is_some() && matches!(takes, Takes::Tls { .. }) {
         return Err("cert is for protocol=http and tcp: with tls the endpoint has the certificate".to_owned());
@@ -172,6 +172,7 @@ struct Options<'a> {
     client_ca: Option<PathBuf>,
     client_certificates: Option<&'a str>,
     min_version: Option<&'a str>,
+    cipher_suites: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
@@ -214,10 +215,11 @@ impl<'a> Options<'a> {
             "client-ca" => self.client_ca.replace(value.into()).is_some(),
             "client-certificates" => self.client_certificates.replace(value).is_some(),
             "min-version" => self.min_version.replace(value).is_some(),
+            "cipher-suites" => self.cipher_suites.replace(value).is_some(),
             _ => {
                 return Err(format!(
                     "option {key:?} is unknown; allowed are protocol, mode, accept-proxy, send-proxy, domain, cert, key, \
-                     client-ca, client-certificates and min-version"
+                     client-ca, client-certificates, min-version and cipher-suites"
                 ));
             }
         };
@@ -266,7 +268,7 @@ pub struct BoundListener {
 #[cfg(test)]
 mod tests {
     use weft_core::tls::{ClientCerts, Identity};
-    use weft_xds_proto::resource::cluster::tls::TlsVersion;
+    use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 
     use super::*;
 
@@ -296,13 +298,17 @@ mod tests {
     fn a_listener_with_certificates_ends_tls() {
         assert_eq!(declared("127.0.0.1:1=orders").tls, None);
         let two = declared(
-            "127.0.0.1:1=orders,cert=/a,key=/b,cert=/c,key=/d,client-ca=/e,client-certificates=optional,min-version=1.3",
+            "127.0.0.1:1=orders,cert=/a,key=/b,cert=/c,key=/d,client-ca=/e,client-certificates=optional,min-version=1.3,\
+             cipher-suites=TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256",
         );
         let pair = |cert: &str, key: &str| Identity { cert: cert.into(), key: key.into() };
         let tls = PortTls {
             certificates: vec![pair("/a", "/b"), pair("/c", "/d")],
             clients: ClientCerts::Asked("/e".into()),
             min_version: TlsVersion::Tls13,
+            cipher_suites: ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"]
+                .map(|name| CipherSuite::parse(name).unwrap())
+                .to_vec(),
         };
         assert_eq!(two.tls, Some(tls));
         let error = "10.0.0.7:15432=db,cert=/a,key=/b".parse::<DeclaredTcp>().unwrap_err();
@@ -333,6 +339,11 @@ mod tests {
             ("127.0.0.1:1=orders,cert=,key=/b", "cert names no file"),
             ("127.0.0.1:1=orders,client-ca=/c", "client-ca needs cert and key"),
             ("127.0.0.1:1=orders,min-version=1.3", "min-version needs cert and key"),
+            ("127.0.0.1:1=orders,cipher-suites=TLS_AES_256_GCM_SHA384", "cipher-suites needs cert and key"),
+            (
+                "127.0.0.1:1=orders,cert=/a,key=/b,cipher-suites=RC4",
+                "cipher-suites: \"RC4\" is unknown or too weak",
+            ),
             ("127.0.0.1:1=orders,cert=/a,key=/b,min-version=1.1", "allowed are 1.2 and 1.3"),
             ("127.0.0.1:1=orders,cert=/a,key=/b,client-certificates=optional", "needs client-ca"),
             ("127.0.0.1:1=*,protocol=tls,cert=/a,key=/b", "the endpoint has the certificate"),

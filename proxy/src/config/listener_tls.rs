@@ -7,13 +7,14 @@
 //!   client-ca: /etc/tls/clients.pem  # clients show a certificate of it; leave it out for none
 //!   client-certificates: optional    # who shows none is let in; required if missing
 //!   min-version: "1.3"               # 1.2 if missing
+//!   cipher-suites: [TLS_AES_256_GCM_SHA384]   # most wanted first; of a version that none is for, all
 //! ```
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weft_core::tls::{ClientCerts, Identity};
-use weft_xds_proto::resource::cluster::tls::TlsVersion;
+use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 
 use super::PortTls;
 
@@ -32,6 +33,9 @@ pub struct ListenerTls {
     /// `1.2` (default) or `1.3`.
     #[serde(default)]
     pub min_version: Option<String>,
+    /// By name, most wanted first.
+    #[serde(default)]
+    pub cipher_suites: Vec<String>,
 }
 
 /// PEM files of one certificate.
@@ -57,13 +61,16 @@ impl ListenerTls {
         if self.certificates.is_empty() {
             return Err("certificates: none; at least one is needed".to_owned());
         }
+        let min_version = min_version("min-version", self.min_version.as_deref())?;
+        let suites = CipherSuite::parse_all(self.cipher_suites.iter().map(String::as_str), min_version);
         Ok(PortTls {
             certificates: self.certificates.iter().map(pair).collect(),
             clients: client_certs(
                 ("client-ca", self.client_ca.clone()),
                 ("client-certificates", self.client_certificates.as_deref()),
             )?,
-            min_version: min_version("min-version", self.min_version.as_deref())?,
+            min_version,
+            cipher_suites: suites.map_err(|why| format!("cipher-suites: {why}"))?,
         })
     }
 }
@@ -76,7 +83,7 @@ pub fn of_keys(
     prefix: &str,
     (certs, keys): (Vec<PathBuf>, Vec<PathBuf>),
     (ca, clients): (Option<PathBuf>, Option<&str>),
-    least: Option<&str>,
+    (least, suites): (Option<&str>, Option<&str>),
 ) -> Result<Option<PortTls>, String> {
     let named = |key: &str| format!("{prefix}{key}");
     let (cert, key) = (named("cert"), named("key"));
@@ -87,18 +94,26 @@ pub fn of_keys(
         ));
     }
     let mode = named("client-certificates");
-    let (ca_key, least_key) = (named("client-ca"), named("min-version"));
+    let (ca_key, least_key, suites_key) = (named("client-ca"), named("min-version"), named("cipher-suites"));
     let clients = client_certs((&ca_key, ca), (&mode, clients))?;
     let min_version = min_version(&least_key, least)?;
+    // Divided as OpenSSL does.
+    let names = suites.into_iter().flat_map(|text| text.split(':'));
+    let cipher_suites =
+        CipherSuite::parse_all(names, min_version).map_err(|why| format!("{suites_key}: {why}"))?;
     if certs.is_empty() {
-        let alone = [(ca_key, clients != ClientCerts::Unasked), (least_key, least.is_some())];
+        let alone = [
+            (ca_key, clients != ClientCerts::Unasked),
+            (least_key, least.is_some()),
+            (suites_key, suites.is_some()),
+        ];
         return match alone.into_iter().find(|(_, given)| *given) {
             Some((alone, _)) => Err(format!("{alone} needs {cert} and {key}")),
             None => Ok(None),
         };
     }
     let certificates = certs.into_iter().zip(keys).map(|(cert, key)| Identity { cert, key }).collect();
-    Ok(Some(PortTls { certificates, clients, min_version }))
+    Ok(Some(PortTls { certificates, clients, min_version, cipher_suites }))
 }
 
 /// Of two keys, each with its name.

@@ -8,10 +8,11 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use weft_core::tls::{self, About, Accept};
 use weft_xds_proto::resource::cluster::tls::{
-    DataSource, Identity, PeerName, Secret, SecretMaterial, TlsVersion, Trust, UpstreamTls,
+    CipherSuite, DataSource, Identity, PeerName, Secret, SecretMaterial, TlsVersion, Trust, UpstreamTls,
 };
 
 use super::live::{Certificates, Live, Made, Secrets, Shown};
+use super::spoken::spoken;
 
 /// One for each protocol that is asked for in the handshake.
 #[derive(Debug, Clone)]
@@ -107,14 +108,10 @@ fn check_identity(identity: &Identity) -> Result<(), String> {
         && inline(key)
     {
         let (chain, key) = pair(certificate, key)?;
-        rustls::sign::CertifiedKey::from_der(chain, key, provider()).map_err(|error| error.to_string())?;
+        rustls::sign::CertifiedKey::from_der(chain, key, &tls::provider())
+            .map_err(|error| error.to_string())?;
     }
     Ok(())
-}
-
-fn provider() -> &'static rustls::crypto::CryptoProvider {
-    tls::install_provider();
-    rustls::crypto::CryptoProvider::get_default().expect("it was installed just now")
 }
 
 fn files(spec: &UpstreamTls) -> Vec<PathBuf> {
@@ -190,7 +187,7 @@ fn configs(spec: &UpstreamTls, secrets: &Secrets) -> Made<Configs> {
     }
     let accept = (!names.is_empty()).then(|| accept(names));
     let verifier = tls::server_verifier(roots, crls, accept)?;
-    let config = client_config(verifier, spec.min_version);
+    let config = client_config(verifier, spec.min_version, &spec.cipher_suites);
     let config = match &spec.identity {
         None => config.with_no_client_auth(),
         Some(identity) => {
@@ -217,13 +214,12 @@ fn configs(spec: &UpstreamTls, secrets: &Secrets) -> Made<Configs> {
 pub(super) fn client_config(
     verifier: Arc<dyn ServerCertVerifier>,
     min: TlsVersion,
+    suites: &[CipherSuite],
 ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-    tls::install_provider();
-    let versions: &[&rustls::SupportedProtocolVersion] = match min {
-        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::Tls13 => &[&rustls::version::TLS13],
-    };
-    ClientConfig::builder_with_protocol_versions(versions)
+    let (provider, versions) = spoken(min, suites);
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("each version has suites")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
 }

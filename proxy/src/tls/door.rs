@@ -8,11 +8,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use weft_core::tls::spiffe::SpiffeId;
 use weft_core::tls::{self, About, ClientCerts};
-use weft_xds_proto::resource::cluster::tls::TlsVersion;
 
 use super::client_cert;
 use super::live::{Certificates, Live, Shown};
 use super::mesh::{MeshMode, MeshTls};
+use super::spoken::spoken;
 use crate::config::PortTls;
 
 /// See the module.
@@ -92,11 +92,10 @@ fn shown(role: &'static str, file: &Path) -> Vec<Shown> {
 }
 
 fn server_config(port: &PortTls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, tls::TlsError> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match port.min_version {
-        TlsVersion::Tls12 => rustls::ALL_VERSIONS,
-        TlsVersion::Tls13 => &[&rustls::version::TLS13],
-    };
-    let config = tls::server_config_choosing(&port.certificates, &port.clients, versions, alpn)?;
+    let (provider, versions) = spoken(port.min_version, &port.cipher_suites);
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let builder = builder.expect("each version has suites");
+    let config = tls::server_config_choosing(builder, &port.certificates, &port.clients, alpn)?;
     if port.clients != ClientCerts::Unasked {
         return Ok(config);
     }

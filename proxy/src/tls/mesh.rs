@@ -169,7 +169,7 @@ impl Material {
 
     fn outbound(self) -> Made<Configs> {
         let verifier = tls::server_verifier(self.roots.clone(), self.crls.clone(), Some(self.accept()))?;
-        let config = client_config(verifier, TlsVersion::Tls13)
+        let config = client_config(verifier, TlsVersion::Tls13, &[])
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|reason| self.pair_error(reason))?;
         Ok((Configs::new(config), self.shown))
@@ -181,6 +181,7 @@ impl Material {
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|reason| self.pair_error(reason))?;
+        config.ignore_client_order = true;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // A resumed session is one whose certificate is not looked at again, also if it was taken back since. Sidecars
         // keep their connections, so that there is little to save.

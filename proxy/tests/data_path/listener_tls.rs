@@ -124,6 +124,10 @@ fn mistakes_in_tls_of_a_listener_are_named_with_their_keys() {
         (format!("{one}, client-certificates: optional"), "client-certificates needs client-ca"),
         (format!("{one}, client-ca: /c, client-certificates: none"), "allowed are required and optional"),
         (format!("{one}, min-version: \"1.1\""), "min-version \"1.1\" is unknown; allowed are 1.2 and 1.3"),
+        (
+            format!("{one}, cipher-suites: [RC4]"),
+            "cipher-suites: \"RC4\" is unknown or too weak; allowed are TLS_AES",
+        ),
     ] {
         let yaml = format!("listeners: [{{name: web, address: \"127.0.0.1:0\", tls: {{{tls}}}}}]\n");
         let problems = config(&yaml).static_config.unwrap().problems().join("\n");

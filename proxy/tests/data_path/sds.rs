@@ -32,6 +32,7 @@ fn orders_by_secrets(version: &str) -> Resource {
         names: Vec::new(),
         identity: Some(Identity::Secret("client".to_owned())),
         min_version: TlsVersion::default(),
+        cipher_suites: Vec::new(),
     };
     let tls = Some(ClusterTls::Originate(Box::new(tls)));
     let cluster = Cluster { tls, ..Cluster::with_defaults("orders") };

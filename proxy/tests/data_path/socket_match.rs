@@ -37,6 +37,7 @@ fn cluster(ca: &Ca) -> Resource {
             key: DataSource::File(client.key),
         }),
         min_version: TlsVersion::default(),
+        cipher_suites: Vec::new(),
     };
     let sidecars = SocketMatch {
         name: "tlsMode-istio".to_owned(),

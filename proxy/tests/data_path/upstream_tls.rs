@@ -236,6 +236,12 @@ fn mistakes_in_tls_are_named_with_their_keys() {
         ("{hostname: a, min-version: \"1.1\"}", "allowed are 1.2, 1.3"),
         ("{hostname: a, subject-alt-names: [\"*.a\"]}", "with * at its end alone"),
         ("{mode: mesh, hostname: a}", "given with mode mesh"),
+        ("{mode: mesh, cipher-suites: [TLS_AES_256_GCM_SHA384]}", "given with mode mesh"),
+        ("{hostname: a, cipher-suites: [AES128-SHA]}", "forward secrecy"),
+        (
+            "{hostname: a, min-version: \"1.3\", cipher-suites: [ECDHE-RSA-AES256-GCM-SHA384]}",
+            "\"ECDHE-RSA-AES256-GCM-SHA384\" is for TLS 1.2, and the oldest",
+        ),
         ("{hostname: a, sni: b}", "unknown key"),
         (&format!("{{hostname: a, ca-file: /a, ca-certificates: \"{ca}\"}}"), "one of the two"),
     ] {

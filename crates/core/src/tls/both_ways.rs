@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, ServerConfig,
+    AlertDescription, CertificateError, ClientConfig, ConfigBuilder, Error, ServerConfig, WantsVerifier,
     client::verify_server_name,
     server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
 };
@@ -45,23 +45,21 @@ pub fn server_config_asking(
     clients: &ClientCerts,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let one = std::slice::from_ref(identity);
-    server_config_choosing(one, clients, rustls::ALL_VERSIONS, alpn)
+    install_provider();
+    server_config_choosing(ServerConfig::builder(), std::slice::from_ref(identity), clients, alpn)
 }
 
 /// The same with several certificates, of which a client is shown the one for the name that it asks for; the first if there is
-/// none. `versions` are those that are spoken.
+/// none. `builder` knows the versions and suites that are spoken, of which the first that a client knows is taken.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn server_config_choosing(
+    builder: ConfigBuilder<ServerConfig, WantsVerifier>,
     identities: &[Identity],
     clients: &ClientCerts,
-    versions: &[&'static rustls::SupportedProtocolVersion],
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    install_provider();
-    let builder = ServerConfig::builder_with_protocol_versions(versions);
     let builder = match clients {
         ClientCerts::Unasked => builder.with_no_client_auth(),
         ClientCerts::Asked(ca) | ClientCerts::Required(ca) => {
@@ -77,6 +75,7 @@ pub fn server_config_choosing(
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(BySni::load(identities)?));
+    config.ignore_client_order = true;
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     if *clients != ClientCerts::Unasked {
         // A resumed session is one whose certificate is not looked at again, also if the CA has changed since.

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use weft_xds_proto::resource::cluster::tls::{
-    ClusterTls, DataSource, Identity, NAMES_MAX, PEM_BYTES_MAX, PeerName, TlsVersion, Trust, UpstreamTls,
-    is_dns_name,
+    CipherSuite, ClusterTls, DataSource, Identity, NAMES_MAX, PEM_BYTES_MAX, PeerName, TlsVersion, Trust,
+    UpstreamTls, is_dns_name,
 };
 
 use crate::document::{Items, null_is_default, spec};
@@ -16,7 +16,7 @@ spec!(
     TlsSpec {
         mode: Option<String>, hostname: Option<String>, subject_alt_names: Items<String>, ca_file: Option<String>,
         ca_certificates: Option<String>, crl_file: Option<String>, certificate_file: Option<String>,
-        key_file: Option<String>, min_version: Option<String>,
+        key_file: Option<String>, min_version: Option<String>, cipher_suites: Items<String>,
     }
 );
 
@@ -39,6 +39,14 @@ const PEM: Shape = Shape::Text(Rule {
     allowed: "PEM with at least one certificate, up to 1 MiB",
     pattern: "",
     check: |t| t.contains("-----BEGIN CERTIFICATE-----") && t.len() <= PEM_BYTES_MAX,
+});
+
+const SUITES_MAX: usize = 16;
+const SUITE: Shape = Shape::Text(Rule {
+    allowed: "a cipher suite with forward secrecy and authenticated encryption, such as TLS_AES_256_GCM_SHA384 or \
+              ECDHE-RSA-AES256-GCM-SHA384",
+    pattern: "",
+    check: |t| CipherSuite::parse(t).is_ok(),
 });
 
 /// See the module.
@@ -64,11 +72,28 @@ pub(super) const TLS: Shape = Shape::Object(&[
         &Shape::Choice(&["1.2", "1.3"]),
         "the oldest version that is spoken; 1.2 if missing",
     ),
+    optional(
+        "cipherSuites",
+        &Shape::List(&SUITE, SUITES_MAX),
+        "those that are offered, most wanted first, by name; of a version that none is for, all",
+    ),
 ]);
 
 impl TlsSpec {
     fn is_mesh(&self) -> bool {
         self.mode.as_deref() == Some("mesh")
+    }
+
+    fn oldest(&self) -> TlsVersion {
+        match self.min_version.as_deref() {
+            Some("1.3") => TlsVersion::Tls13,
+            _ => TlsVersion::Tls12,
+        }
+    }
+
+    fn suites(&self) -> Result<Vec<CipherSuite>, String> {
+        let names = self.cipher_suites.iter().flatten().map(String::as_str);
+        CipherSuite::parse_all(names, self.oldest())
     }
 
     /// What keys and types alone do not say.
@@ -84,6 +109,7 @@ impl TlsSpec {
                 ("certificateFile", self.certificate_file.is_some()),
                 ("keyFile", self.key_file.is_some()),
                 ("minVersion", self.min_version.is_some()),
+                ("cipherSuites", !self.cipher_suites.is_empty()),
             ];
             for (key, _) in others.into_iter().filter(|(_, given)| *given) {
                 wrong(
@@ -102,6 +128,9 @@ impl TlsSpec {
         }
         if self.ca_file.is_some() && self.ca_certificates.is_some() {
             wrong("caCertificates", "given beside caFile; allowed is one of the two");
+        }
+        if let Err(why) = self.suites() {
+            wrong("cipherSuites", &why);
         }
         match (&self.certificate_file, &self.key_file) {
             (Some(_), None) => wrong("certificateFile", "given without keyFile"),
@@ -133,10 +162,8 @@ impl TlsSpec {
             crl: file(&self.crl_file),
             names,
             identity,
-            min_version: match self.min_version.as_deref() {
-                Some("1.3") => TlsVersion::Tls13,
-                _ => TlsVersion::Tls12,
-            },
+            min_version: self.oldest(),
+            cipher_suites: self.suites().unwrap_or_default(),
         })))
     }
 }

@@ -98,7 +98,7 @@ pub(crate) struct ProxyFlags {
     /// their host), tcp (bytes as they are) or tls (SERVICE is *: by the name that TLS clients ask for, SERVICE or
     /// SERVICE.weft, or with domain=DOMAIN, SERVICE.DOMAIN); mode=0660 of a socket's file; accept-proxy=NETWORK+NETWORK:
     /// from these only with a PROXY protocol header; send-proxy=v1 or v2: tell endpoints who the client is; cert=FILE with
-    /// key=FILE (as many as wanted, by name), client-ca=FILE, client-certificates=MODE and min-version=VERSION: TLS, as
+    /// key=FILE (as many as wanted, by name), client-ca=FILE, client-certificates=MODE, min-version=VERSION and cipher-suites=NAME:NAME: TLS, as
     /// those of --inbound-cert; default: none
     #[arg(long, env = "WEFT_UPSTREAM", value_name = "ADDRESS=SERVICE", value_delimiter = ' ')]
     pub(crate) upstream: Option<Vec<Declared>>,
@@ -142,6 +142,9 @@ pub(crate) struct ProxyFlags {
     /// Oldest version of TLS on --inbound with --inbound-cert, 1.2 or 1.3; default: 1.2
     #[arg(long, env = "WEFT_INBOUND_MIN_VERSION", value_name = "VERSION")]
     pub(crate) inbound_min_version: Option<String>,
+    /// Cipher suites of --inbound with --inbound-cert, most wanted first; default, and for a version that none is for: all
+    #[arg(long, env = "WEFT_INBOUND_CIPHER_SUITES", value_name = "NAME:NAME")]
+    pub(crate) inbound_cipher_suites: Option<String>,
     /// PEM file with this sidecar's certificate chain, the leaf first: its only URI is a SPIFFE ID, such as
     /// spiffe://example.org/ns/shop/sa/orders. With it --inbound takes TLS from other sidecars, and instances that are
     /// advertised with such an ID are called over TLS; default: none, plaintext
@@ -263,7 +266,7 @@ impl ProxyFlags {
             name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, capture, upstream,
             inbound,
             inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, inbound_client_ca,
-            inbound_client_certificates, inbound_min_version, mesh_cert, mesh_key,
+            inbound_client_certificates, inbound_min_version, inbound_cipher_suites, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
@@ -293,7 +296,7 @@ impl ProxyFlags {
             "inbound-",
             (self.inbound_cert.unwrap_or_default(), self.inbound_key.unwrap_or_default()),
             (self.inbound_client_ca, self.inbound_client_certificates.as_deref()),
-            self.inbound_min_version.as_deref(),
+            (self.inbound_min_version.as_deref(), self.inbound_cipher_suites.as_deref()),
         )
         .map_err(Failure::new)?;
         let mesh =

@@ -113,6 +113,7 @@ fn labels_of_an_endpoint_choose_how_it_is_spoken_to() {
         names: Vec::new(),
         identity: None,
         min_version: Default::default(),
+        cipher_suites: Vec::new(),
     };
     let proxy = ProxyTls::default();
     // There are no secrets, so that the reason says whose TLS it would be.
@@ -155,6 +156,7 @@ fn an_unchanged_cluster_keeps_its_certificates_and_connections() {
         names: Vec::new(),
         identity: None,
         min_version: Default::default(),
+        cipher_suites: Vec::new(),
     };
     let tls = ProxyTls::default();
     let one = config(Some(ClusterTls::Originate(Box::new(spec.clone()))), vec![]);

@@ -58,6 +58,7 @@ fn tls_cluster(trust: Trust) -> WireResource {
         names: Vec::new(),
         identity: None,
         min_version: TlsVersion::default(),
+        cipher_suites: Vec::new(),
     };
     let cluster = Cluster { tls: Some(ClusterTls::Originate(Box::new(tls))), ..Cluster::with_defaults("a") };
     wire("a", "1", pack_any(ClusterProto::from(&cluster)))

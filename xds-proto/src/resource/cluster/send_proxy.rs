@@ -125,6 +125,7 @@ mod tests {
             names: vec![PeerName::Dns("api.example".into())],
             identity: None,
             min_version: TlsVersion::Tls13,
+            cipher_suites: Vec::new(),
         }))
     }
 

@@ -14,10 +14,12 @@ use serde::Serialize;
 use super::Validator;
 use crate::resource::InvalidResource;
 
+mod cipher;
 mod encode;
 mod matches;
 mod source;
 
+pub use cipher::CipherSuite;
 pub(super) use encode::{encode, encode_matches, encode_metadata};
 pub use matches::SocketMatch;
 pub use source::{DataSource, PEM_BYTES_MAX, Secret, SecretMaterial};
@@ -70,6 +72,8 @@ pub struct UpstreamTls {
     pub identity: Option<Identity>,
     /// No older version is spoken.
     pub min_version: TlsVersion,
+    /// The suites that are offered, most wanted first; of a version that none is for, all of its own.
+    pub cipher_suites: Vec<CipherSuite>,
 }
 
 /// Who may have signed a certificate.
@@ -221,7 +225,12 @@ pub(super) fn decode(
             None => None,
         },
     };
-    let own = own.map(Box::new);
+    let mut own = own.map(Box::new);
+    if let (Some(own), Some(metadata)) = (&mut own, &p.metadata)
+        && let Some(suites) = cipher::decode_metadata(v, &metadata.filter_metadata, own.min_version)?
+    {
+        own.cipher_suites = suites;
+    }
     if p.transport_socket_matches.is_empty() {
         return Ok(own.map(ClusterTls::Originate));
     }
@@ -274,13 +283,15 @@ fn upstream(v: &Validator<'_>, at: &str, p: tls::UpstreamTlsContext) -> Result<U
     }
     let identity = identity(v, &at("common_tls_context"), &common)?;
     let min_version = min_version(v, &at("common_tls_context.tls_params"), common.tls_params.as_ref())?;
+    let suites = common.tls_params.as_ref().map_or(&[][..], |params| &params.cipher_suites);
+    let cipher_suites = cipher::decode(v, &at("common_tls_context.tls_params.cipher_suites"), suites)?;
     let (trust, crl, names) = validation(v, &at("common_tls_context"), common.validation_context_type)?;
     // A secret may bring names.
     if names.is_empty() && server_name.is_none() && !matches!(trust, Trust::Secret(_)) {
         let allowed = "an sni, or match_typed_subject_alt_names: the certificate has to be for some name";
         return Err(v.error(at("sni"), "nothing", allowed));
     }
-    Ok(UpstreamTls { server_name, trust, crl, names, identity, min_version })
+    Ok(UpstreamTls { server_name, trust, crl, names, identity, min_version, cipher_suites })
 }
 
 fn identity(

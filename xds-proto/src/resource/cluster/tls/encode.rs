@@ -10,14 +10,18 @@ use envoy_types::util::pack_any;
 
 use super::{
     ClusterTls, DataSource, Identity, NAMESPACE, PeerName, RAW, SOCKET, SYSTEM_CAS, TlsVersion, Trust,
-    UpstreamTls, matches, source,
+    UpstreamTls, cipher, matches, source,
 };
 use crate::resource::cluster::Protocol;
 use crate::resource::over_ads;
 
 /// What goes into the metadata.
 pub(in crate::resource::cluster) fn encode_metadata(tls: &ClusterTls) -> Option<(String, Struct)> {
-    let ClusterTls::Mesh(names) = tls else { return None };
+    let names = match tls {
+        ClusterTls::Mesh(names) => names,
+        ClusterTls::Originate(tls) => return cipher::encode_metadata(&tls.cipher_suites),
+        ClusterTls::ByLabels { .. } => return None,
+    };
     let text = |name: &PeerName| Value { kind: Some(Kind::StringValue(name.to_string())) };
     let list = Value { kind: Some(Kind::ListValue(ListValue { values: names.iter().map(text).collect() })) };
     Some((NAMESPACE.to_owned(), Struct { fields: [("subject_alt_names".to_owned(), list)].into() }))
@@ -80,6 +84,7 @@ pub(super) fn common(t: &UpstreamTls, protocol: Protocol) -> tls::CommonTlsConte
                 TlsVersion::Tls13 => TlsProtocol::TlSv13,
             } as i32,
             tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+            cipher_suites: cipher::encode(&t.cipher_suites),
             ..tls::TlsParameters::default()
         }),
         alpn_protocols: vec![

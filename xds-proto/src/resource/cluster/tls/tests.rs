@@ -20,6 +20,7 @@ fn full() -> UpstreamTls {
             key: DataSource::Inline(b"secret".to_vec()),
         }),
         min_version: TlsVersion::Tls13,
+        cipher_suites: Vec::new(),
     }
 }
 
@@ -46,6 +47,38 @@ fn tls_comes_back_as_it_was_sent() {
     }
     let mesh = ClusterTls::Mesh(vec![PeerName::UriPrefix("spiffe://example.org/".into())]);
     assert_eq!(there_and_back(mesh.clone()), Some(mesh));
+}
+
+#[test]
+fn suites_come_back_in_their_order_and_envoy_is_told_of_those_of_tls_1_2() {
+    let suites =
+        |names: &[&str]| names.iter().map(|name| CipherSuite::parse(name).unwrap()).collect::<Vec<_>>();
+    let old = ["ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"];
+    for names in [&old[..], &["TLS_AES_256_GCM_SHA384", old[0]]] {
+        let tls = UpstreamTls { min_version: TlsVersion::Tls12, cipher_suites: suites(names), ..full() };
+        let told = common(&tls, Protocol::Http1).tls_params.unwrap().cipher_suites;
+        assert!(told.iter().all(|name| old.contains(&name.as_str())), "{told:?}");
+        let tls = ClusterTls::Originate(Box::new(tls));
+        assert_eq!(there_and_back(tls.clone()), Some(tls));
+    }
+}
+
+#[test]
+fn of_the_suites_that_others_name_those_count_that_are_spoken_and_none_is_refused() {
+    let decoded = |names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        cipher::decode(&Validator { kind: "Cluster", name: "orders" }, "at", &names)
+    };
+    let groups =
+        decoded(&["[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]", "AES128-SHA"]).unwrap();
+    let names: Vec<_> = groups.iter().map(|suite| suite.name()).collect();
+    assert_eq!(
+        names,
+        ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"]
+    );
+    assert_eq!(decoded(&[]).unwrap(), []);
+    let error = decoded(&["AES128-SHA"]).unwrap_err();
+    assert!(error.allowed.contains("ECDHE-RSA-AES128-GCM-SHA256"), "{error}");
 }
 
 fn by_labels() -> ClusterTls {
