@@ -120,6 +120,7 @@ async fn takes_all_that_can_be_said(dialect: &str) {
         "subsets: {fallback: default, default: {version: '1'}}",
         "tls: {hostname: shop.example}",
         "tls: {hostname: shop.example, subjectAltNames: ['spiffe://a.example/*'], minVersion: '1.3'}",
+        "tls: {hostname: shop.example, cipherSuites: [TLS_AES_256_GCM_SHA384, ECDHE-RSA-AES256-GCM-SHA384]}",
     ];
     for (i, says) in policies.iter().enumerate() {
         // What is said may be the default.

@@ -350,6 +350,19 @@ fn min_version(
 ) -> Result<TlsVersion, InvalidResource> {
     use tls::tls_parameters::TlsProtocol as P;
     let Some(p) = p else { return Ok(TlsVersion::default()) };
+    let fixed = [
+        ("ecdh_curves", &p.ecdh_curves, "unset: X25519MLKEM768, X25519, P-256 and P-384 are spoken"),
+        ("signature_algorithms", &p.signature_algorithms, "unset: ECDSA, Ed25519 and RSA with SHA-2 are"),
+    ];
+    for (field, texts, allowed) in fixed {
+        if !texts.is_empty() {
+            return Err(v.error(
+                format!("{at}.{field}"),
+                format!("{:?}", shortened(&texts.join(", "))),
+                allowed,
+            ));
+        }
+    }
     if !matches!(P::try_from(p.tls_maximum_protocol_version), Ok(P::TlsAuto | P::TlSv13)) {
         let seen = p.tls_maximum_protocol_version.to_string();
         return Err(v.error(format!("{at}.tls_maximum_protocol_version"), seen, "TLSv1_3 or TLS_AUTO"));

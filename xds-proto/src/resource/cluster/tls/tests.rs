@@ -203,6 +203,11 @@ fn what_cannot_be_done_is_refused_by_its_field() {
         params.tls_maximum_protocol_version = tls::tls_parameters::TlsProtocol::TlSv12 as i32;
     });
     assert!(old.field.ends_with("tls_maximum_protocol_version"), "{old}");
+    let curves = refused(|c| {
+        let params = c.common_tls_context.as_mut().unwrap().tls_params.as_mut().unwrap();
+        params.ecdh_curves = vec!["P-521".into()];
+    });
+    assert!(curves.field.ends_with("tls_params.ecdh_curves") && curves.seen.contains("P-521"), "{curves}");
     assert!(refused(|c| c.allow_renegotiation = true).field.ends_with("allow_renegotiation"));
     assert!(refused(|c| c.sni = "*.a".into()).field.ends_with(".sni"));
 }
