@@ -96,7 +96,7 @@ impl TryFrom<tls::Secret> for Secret {
                 SecretMaterial::Identity(super::pair(&v, "tls_certificate", pair)?)
             }
             Some(tls::secret::Type::ValidationContext(context)) => {
-                let (trust, crl, names) = super::trust(&v, "validation_context", context)?;
+                let (trust, crl, names) = super::validation::trust(&v, "validation_context", context)?;
                 SecretMaterial::Validation { trust, crl, names }
             }
             Some(tls::secret::Type::SessionTicketKeys(_)) => {
