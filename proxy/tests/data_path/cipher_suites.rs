@@ -77,14 +77,15 @@ async fn endpoints_are_offered_the_suites_of_their_cluster_and_no_others() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let config = weft_core::tls::server_config(&own.cert, &own.key, &[b"http/1.1"]).unwrap();
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (tell, mut told) = mpsc::channel(8);
     let to = app.addr;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, tell) = (TlsAcceptor::from(config.clone()), tell.clone());
             tokio::spawn(async move {
                 let mut near = acceptor.accept(stream).await.unwrap();
-                let _ = tell.send(near.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite()));
+                let _ =
+                    tell.send(near.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite())).await;
                 let mut far = TcpStream::connect(to).await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
             });
