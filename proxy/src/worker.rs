@@ -9,7 +9,7 @@
 //!          no more accepted, HTTP/2 and answers say goodbye, idle connections stay
 //! ```
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use crate::listener::accept::{self, Door, Entry};
 use crate::listener::connection::{Connections, TICK, Timeouts};
 use crate::listener::stream::Socket;
 use crate::mesh_view::MeshState;
+use crate::policy::cache::{Cache, Changes};
 use crate::policy::forwarding::Forwarding;
 use crate::policy::overload::{Limits, MEASURE_EVERY, Queue};
 use crate::telemetry::metrics::Metrics;
@@ -51,6 +52,8 @@ pub(crate) struct WorkerConfig {
     pub metrics: Metrics,
     pub observers: Option<Arc<Observers>>,
     pub epoch: Instant,
+    /// What workers tell each other of the answers that they have stored.
+    pub cached_changes: Arc<Changes>,
     pub connections_max: usize,
     pub timeouts: Timeouts,
     pub phase: watch::Receiver<Phase>,
@@ -115,7 +118,7 @@ impl Worker {
 async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Result<()>>) -> usize {
     let connections = Rc::new(Connections::new(config.timeouts));
     let parts = WorkerParts {
-        cache: Rc::default(),
+        cache: Rc::new(RefCell::new(Cache::new(config.cached_changes))),
         pool: Rc::new(Pool::default()),
         metrics: config.metrics,
         observers: config.observers,

@@ -13,6 +13,7 @@ use crate::http::seen::Observers;
 use crate::limits::CONNECTIONS_MAX;
 use crate::listener::connection::Timeouts;
 use crate::mesh_view::MeshState;
+use crate::policy::cache::Changes;
 use crate::policy::forwarding::Forwarding;
 use crate::sockets::{Handle, Origin, Sockets};
 use crate::telemetry::metrics::Metrics;
@@ -73,6 +74,7 @@ pub(super) fn start(
             tls: tls.inbound.clone(),
         },
     };
+    let cached_changes = Arc::<Changes>::default();
     let mut workers = Vec::with_capacity(config.workers);
     for index in 0..config.workers {
         let worker = Worker::spawn(WorkerConfig {
@@ -81,6 +83,7 @@ pub(super) fn start(
             metrics: metrics.clone(),
             observers: observers.clone(),
             epoch,
+            cached_changes: cached_changes.clone(),
             connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
             timeouts: Timeouts::default(),
             phase: phase.clone(),

@@ -1,4 +1,4 @@
-//! A shared cache of answers (RFC 9111), one a worker. Pure: time is an argument.
+//! A shared cache of answers (RFC 9111), one a worker; what changes a target is known to all of them. Pure: time is an argument.
 //!
 //! ```text
 //! request ─▶ lookup ─▶ Hit: answered from here, or 304 if the client has it
@@ -12,6 +12,8 @@
 //! Bounded by [`BYTES_MAX`] and [`ENTRIES_MAX`]; the least recently used goes first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,9 +39,38 @@ const FRESH_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Of an entry, beside what is counted.
 const OVERHEAD_BYTES: usize = 256;
 
+/// How often targets were changed, by whichever worker. Several share a counter: the change of one then costs the others a
+/// fetch, and nobody has to tell another worker anything.
+#[derive(Debug)]
+pub struct Changes(Box<[AtomicU32; CHANGES]>);
+
+/// Counters.
+const CHANGES: usize = 1024;
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self(Box::new([const { AtomicU32::new(0) }; CHANGES]))
+    }
+}
+
+impl Changes {
+    fn counter(&self, key: &str) -> &AtomicU32 {
+        &self.0[crc32fast::hash(key.as_bytes()) as usize % CHANGES]
+    }
+
+    fn of(&self, key: &str) -> u32 {
+        self.counter(key).load(Ordering::Acquire)
+    }
+
+    fn note(&self, key: &str) {
+        self.counter(key).fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Cache {
+    changes: Arc<Changes>,
     targets: HashMap<Box<str>, Vec<Entry>, foldhash::fast::RandomState>,
     /// Last use to target: the smallest is the oldest. Each entry has a number of its own.
     uses: BTreeMap<u64, Box<str>>,
@@ -52,6 +83,8 @@ struct Entry {
     used: u64,
     /// The route whose answer it is: another one may answer the same target otherwise.
     scope: Box<str>,
+    /// Of the target, when the answer was asked for.
+    changes: u32,
     /// Fields that choose among answers of one target, and what the request had.
     vary: Vec<(HeaderName, Option<HeaderValue>)>,
     status: StatusCode,
@@ -82,6 +115,7 @@ pub enum Found {
 pub struct Ticket {
     key: Box<str>,
     scope: Box<str>,
+    changes: u32,
     headers: HeaderMap,
     authorized: bool,
 }
@@ -144,6 +178,11 @@ impl Directives {
 }
 
 impl Cache {
+    /// One that has these in common with those of other workers.
+    pub fn new(changes: Arc<Changes>) -> Self {
+        Self { changes, ..Self::default() }
+    }
+
     /// What it has for a request. `key` names the target: host, path and query; `scope` the route that it takes.
     pub fn lookup(&mut self, key: &str, scope: &str, head: &request::Parts, now: Instant) -> Found {
         if head.method != Method::GET && head.method != Method::HEAD || head.headers.contains_key(RANGE) {
@@ -182,6 +221,7 @@ impl Cache {
         Found::Miss(Ticket {
             key: key.into(),
             scope: scope.into(),
+            changes: self.changes.of(key),
             headers: head.headers.clone(),
             authorized,
         })
@@ -190,7 +230,8 @@ impl Cache {
     /// Takes in an answer whose body has come whole.
     pub fn store(&mut self, pending: Pending, body: Bytes, now: Instant) {
         let Pending { ticket, vary, status, mut headers, age, fresh, body_bytes_max } = pending;
-        if body.len() > body_bytes_max {
+        // What was asked for before the target has changed may be how it was.
+        if body.len() > body_bytes_max || ticket.changes != self.changes.of(&ticket.key) {
             return;
         }
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -211,13 +252,15 @@ impl Cache {
         let used = self.clock;
         self.uses.insert(used, ticket.key.clone());
         self.bytes += bytes;
+        let (scope, changes) = (ticket.scope, ticket.changes);
         let entry =
-            Entry { used, scope: ticket.scope, vary, status, headers, body, stored: now, age, fresh, bytes };
+            Entry { used, scope, changes, vary, status, headers, body, stored: now, age, fresh, bytes };
         self.targets.entry(ticket.key).or_default().push(entry);
     }
 
-    /// A request that may have changed a target succeeded: what is stored of it goes.
+    /// A request that may have changed a target succeeded: what is stored of it goes, here and on all other workers (§4.4).
     pub fn invalidate(&mut self, key: &str) {
+        self.changes.note(key);
         self.take_out(key, |_| true);
     }
 
@@ -227,7 +270,8 @@ impl Cache {
     }
 
     fn drop_stale(&mut self, key: &str, now: Instant) {
-        self.take_out(key, |entry| entry.age_at(now) >= entry.fresh);
+        let changes = self.changes.of(key);
+        self.take_out(key, |entry| entry.age_at(now) >= entry.fresh || entry.changes != changes);
     }
 
     fn take_out_oldest(&mut self) {

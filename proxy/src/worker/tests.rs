@@ -78,6 +78,7 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
         metrics,
         observers: None,
         epoch: Instant::now(),
+        cached_changes: Default::default(),
         connections_max: 100,
         timeouts,
         phase: phases,

@@ -377,18 +377,43 @@ async fn answers_are_compressed_for_clients_that_take_it() {
     assert_eq!(body, text.as_bytes());
 }
 
+/// Keeps what `upstream` answers for a minute.
+fn caching(upstream: &Upstream) -> weft_proxy::config::ProxyConfig {
+    let documents = format!(
+        "---\napiVersion: weft.dev/v1\nkind: HTTPRouteFilter\nmetadata: {{name: f}}\nspec: {{cache: {{defaultTtl: 1m}}}}\n{}",
+        orders_route(
+            "    - {filters: [{type: ExtensionRef, extensionRef: {group: weft.dev, kind: HTTPRouteFilter, name: f}}], backendRefs: [{name: a}]}\n"
+        )
+    );
+    config(&format!("clusters:\n  - {{name: a, endpoints: ['{}']}}\n{documents}", upstream.addr))
+}
+
+/// RFC 9111 §4.4, on each worker: their connections come to one or another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_through_one_worker_takes_out_what_the_others_have_stored() {
+    let a = Upstream::start("a").await;
+    let mut config = caching(&a);
+    config.workers = 4;
+    let proxy = start(config).await;
+    let hits = async || {
+        let mut hits = 0;
+        for _ in 0..40 {
+            hits += usize::from(call(&proxy, Request::get("/x")).await.header("cache-status") == "weft; hit");
+        }
+        hits
+    };
+    assert!(hits().await >= 36, "each worker has fetched it once");
+    let before = a.served();
+    call(&proxy, Request::post("/x")).await;
+    let (again, fetched) = (hits().await, a.served() - before - 1);
+    assert_eq!(again + fetched, 40);
+    assert!(fetched >= 2, "not that worker alone: {fetched}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_kept_and_used_again_until_their_target_changes() {
     let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
-    let mut config = {
-        let documents = format!(
-            "---\napiVersion: weft.dev/v1\nkind: HTTPRouteFilter\nmetadata: {{name: f}}\nspec: {{cache: {{defaultTtl: 1m}}}}\n{}",
-            orders_route(
-                "    - {filters: [{type: ExtensionRef, extensionRef: {group: weft.dev, kind: HTTPRouteFilter, name: f}}], backendRefs: [{name: a}]}\n"
-            )
-        );
-        config(&format!("clusters:\n  - {{name: a, endpoints: ['{}']}}\n{documents}", a.addr))
-    };
+    let mut config = caching(&a);
     // Each worker has a cache of its own.
     config.workers = 1;
     let proxy = start(config).await;
