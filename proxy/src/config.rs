@@ -12,7 +12,7 @@ use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::{ADMIN_LABEL, SIDECAR_LABEL};
-use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+use crate::limits::{CONNECTIONS_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use crate::policy::overload::Limits;
 use crate::proxy_protocol::Network;
 use crate::telemetry::access_log::AccessLogConfig;
@@ -75,6 +75,8 @@ pub struct ProxyConfig {
     pub services: Vec<LocalService>,
     /// Worker threads that carry traffic; at least 1.
     pub workers: usize,
+    /// Connections of clients at once, divided among the workers; more wait. At least as many as there are workers.
+    pub connections_max: usize,
     /// Listeners, routes and clusters from a file.
     pub static_config: Option<Arc<StaticConfig>>,
     /// How long requests in flight may take to finish once the proxy stops.
@@ -167,6 +169,7 @@ impl ProxyConfig {
             advertise: None,
             services: Vec::new(),
             workers: WORKERS_DEFAULT,
+            connections_max: CONNECTIONS_MAX,
             static_config: None,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             access_log: None,
@@ -197,6 +200,12 @@ impl ProxyConfig {
         let mut problems = Vec::new();
         if !(1..=WORKERS_MAX).contains(&self.workers) {
             problems.push(format!("workers: {} is not between 1 and {WORKERS_MAX}", self.workers));
+        }
+        if self.connections_max < self.workers {
+            problems.push(format!(
+                "max-connections: {} is not enough for {} workers, each of which takes its share",
+                self.connections_max, self.workers
+            ));
         }
         for (key, value) in [(labels::REGION, &self.place.region), (labels::ZONE, &self.place.zone)] {
             if let Err(why) = check_label(key, value) {

@@ -113,7 +113,7 @@ pub const RETRY_BACKOFF_DEFAULT: Duration = Duration::from_millis(25);
 /// Endpoints tried after a connect failure, beside the first.
 pub const CONNECT_RETRIES_MAX: usize = 2;
 
-/// Connections at once, all workers together; further ones wait in the kernel's queue.
+/// Default of connections at once, all workers together; further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
 /// Streams at once on one HTTP/2 connection.

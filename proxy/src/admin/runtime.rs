@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use weft_core::process::resident_bytes;
 
 use super::AdminState;
-use crate::limits::CONNECTIONS_MAX;
 
 pub(super) fn json(state: &AdminState) -> Value {
     let config = &state.config;
@@ -16,7 +15,7 @@ pub(super) fn json(state: &AdminState) -> Value {
         "draining": state.is_draining(),
         "workers": config.workers,
         "memory_bytes": resident_bytes(),
-        "connections": { "open": state.metrics.connections.get(), "max": CONNECTIONS_MAX },
+        "connections": { "open": state.metrics.connections.get(), "max": state.config.connections_max },
         "log_level": weft_core::telemetry::level(),
         "access_log": config.access_log.as_ref().map(|log| log.target.to_string()),
         "trace": config.trace.as_ref().map(|trace| json!({

@@ -10,7 +10,6 @@ use crate::config::ProxyConfig;
 use crate::error::StartError;
 use crate::http::context::{Side, Want};
 use crate::http::seen::Observers;
-use crate::limits::CONNECTIONS_MAX;
 use crate::listener::connection::Timeouts;
 use crate::mesh_view::MeshState;
 use crate::policy::cache::Changes;
@@ -84,7 +83,7 @@ pub(super) fn start(
             observers: observers.clone(),
             epoch,
             cached_changes: cached_changes.clone(),
-            connections_max: CONNECTIONS_MAX.div_ceil(config.workers),
+            connections_max: config.connections_max.div_ceil(config.workers),
             timeouts: Timeouts::default(),
             phase: phase.clone(),
             overload: (config.overload, memory.clone()),

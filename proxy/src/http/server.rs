@@ -95,6 +95,7 @@ async fn respond(
     seen: Option<&Rc<Seen>>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     if let Some(refusal) = guard::is_refused(request.method(), connection) {
+        connection.tell_refusal();
         return Err(refusal.into());
     }
     let shed = ctx.shed.get();
@@ -165,9 +166,9 @@ pub(super) fn explained<T>(
     connection: &Connection,
     forwarded: Result<T, RequestError>,
 ) -> Result<T, RequestError> {
-    forwarded.map_err(|error| match (error, connection.refusal()) {
-        (RequestError::ClientBody(_), Some(refusal)) => RequestError::Refused(refusal),
-        (error, _) => error,
+    forwarded.map_err(|error| match error {
+        RequestError::ClientBody(_) => connection.tell_refusal().map_or(error, RequestError::Refused),
+        error => error,
     })
 }
 

@@ -103,9 +103,19 @@ pub(crate) mod captured_inbound;
 /// served: closing the socket resets it.
 pub(crate) async fn run(listener: Listener, door: Rc<Door>, stopped: Rc<tokio::sync::Notify>) {
     let mut said: Option<Instant> = None;
+    // Those that come meanwhile wait in the kernel's queue, whose length is BACKLOG.
+    let mut pause = async |why: &dyn std::fmt::Display| {
+        door.ctx.metrics.accept_pauses.inc();
+        if said.is_none_or(|at| at.elapsed() >= ACCEPT_ERROR_SILENCE) {
+            said = Some(Instant::now());
+            tracing::warn!(%why, "cannot accept connections; they wait");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    };
     while !door.stop.get() {
         if door.connections.count() >= door.connections_max {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            let (max, workers) = (door.connections_max, "each worker's share of --max-connections");
+            pause(&format_args!("{max} are open, {workers}")).await;
             continue;
         }
         let accepted = tokio::select! {
@@ -115,13 +125,7 @@ pub(crate) async fn run(listener: Listener, door: Rc<Door>, stopped: Rc<tokio::s
         match accepted {
             Ok((stream, peer)) => door.enter(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                if said.is_none_or(|at| at.elapsed() >= ACCEPT_ERROR_SILENCE) {
-                    said = Some(Instant::now());
-                    tracing::warn!(%error, "cannot accept connections; they wait");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => pause(&error).await,
         }
     }
     // Asked of the kernel and not of the runtime, which hears of new connections later.
@@ -202,6 +206,10 @@ impl Door {
                     .map_err(Ended::Tcp)
             }
         };
+        let untold = open.shared().untold();
+        if let Some(kind) = untold.or_else(|| served.as_ref().err()?.kind()) {
+            self.ctx.metrics.refused(kind);
+        }
         if let Err(error) = served {
             tracing::debug!(%peer, error = %error, "connection ended");
         }
@@ -360,6 +368,26 @@ where
         serving.as_mut().poll(cx).map_err(Ended::Http)
     })
     .await
+}
+
+impl Ended {
+    /// As what it is counted, where the client has broken a protocol and nobody was told: there are no requests, or none any more.
+    fn kind(&self) -> Option<&'static str> {
+        let is_tls = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        match self {
+            Self::Http(error) => {
+                let error = std::error::Error::source(error)?;
+                let h2 = error.downcast_ref::<h2::Error>()?;
+                // Found out here, and not told by the client.
+                if h2.is_go_away() && h2.is_library() {
+                    return Some("http2");
+                }
+                h2.get_io().filter(|error| is_tls(error)).map(|_| "tls")
+            }
+            Self::Io(error) | Self::Http1(http1::Broken::Io(error)) => is_tls(error).then_some("tls"),
+            _ => None,
+        }
+    }
 }
 
 /// Counts a connection as open until it is dropped, also if its task panics or is cut.

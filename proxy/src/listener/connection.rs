@@ -69,6 +69,10 @@ pub(crate) struct Connection {
     head_since: Cell<u64>,
     closing: Cell<bool>,
     cut: Cell<bool>,
+    /// By this fault of its client.
+    fault: Cell<Option<&'static str>>,
+    /// Its refusal was answered, and is counted there.
+    refusal_told: Cell<bool>,
     head_late: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     http2: Cell<bool>,
@@ -97,8 +101,22 @@ impl Connection {
         self.refusal.get()
     }
 
+    /// The same for whoever answers it.
+    pub fn tell_refusal(&self) -> Option<Refusal> {
+        self.refusal_told.set(true);
+        self.refusal.get()
+    }
+
+    /// As what it is to be counted, if it ended badly by its client's fault and nobody has been told: a refusal behind the
+    /// head of the answer, or why it was cut.
+    pub fn untold(&self) -> Option<&'static str> {
+        let refusal = self.refusal.get().filter(|_| !self.refusal_told.get());
+        refusal.map(Refusal::label).or(self.fault.get())
+    }
+
     pub fn refuse(&self, refusal: Refusal) {
         self.refusal.set(Some(refusal));
+        self.refusal_told.set(false);
     }
 
     /// The present time, for the field of that name.
@@ -238,7 +256,9 @@ impl Connection {
         self.cut.get()
     }
 
-    fn cut_off(&self) {
+    /// `fault`: the client's, if it is one.
+    fn cut_off(&self, fault: Option<&'static str>) {
+        self.fault.set(fault);
         self.cut.set(true);
         self.wake();
     }
@@ -286,14 +306,14 @@ impl Connection {
             // Nobody here knows where its messages end. A quiet moment is the best there is to end it in a drain.
             let idle = if self.closing.get() { idle.min(limits::TUNNEL_QUIET) } else { idle };
             if now - self.moved.get() > ticks(idle) {
-                self.cut_off();
+                self.cut_off(None);
             }
         } else if self.position.get() == Position::Head && now - self.head_since.get() > ticks(limits.head) {
             self.head_late.set(true);
             self.head_since.set(now);
             self.wake();
         } else if self.is_stuck(now, limits) {
-            self.cut_off();
+            self.cut_off(Some("stalled"));
         } else if self.is_idle(now, limits) && !self.closing.get() {
             self.close();
         }
@@ -342,7 +362,7 @@ impl Drop for InFlight {
         if !self.answered && of.http2.get() && now - self.since <= 1 {
             of.abandoned.set(of.abandoned.get().saturating_add(1));
             if of.requests.get() >= H2_RESETS_MIN && of.abandoned.get() > of.requests.get() / 2 {
-                of.cut_off();
+                of.cut_off(Some("rapid_reset"));
             }
         }
     }
@@ -387,6 +407,8 @@ impl Connections {
             head_since: Cell::new(now),
             closing: Cell::new(self.draining.get()),
             cut: Cell::new(false),
+            fault: Cell::new(None),
+            refusal_told: Cell::new(false),
             head_late: Cell::new(false),
             waker: RefCell::new(None),
             http2: Cell::new(false),

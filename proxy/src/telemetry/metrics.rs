@@ -43,6 +43,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Downstream connections since start.
     pub connections_total: Counter,
+    /// Times that a worker took none for a moment: the limit was reached, or there was no file descriptor.
+    pub accept_pauses: Counter,
     /// Spans that a collector has taken.
     pub spans_exported: Counter,
     /// Spans that were lost.
@@ -69,6 +71,10 @@ impl Metrics {
             refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
+            accept_pauses: r.counter(
+                "weft_proxy_accept_pauses_total",
+                "Times that a worker took no connections for 50 ms: --max-connections, or no file descriptor",
+            ),
             spans_exported: r
                 .counter("weft_proxy_spans_exported_total", "Spans that the collector of traces has taken"),
             spans_dropped: r.counter(

@@ -145,6 +145,17 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
+/// Until so many of this kind are counted.
+async fn until_counted(proxy: &Proxy, kind: &str, at_least: u64) {
+    until(kind, || async {
+        let metrics = get(proxy.admin, "admin", "/metrics").await.body;
+        let series = format!("weft_proxy_refused_total{{kind=\"{kind}\"}} ");
+        let counted = metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok());
+        if counted >= Some(at_least) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+}
+
 async fn one(addr: SocketAddr, block: &[u8]) -> End {
     let mut wire = Wire::open(addr).await;
     wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, block)).await;
@@ -284,6 +295,7 @@ async fn a_flood_of_continuations_ends_the_connection() {
     }
     assert!(wire.end().await.is_refused());
     assert_eq!(upstream.served(), 0);
+    until_counted(&proxy, "http2", 1).await;
 }
 
 /// h2 holds one answer of each kind, and reads no further until it is out: memory does not grow.
@@ -348,6 +360,7 @@ async fn requests_that_are_reset_as_soon_as_they_are_made_end_the_connection() {
         made += 1;
     }
     assert!(made < 3000, "{made} requests made and reset");
+    until_counted(&proxy, "rapid_reset", 1).await;
     until("nothing is left of them", || async {
         let clusters = get(proxy.admin, "admin", "/clusters").await.body;
         if clusters.contains("active 0") { Ok(()) } else { Err(clusters) }
@@ -395,6 +408,7 @@ async fn games_with_windows_and_settings_end_the_connection() {
     ] {
         refused(&proxy, what, &frames).await;
     }
+    until_counted(&proxy, "http2", 11).await;
     assert_eq!(upstream.served(), 0);
     assert_eq!(one(proxy.outbound, &get_orders()).await, End::Status(200), "others are served");
 }

@@ -22,6 +22,7 @@ mod hostile_upstream;
 mod http2_abuse;
 mod inbound;
 mod interim;
+mod limits;
 mod listener_tls;
 mod mesh;
 mod mesh_tls;

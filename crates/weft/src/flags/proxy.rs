@@ -17,6 +17,7 @@ use weft_proxy::config::{
     self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
     StaticConfig,
 };
+use weft_proxy::limits::CONNECTIONS_MAX;
 use weft_xds_proto::resource::labels::{self, Place};
 
 use self::several::{access_log, mesh, overload, trace};
@@ -181,6 +182,9 @@ pub(crate) struct ProxyFlags {
     /// Threads that carry traffic, 1 to 256; default: 2
     #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
     pub(crate) workers: Option<usize>,
+    /// Connections of clients at once; more wait, in the kernel's queue; default: 20000
+    #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N")]
+    pub(crate) max_connections: Option<usize>,
     /// How long requests in flight may take to finish at the end, such as 20s; default: 20s
     #[arg(long, env = "WEFT_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(with = "weft_core::config::duration::option")]
@@ -268,7 +272,7 @@ impl ProxyFlags {
             inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, inbound_client_ca,
             inbound_client_certificates, inbound_min_version, inbound_cipher_suites, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
-            advertise, service, workers, drain_timeout, log_level, log_format, access_log, access_log_format,
+            advertise, service, workers, max_connections, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
             documents,
         );
@@ -366,6 +370,7 @@ impl ProxyFlags {
             services,
             place,
             workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
+            connections_max: self.max_connections.unwrap_or(CONNECTIONS_MAX),
             static_config: static_config.map(Arc::new),
             access_log,
             trace,
