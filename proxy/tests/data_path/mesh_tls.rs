@@ -165,6 +165,34 @@ async fn a_renewed_certificate_is_in_use_without_a_restart_and_another_name_is_n
     assert_eq!(get(client.outbound, "orders", "/").await.status, StatusCode::OK);
 }
 
+/// Each looks at the other's, with a list of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_whose_certificate_was_taken_back_is_refused_as_a_caller_and_as_an_endpoint() {
+    let (app_itself, ca) = (Upstream::start("a").await, Ca::new("mesh"));
+    let mesh = |file: &str, id: &str, serial: u64, crl| {
+        let issued = ca.issue_numbered(file, id, serial);
+        MeshFiles { cert: issued.cert, key: issued.key, ca: ca.file(), crl, mode: MeshMode::Strict }
+    };
+    let list = |name: &str, serials: &[u64]| {
+        let path = ca.at(name);
+        std::fs::copy(ca.revoke(serials), &path).unwrap();
+        Some(path)
+    };
+    for (at_server, at_client, good) in [
+        (None, None, true),
+        (list("none.crl", &[5]), list("neither.crl", &[5]), true),
+        (list("caller.crl", &[8]), None, false),
+        (None, list("endpoint.crl", &[7]), false),
+    ] {
+        let (_server, addr) =
+            server_side(app_itself.addr, mesh("orders", ORDERS, 7, at_server.clone())).await;
+        let client = client_side(addr, "{mode: mesh}", mesh("web", WEB, 8, at_client.clone())).await;
+        let answer = get(client.outbound, "orders", "/").await;
+        assert_eq!(answer.status == StatusCode::OK, good, "{at_server:?} {at_client:?}: {}", answer.body);
+    }
+    assert_eq!(app_itself.served(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_without_a_usable_identity_does_not_start() {
     let (ca, other) = (Ca::new("mesh"), Ca::new("other"));

@@ -225,6 +225,23 @@ async fn a_tunnel_to_an_endpoint_goes_over_tls() {
     assert_eq!(&seen, b"hello");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_speaks_an_older_version_than_the_least_one_is_refused() {
+    let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
+    let own = ca.issue("server", "api.example");
+    let old = rustls::ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS12]);
+    let chain = weft_core::tls::certificates(&own.cert).unwrap();
+    let key = weft_core::tls::private_key(&own.key).unwrap();
+    let old = old.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let (addr, _task) = terminate(app.addr, Arc::new(old)).await;
+    for (min, status) in [("1.2", StatusCode::OK), ("1.3", StatusCode::SERVICE_UNAVAILABLE)] {
+        let tls = format!("hostname: api.example, ca-file: {}, min-version: \"{min}\"", ca.file().display());
+        let proxy = proxy(&orders_over_tls(addr, &tls, "")).await;
+        let answer = get(proxy.outbound, "orders", "/").await;
+        assert_eq!(answer.status, status, "{min}: {}", answer.body);
+    }
+}
+
 #[test]
 fn mistakes_in_tls_are_named_with_their_keys() {
     let ca = "-----BEGIN CERTIFICATE-----";

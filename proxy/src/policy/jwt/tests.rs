@@ -169,3 +169,73 @@ fn the_signature_of_the_standards_example_holds() {
     assert_eq!(keys.verify("ES256", None, signed.as_bytes(), &signature), Ok(()));
     assert_eq!(keys.verify("RS256", None, signed.as_bytes(), &signature), Err(TokenError::NoKey));
 }
+
+/// A key with the algorithms that it is for, and how it signs by each.
+type Sign = Box<dyn Fn(&[u8], &str) -> Vec<u8>>;
+
+fn rsa() -> (Value, Vec<&'static str>, Sign) {
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use aws_lc_rs::signature::{
+        KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+        RSA_PSS_SHA512, RsaEncoding,
+    };
+    let key = KeyPair::generate(KeySize::Rsa2048).unwrap();
+    // RSAPublicKey (RFC 8017 §A.1.1) of 2048 bits: two lengths and a zero, then the modulus, then 65537.
+    let n = &key.public_key().as_ref()[9..265];
+    let jwk = json!({"kty": "RSA", "n": encode(n), "e": encode([1, 0, 1])});
+    let sign = move |signed: &[u8], algorithm: &str| {
+        let by: &dyn RsaEncoding = match algorithm {
+            "RS256" => &RSA_PKCS1_SHA256,
+            "RS384" => &RSA_PKCS1_SHA384,
+            "RS512" => &RSA_PKCS1_SHA512,
+            "PS256" => &RSA_PSS_SHA256,
+            "PS384" => &RSA_PSS_SHA384,
+            _ => &RSA_PSS_SHA512,
+        };
+        let mut signature = vec![0; key.public_modulus_len()];
+        key.sign(by, &SystemRandom::new(), signed, &mut signature).unwrap();
+        signature
+    };
+    (jwk, vec!["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"], Box::new(sign))
+}
+
+fn p384() -> (Value, Vec<&'static str>, Sign) {
+    use aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING;
+    let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let point = key.public_key().as_ref().to_vec();
+    let jwk = json!({"kty": "EC", "crv": "P-384", "x": encode(&point[1..49]), "y": encode(&point[49..])});
+    let sign =
+        move |signed: &[u8], _: &str| key.sign(&SystemRandom::new(), signed).unwrap().as_ref().to_vec();
+    (jwk, vec!["ES384"], Box::new(sign))
+}
+
+fn ed25519() -> (Value, Vec<&'static str>, Sign) {
+    use aws_lc_rs::signature::Ed25519KeyPair;
+    let key = Ed25519KeyPair::generate().unwrap();
+    let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": encode(key.public_key().as_ref())});
+    let sign = move |signed: &[u8], _: &str| key.sign(signed).as_ref().to_vec();
+    (jwk, vec!["EdDSA", "Ed25519"], Box::new(sign))
+}
+
+/// RFC 7518 §3, RFC 8037 §3.1.
+#[test]
+fn each_algorithm_that_is_promised_is_verified_with_its_own_keys_alone() {
+    let all = [rsa(), p384(), ed25519()];
+    for (jwk, algorithms, sign) in &all {
+        let tokens = tokens(&json!({ "keys": [jwk] }).to_string(), &[]);
+        for algorithm in algorithms {
+            let header = encode(json!({ "alg": algorithm }).to_string());
+            let signed = format!("{header}.{}", encode(claims(|_| {}).to_string()));
+            let token = |signature: &[u8]| format!("Bearer {signed}.{}", encode(signature));
+            let mut signature = sign(signed.as_bytes(), algorithm);
+            assert!(ask(&tokens, &token(&signature)).unwrap().is_some(), "{algorithm}");
+            signature[10] ^= 1;
+            assert_eq!(ask(&tokens, &token(&signature)), Err(TokenError::Signature), "{algorithm}");
+            let foreign = all.iter().filter(|(_, others, _)| !others.contains(algorithm));
+            for (_, others, sign) in foreign {
+                let forged = sign(signed.as_bytes(), others[0]);
+                assert!(ask(&tokens, &token(&forged)).is_err(), "{algorithm} signed by {}", others[0]);
+            }
+        }
+    }
+}
