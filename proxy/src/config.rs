@@ -108,6 +108,8 @@ pub struct PortTls {
     pub certificates: Vec<Identity>,
     /// What clients have to show.
     pub clients: ClientCerts,
+    /// PEM file with revocation lists of their CAs.
+    pub client_crl: Option<PathBuf>,
     /// No older version is spoken.
     pub min_version: TlsVersion,
     /// The suites that are taken, most wanted first; of a version that none is for, all of its own.
@@ -120,6 +122,7 @@ impl PortTls {
         Self {
             certificates: vec![certificate],
             clients: ClientCerts::Unasked,
+            client_crl: None,
             min_version: TlsVersion::default(),
             cipher_suites: Vec::new(),
         }

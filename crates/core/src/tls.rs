@@ -218,6 +218,14 @@ pub fn private_key_in(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>,
     })
 }
 
+/// All revocation lists of a PEM file.
+///
+/// # Errors
+/// If there is none, or the file cannot be read or parsed.
+pub fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    crls_in(path, &read(path)?)
+}
+
 /// All revocation lists of a PEM text; `path` is what errors call it.
 ///
 /// # Errors

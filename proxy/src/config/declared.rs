@@ -150,7 +150,7 @@ fn parse(text: &str, default: &str) -> Result<Declared, String> {
     let tls = listener_tls::of_keys(
         "",
         (options.certs, options.keys),
-        (options.client_ca, options.client_certificates),
+        (options.client_ca, options.client_crl, options.client_certificates),
         (options.min_version, options.cipher_suites),
     )?;
     if tls.is_some() && matches!(takes, Takes::Tls { .. }) {
@@ -170,6 +170,7 @@ struct Options<'a> {
     certs: Vec<PathBuf>,
     keys: Vec<PathBuf>,
     client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     client_certificates: Option<&'a str>,
     min_version: Option<&'a str>,
     cipher_suites: Option<&'a str>,
@@ -206,20 +207,23 @@ impl<'a> Options<'a> {
                 }
                 self.domain.replace(domain).is_some()
             }
-            "cert" | "key" | "client-ca" if value.is_empty() => return Err(format!("{key} names no file")),
+            "cert" | "key" | "client-ca" | "client-crl" if value.is_empty() => {
+                return Err(format!("{key} names no file"));
+            }
             "cert" | "key" => {
                 let files = if key == "cert" { &mut self.certs } else { &mut self.keys };
                 files.push(value.into());
                 false
             }
             "client-ca" => self.client_ca.replace(value.into()).is_some(),
+            "client-crl" => self.client_crl.replace(value.into()).is_some(),
             "client-certificates" => self.client_certificates.replace(value).is_some(),
             "min-version" => self.min_version.replace(value).is_some(),
             "cipher-suites" => self.cipher_suites.replace(value).is_some(),
             _ => {
                 return Err(format!(
                     "option {key:?} is unknown; allowed are protocol, mode, accept-proxy, send-proxy, domain, cert, key, \
-                     client-ca, client-certificates, min-version and cipher-suites"
+                     client-ca, client-crl, client-certificates, min-version and cipher-suites"
                 ));
             }
         };
@@ -298,13 +302,14 @@ mod tests {
     fn a_listener_with_certificates_ends_tls() {
         assert_eq!(declared("127.0.0.1:1=orders").tls, None);
         let two = declared(
-            "127.0.0.1:1=orders,cert=/a,key=/b,cert=/c,key=/d,client-ca=/e,client-certificates=optional,min-version=1.3,\
+            "127.0.0.1:1=orders,cert=/a,key=/b,cert=/c,key=/d,client-ca=/e,client-crl=/f,client-certificates=optional,min-version=1.3,\
              cipher-suites=TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256",
         );
         let pair = |cert: &str, key: &str| Identity { cert: cert.into(), key: key.into() };
         let tls = PortTls {
             certificates: vec![pair("/a", "/b"), pair("/c", "/d")],
             clients: ClientCerts::Asked("/e".into()),
+            client_crl: Some("/f".into()),
             min_version: TlsVersion::Tls13,
             cipher_suites: ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"]
                 .map(|name| CipherSuite::parse(name).unwrap())
@@ -339,6 +344,7 @@ mod tests {
             ("127.0.0.1:1=orders,cert=,key=/b", "cert names no file"),
             ("127.0.0.1:1=orders,client-ca=/c", "client-ca needs cert and key"),
             ("127.0.0.1:1=orders,min-version=1.3", "min-version needs cert and key"),
+            ("127.0.0.1:1=orders,cert=/a,key=/b,client-crl=/c", "client-crl needs client-ca"),
             ("127.0.0.1:1=orders,cipher-suites=TLS_AES_256_GCM_SHA384", "cipher-suites needs cert and key"),
             (
                 "127.0.0.1:1=orders,cert=/a,key=/b,cipher-suites=RC4",

@@ -5,6 +5,7 @@
 //!   certificates:                    # by the name that a client asks for; the first for everybody else
 //!     - {certificate-file: /etc/tls/shop.pem, key-file: /etc/tls/shop.key}
 //!   client-ca: /etc/tls/clients.pem  # clients show a certificate of it; leave it out for none
+//!   client-crl: /etc/tls/revoked.pem # revocation lists of that CA
 //!   client-certificates: optional    # who shows none is let in; required if missing
 //!   min-version: "1.3"               # 1.2 if missing
 //!   cipher-suites: [TLS_AES_256_GCM_SHA384]   # most wanted first; of a version that none is for, all
@@ -27,6 +28,9 @@ pub struct ListenerTls {
     /// PEM file with the CA of clients.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// PEM file with revocation lists of that CA.
+    #[serde(default)]
+    pub client_crl: Option<PathBuf>,
     /// `required` (default) or `optional`.
     #[serde(default)]
     pub client_certificates: Option<String>,
@@ -63,12 +67,16 @@ impl ListenerTls {
         }
         let min_version = min_version("min-version", self.min_version.as_deref())?;
         let suites = CipherSuite::parse_all(self.cipher_suites.iter().map(String::as_str), min_version);
+        if self.client_crl.is_some() && self.client_ca.is_none() {
+            return Err("client-crl needs client-ca, by which clients are verified".to_owned());
+        }
         Ok(PortTls {
             certificates: self.certificates.iter().map(pair).collect(),
             clients: client_certs(
                 ("client-ca", self.client_ca.clone()),
                 ("client-certificates", self.client_certificates.as_deref()),
             )?,
+            client_crl: self.client_crl.clone(),
             min_version,
             cipher_suites: suites.map_err(|why| format!("cipher-suites: {why}"))?,
         })
@@ -82,7 +90,7 @@ impl ListenerTls {
 pub fn of_keys(
     prefix: &str,
     (certs, keys): (Vec<PathBuf>, Vec<PathBuf>),
-    (ca, clients): (Option<PathBuf>, Option<&str>),
+    (ca, crl, clients): (Option<PathBuf>, Option<PathBuf>, Option<&str>),
     (least, suites): (Option<&str>, Option<&str>),
 ) -> Result<Option<PortTls>, String> {
     let named = |key: &str| format!("{prefix}{key}");
@@ -95,6 +103,9 @@ pub fn of_keys(
     }
     let mode = named("client-certificates");
     let (ca_key, least_key, suites_key) = (named("client-ca"), named("min-version"), named("cipher-suites"));
+    if crl.is_some() && ca.is_none() {
+        return Err(format!("{} needs {ca_key}, by which clients are verified", named("client-crl")));
+    }
     let clients = client_certs((&ca_key, ca), (&mode, clients))?;
     let min_version = min_version(&least_key, least)?;
     // Divided as OpenSSL does.
@@ -113,7 +124,7 @@ pub fn of_keys(
         };
     }
     let certificates = certs.into_iter().zip(keys).map(|(cert, key)| Identity { cert, key }).collect();
-    Ok(Some(PortTls { certificates, clients, min_version, cipher_suites }))
+    Ok(Some(PortTls { certificates, clients, client_crl: crl, min_version, cipher_suites }))
 }
 
 /// Of two keys, each with its name.

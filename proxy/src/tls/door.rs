@@ -44,7 +44,7 @@ impl DoorTls {
             ClientCerts::Asked(ca) | ClientCerts::Required(ca) => Some(ca.clone()),
         };
         let pairs = port.certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]);
-        let files = pairs.chain(&ca).cloned().collect();
+        let files = pairs.chain(&ca).chain(&port.client_crl).cloned().collect();
         let port = port.clone();
         let live = certificates.live(what.to_owned(), files, Vec::new(), move |_| {
             let config = server_config(&port, alpn).map_err(|error| error.to_string())?;
@@ -95,7 +95,8 @@ fn server_config(port: &PortTls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, tl
     let (provider, versions) = spoken(port.min_version, &port.cipher_suites);
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
     let builder = builder.expect("each version has suites");
-    let config = tls::server_config_choosing(builder, &port.certificates, &port.clients, alpn)?;
+    let crls = port.client_crl.as_deref().map_or(Ok(Vec::new()), tls::crls)?;
+    let config = tls::server_config_choosing(builder, &port.certificates, &port.clients, crls, alpn)?;
     if port.clients != ClientCerts::Unasked {
         return Ok(config);
     }

@@ -102,6 +102,55 @@ async fn clients_show_certificates_of_the_ca_where_that_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_whose_certificates_were_taken_back_are_let_in_no_longer_once_the_list_says_so() {
+    let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
+    let own = pair(&ca.issue("server", "a.example"));
+    let (good, bad) = (ca.issue_numbered("good", "c.example", 6), ca.issue_numbered("bad", "c.example", 7));
+    let list = ca.revoke(&[5]);
+    for mode in ["required", "optional"] {
+        ca.revoke(&[5]);
+        let tls = format!(
+            "{{certificates: [{own}], client-ca: {}, client-crl: {}, client-certificates: {mode}}}",
+            ca.file().display(),
+            list.display()
+        );
+        let (_proxy, addr) = listener(app.addr, &tls).await;
+        let let_in = async |who: &Identity| ask(addr, "a.example", trusting(&ca, Some(who))).await.is_ok();
+        assert!(let_in(&bad).await, "{mode}: it was not taken back yet");
+        ca.revoke(&[5, 7]);
+        until("it is refused", || async { if let_in(&bad).await { Err(mode.to_owned()) } else { Ok(()) } })
+            .await;
+        assert!(let_in(&good).await, "{mode}");
+    }
+}
+
+/// RFC 8446 §4.6.1; and no recording of today can be read by the quantum computers of later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_resumed_and_keys_agreed_on_by_x25519mlkem768() {
+    let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
+    let own = pair(&ca.issue("server", "a.example"));
+    let (_proxy, addr) = listener(app.addr, &format!("{{certificates: [{own}]}}")).await;
+    let client = trusting(&ca, None);
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let mut stream = TlsConnector::from(client.clone()).connect(name, stream).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await.unwrap();
+        // Tickets come behind the handshake.
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let session = stream.get_ref().1;
+        assert_eq!(
+            session.negotiated_key_exchange_group().map(|group| group.name()),
+            Some(rustls::NamedGroup::X25519MLKEM768)
+        );
+        kinds.push(session.handshake_kind().unwrap());
+    }
+    assert_eq!(kinds, [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn older_versions_than_the_least_one_are_refused() {
     let (app, ca) = (Upstream::start("a").await, Ca::new("one"));
     let own = pair(&ca.issue("server", "a.example"));
@@ -123,6 +172,7 @@ fn mistakes_in_tls_of_a_listener_are_named_with_their_keys() {
         ("certificates: []".to_owned(), "listener \"web\": tls: certificates: none; at least one is needed"),
         (format!("{one}, client-certificates: optional"), "client-certificates needs client-ca"),
         (format!("{one}, client-ca: /c, client-certificates: none"), "allowed are required and optional"),
+        (format!("{one}, client-crl: /c"), "client-crl needs client-ca"),
         (format!("{one}, min-version: \"1.1\""), "min-version \"1.1\" is unknown; allowed are 1.2 and 1.3"),
         (
             format!("{one}, cipher-suites: [RC4]"),

@@ -11,7 +11,7 @@ use rustls::{
     client::verify_server_name,
     server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
 };
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::by_sni::BySni;
 use super::{TlsError, certificates, install_provider, pair_error, private_key, strict_roots, system_roots};
@@ -46,11 +46,12 @@ pub fn server_config_asking(
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     install_provider();
-    server_config_choosing(ServerConfig::builder(), std::slice::from_ref(identity), clients, alpn)
+    server_config_choosing(ServerConfig::builder(), std::slice::from_ref(identity), clients, Vec::new(), alpn)
 }
 
 /// The same with several certificates, of which a client is shown the one for the name that it asks for; the first if there is
-/// none. `builder` knows the versions and suites that are spoken, of which the first that a client knows is taken.
+/// none. `builder` knows the versions and suites that are spoken, of which the first that a client knows is taken. `crls`, if there are any, are
+/// of all issuers of clients' chains.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
@@ -58,12 +59,16 @@ pub fn server_config_choosing(
     builder: ConfigBuilder<ServerConfig, WantsVerifier>,
     identities: &[Identity],
     clients: &ClientCerts,
+    crls: Vec<CertificateRevocationListDer<'static>>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match clients {
         ClientCerts::Unasked => builder.with_no_client_auth(),
         ClientCerts::Asked(ca) | ClientCerts::Required(ca) => {
-            let verifier = WebPkiClientVerifier::builder(Arc::new(strict_roots(ca)?));
+            let mut verifier = WebPkiClientVerifier::builder(Arc::new(strict_roots(ca)?));
+            if !crls.is_empty() {
+                verifier = verifier.with_crls(crls).enforce_revocation_expiration();
+            }
             let verifier = match clients {
                 ClientCerts::Asked(_) => verifier.allow_unauthenticated(),
                 _ => verifier,

@@ -99,8 +99,8 @@ pub(crate) struct ProxyFlags {
     /// their host), tcp (bytes as they are) or tls (SERVICE is *: by the name that TLS clients ask for, SERVICE or
     /// SERVICE.weft, or with domain=DOMAIN, SERVICE.DOMAIN); mode=0660 of a socket's file; accept-proxy=NETWORK+NETWORK:
     /// from these only with a PROXY protocol header; send-proxy=v1 or v2: tell endpoints who the client is; cert=FILE with
-    /// key=FILE (as many as wanted, by name), client-ca=FILE, client-certificates=MODE, min-version=VERSION and cipher-suites=NAME:NAME: TLS, as
-    /// those of --inbound-cert; default: none
+    /// key=FILE (as many as wanted, by name), client-ca=FILE, client-crl=FILE, client-certificates=MODE, min-version=VERSION
+    /// and cipher-suites=NAME:NAME: TLS, as those of --inbound-cert; default: none
     #[arg(long, env = "WEFT_UPSTREAM", value_name = "ADDRESS=SERVICE", value_delimiter = ' ')]
     pub(crate) upstream: Option<Vec<Declared>>,
     /// Where others send calls for the local services (usually port 15006), or off; default: off, and
@@ -137,6 +137,9 @@ pub(crate) struct ProxyFlags {
     /// PEM file with the CA by which clients of --inbound-cert show a certificate; default: none is asked for
     #[arg(long, env = "WEFT_INBOUND_CLIENT_CA", value_name = "FILE")]
     pub(crate) inbound_client_ca: Option<PathBuf>,
+    /// PEM file with revocation lists of --inbound-client-ca; default: none, nobody was taken back
+    #[arg(long, env = "WEFT_INBOUND_CLIENT_CRL", value_name = "FILE")]
+    pub(crate) inbound_client_crl: Option<PathBuf>,
     /// required, or optional: who shows none is let in; default: required with --inbound-client-ca
     #[arg(long, env = "WEFT_INBOUND_CLIENT_CERTIFICATES", value_name = "MODE")]
     pub(crate) inbound_client_certificates: Option<String>,
@@ -270,7 +273,7 @@ impl ProxyFlags {
             name, region, zone, data_dir, join, server, server_ca, server_cert, server_key, outbound, capture, upstream,
             inbound,
             inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, inbound_client_ca,
-            inbound_client_certificates, inbound_min_version, inbound_cipher_suites, mesh_cert, mesh_key,
+            inbound_client_crl, inbound_client_certificates, inbound_min_version, inbound_cipher_suites, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
             advertise, service, workers, max_connections, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
@@ -299,7 +302,7 @@ impl ProxyFlags {
         let inbound_tls = config::listener_tls::of_keys(
             "inbound-",
             (self.inbound_cert.unwrap_or_default(), self.inbound_key.unwrap_or_default()),
-            (self.inbound_client_ca, self.inbound_client_certificates.as_deref()),
+            (self.inbound_client_ca, self.inbound_client_crl, self.inbound_client_certificates.as_deref()),
             (self.inbound_min_version.as_deref(), self.inbound_cipher_suites.as_deref()),
         )
         .map_err(Failure::new)?;
