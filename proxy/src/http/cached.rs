@@ -33,20 +33,31 @@ pub(crate) enum Lookup {
     Pass,
 }
 
-/// Asks the cache. `path` as in [`super::resolve::Routed`].
-pub(crate) fn lookup(
-    ctx: &Context,
-    route: &str,
-    target: &Target,
-    head: &request::Parts,
-    path: Option<&str>,
-) -> Lookup {
-    let path = path.unwrap_or_else(|| head.uri.path());
-    let key = format!("{}{path}?{}", target.host, head.uri.query().unwrap_or_default());
+/// What is known of a request beside its head.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub route: &'a str,
+    pub target: &'a Target,
+    /// As in [`super::resolve::Routed`].
+    pub path: Option<&'a str>,
+    /// It had `Authorization`, which may have been taken out meanwhile.
+    pub authorized: bool,
+    /// What its answer depends on then is no part of the key.
+    pub has_body: bool,
+}
+
+/// Asks the cache.
+pub(crate) fn lookup(ctx: &Context, head: &request::Parts, asked: Asked<'_>) -> Lookup {
+    let path = asked.path.unwrap_or_else(|| head.uri.path());
+    let key = format!("{}{path}?{}", asked.target.host, head.uri.query().unwrap_or_default());
     if !head.method.is_safe() {
         return Lookup::Changes(key);
     }
-    match ctx.cache.borrow_mut().lookup(&key, route, head, Instant::now()) {
+    if asked.has_body {
+        return Lookup::Pass;
+    }
+    match ctx.cache.borrow_mut().lookup(&key, asked.route, head, Instant::now()) {
+        Found::Miss(ticket) if asked.authorized => Lookup::Store(ticket.authorized()),
         Found::Miss(ticket) => Lookup::Store(ticket),
         Found::Bypass => Lookup::Pass,
         Found::OnlyIfCached => {

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{Response, StatusCode, request};
 use hyper::ext::Protocol;
@@ -33,10 +34,10 @@ pub(crate) async fn respond(
         return Err(RequestError::Connect);
     }
     let target = target(head)?;
-    let started = ctx.epoch.elapsed();
+    let started = Instant::now();
     let cluster = resolve::named(ctx, &target).await?;
     if let Some(gate) = guarded::gate(ctx, &cluster) {
-        let asked = guarded::Asked { connection, target: &target, path: Some(""), seen: None };
+        let asked = guarded::Asked { connection, target: &target, path: Some(""), seen: None, started };
         guarded::admit(ctx, &cluster, gate, head, asked)?;
     }
     let metrics = cluster.clone();
@@ -45,7 +46,7 @@ pub(crate) async fn respond(
         Ok(_) => StatusCode::OK,
         Err(error) => super::rescue::status(error).0,
     };
-    metrics.shared.metrics.answered(status, ctx.epoch.elapsed().saturating_sub(started));
+    metrics.shared.metrics.answered(status, started.elapsed());
     Ok(Response::new(ResponseBody::Switched(Some(Box::new(opened?)))))
 }
 

@@ -3,11 +3,13 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::request;
 
 use super::context::Context;
 use super::error::RequestError;
+use super::rescue;
 use super::routed::replace_path;
 use super::seen::Seen;
 use super::target::Target;
@@ -39,13 +41,27 @@ pub(super) struct Asked<'a> {
     /// that the app is asked for no other.
     pub path: Option<&'a str>,
     pub seen: Option<&'a Rc<Seen>>,
+    pub started: Instant,
 }
 
-/// Asks about a request.
+/// Asks about a request. One that is refused counts among those of the service.
 ///
 /// # Errors
 /// If it is refused, or its path has no one form.
 pub(super) fn admit(
+    ctx: &Context,
+    cluster: &Cluster,
+    gate: &Gate,
+    head: &mut request::Parts,
+    asked: Asked<'_>,
+) -> Result<(), RequestError> {
+    judge(ctx, cluster, gate, head, asked).inspect_err(|error| {
+        let (status, _) = rescue::status(error);
+        cluster.shared.metrics.answered(status, asked.started.elapsed());
+    })
+}
+
+fn judge(
     ctx: &Context,
     cluster: &Cluster,
     gate: &Gate,

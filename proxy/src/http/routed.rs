@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, request};
 use http_body::Body;
@@ -117,6 +117,7 @@ async fn carry_out(
         (_, Action::Respond { status, body }) => own(*status, body.clone()),
         (_, Action::Forward(to)) => {
             let backend = to.draw(&mut ctx.rng.borrow_mut());
+            let authorized = head.headers.contains_key(AUTHORIZATION);
             if guarded::is_boundary(ctx) {
                 // Before what is stored is looked at.
                 let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
@@ -124,13 +125,25 @@ async fn carry_out(
                     // It is in its one form already if it has been changed into none.
                     let known = path.clone().unwrap_or_else(|| head.uri.path().to_owned());
                     let (connection, seen) = (call.connection, call.seen);
-                    let asked = guarded::Asked { connection, target: &target, path: Some(&known), seen };
+                    let asked = guarded::Asked {
+                        connection,
+                        target: &target,
+                        path: Some(&known),
+                        seen,
+                        started: call.started,
+                    };
                     guarded::admit(ctx, &cluster, gate, &mut head, asked)?;
                 }
             }
             let cache = route.cache.as_ref().filter(|_| !head.headers.contains_key(UPGRADE));
-            let stored = cache
-                .map(|policy| (policy, cached::lookup(ctx, &route.name, &target, &head, path.as_deref())));
+            let asked = cached::Asked {
+                route: &route.name,
+                target: &target,
+                path: path.as_deref(),
+                authorized,
+                has_body: !incoming.is_end_stream(),
+            };
+            let stored = cache.map(|policy| (policy, cached::lookup(ctx, &head, asked)));
             match stored {
                 Some((_, Lookup::Answer(response))) => response,
                 stored => {

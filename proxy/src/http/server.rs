@@ -126,7 +126,7 @@ async fn respond(
     let cluster = match resolve::resolve(ctx, &target, &head).await? {
         Resolved::Cluster(cluster) => {
             if let Some(gate) = guarded::gate(ctx, &cluster) {
-                let asked = guarded::Asked { connection, target: &target, path: None, seen };
+                let asked = guarded::Asked { connection, target: &target, path: None, seen, started };
                 guarded::admit(ctx, &cluster, gate, &mut head, asked)?;
             }
             cluster

@@ -313,7 +313,9 @@ impl Connection {
             self.head_since.set(now);
             self.wake();
         } else if self.is_stuck(now, limits) {
-            self.cut_off(Some("stalled"));
+            // One that does not take leave of us does no harm.
+            let fault = (!self.closing.get() || self.in_flight.get() > 0).then_some("stalled");
+            self.cut_off(fault);
         } else if self.is_idle(now, limits) && !self.closing.get() {
             self.close();
         }

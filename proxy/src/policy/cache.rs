@@ -120,6 +120,13 @@ pub struct Ticket {
     authorized: bool,
 }
 
+impl Ticket {
+    /// The same where the request had `Authorization`, which is not among its fields any more.
+    pub fn authorized(self) -> Self {
+        Self { authorized: true, ..self }
+    }
+}
+
 /// An answer that may be stored once its body has come whole.
 #[derive(Debug)]
 pub struct Pending {
@@ -355,7 +362,8 @@ pub fn judge(policy: &ir::CachePolicy, ticket: &Ticket, head: &response::Parts) 
         return None;
     }
     let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let body_bytes_max = policy.body_bytes_max as usize;
+    // More than that is not kept, so it is not collected either.
+    let body_bytes_max = (policy.body_bytes_max as usize).min(BYTES_MAX / 8);
     if length.is_some_and(|n| n > body_bytes_max as u64) {
         return None;
     }

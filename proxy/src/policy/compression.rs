@@ -27,7 +27,10 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     for value in headers.get_all(ACCEPT_ENCODING) {
         for part in value.to_str().unwrap_or_default().split(',') {
             let (coding, parameters) = part.split_once(';').unwrap_or((part, ""));
-            let weight = parameters.trim().strip_prefix("q=").map(|q| q.trim().parse::<f32>().unwrap_or(0.0));
+            // The name of a parameter is in any case (RFC 9110 §5.6.6).
+            let parameters = parameters.trim();
+            let weight = parameters.strip_prefix("q=").or_else(|| parameters.strip_prefix("Q="));
+            let weight = weight.map(|q| q.trim().parse::<f32>().unwrap_or(0.0));
             let wanted = weight.unwrap_or(1.0) > 0.0;
             match coding.trim() {
                 coding if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => {

@@ -18,7 +18,7 @@ pub enum Flag {
     ConnectRefused,
     /// No host, or one that is none.
     BadHost,
-    /// A scheme other than http.
+    /// A scheme other than http, and https over HTTP/2.
     BadScheme,
     /// An expectation other than 100-continue.
     Expectation,

@@ -68,7 +68,11 @@ impl Metrics {
         Self {
             clusters: Arc::new(ClusterFamilies::new(r)),
             routes: Arc::new(RouteFamilies::new(r)),
-            refused: r.counters("weft_proxy_refused_total", "Malformed requests refused, by kind", &["kind"]),
+            refused: r.counters(
+                "weft_proxy_refused_total",
+                "Requests and connections ended for what their clients did, by kind",
+                &["kind"],
+            ),
             connections: r.gauge("weft_proxy_open_connections", "Downstream connections open now"),
             connections_total: r.counter("weft_proxy_connections_total", "Downstream connections accepted"),
             accept_pauses: r.counter(

@@ -81,6 +81,46 @@ async fn callers_are_let_in_by_identity_path_and_method() {
         .lines()
         .find(|l| l.starts_with("weft_proxy_flagged_requests_total") && l.contains("\"forbidden\""));
     assert!(counted.is_some_and(|l| l.contains("orders")), "{metrics}");
+    let requests = metrics.lines().find(|l| l.starts_with("weft_proxy_requests_total{") && l.contains("4xx"));
+    assert!(requests.is_some_and(|l| l.contains("inbound") && l.ends_with(" 7")), "{metrics}");
+}
+
+/// RFC 9111 §3.5: the app is not shown the token, and the answer is for whoever has it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_to_a_token_is_not_stored_for_others() {
+    let upstream = Upstream::start("a").await;
+    let (token, jwks) = token("login");
+    let yaml = format!(
+        "listeners: [{{name: web, address: \"127.0.0.1:0\"}}]\n{}---
+apiVersion: weft.dev/v1
+kind: RequestAuthentication
+metadata: {{name: login}}
+spec: {{{FOR_ORDERS}, jwtRules: [{{issuer: login, jwks: '{jwks}'}}]}}
+---
+apiVersion: weft.dev/v1
+kind: HTTPRouteFilter
+metadata: {{name: f}}
+spec: {{cache: {{defaultTtl: 1m}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r}}
+spec:
+  parentRefs: [{{kind: Service, group: '', name: orders}}]
+  rules:
+    - filters: [{{type: ExtensionRef, extensionRef: {{group: weft.dev, kind: HTTPRouteFilter, name: f}}}}]
+      backendRefs: [{{name: orders}}]
+",
+        orders(&[upstream.addr], ""),
+    );
+    let mut config = config(&yaml);
+    config.workers = 1;
+    let proxy = start(config).await;
+    let addr = proxy.running.addrs().listeners[0].1;
+    for (token, hit) in [(Some(&*token), ""), (Some(&*token), ""), (None, ""), (None, "weft; hit")] {
+        let answer = ask_with(addr, token).await;
+        assert_eq!((answer.status, answer.header("cache-status")), (StatusCode::OK, hit), "{token:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

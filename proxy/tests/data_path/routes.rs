@@ -429,5 +429,16 @@ async fn answers_are_kept_and_used_again_until_their_target_changes() {
     call(&proxy, Request::post("/x?q=1")).await;
     call(&proxy, Request::get("/x?q=1")).await;
     assert_eq!(a.served(), 6, "a POST takes out what is stored");
+    let mut client = Client::http1(proxy.outbound).await;
+    for body in ["first", "second"] {
+        let mut search = client.request(http::Method::GET, "orders", "/x?q=1", full(body));
+        search.headers_mut().insert("content-type", "text/plain".parse().unwrap());
+        assert_eq!(
+            client.call(search).await.unwrap().header("cache-status"),
+            "",
+            "a body asks for something else"
+        );
+    }
+    assert_eq!(a.served(), 8);
     assert_eq!(b.served(), 0);
 }
