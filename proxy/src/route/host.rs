@@ -15,6 +15,9 @@ pub enum HostError {
     /// Something that is no host.
     #[error("it has a character that no host name has")]
     Character,
+    /// More than the one of a fully qualified name.
+    #[error("it ends with several dots")]
+    Dots,
     /// Not a number below 65536.
     #[error("its port is no number from 0 to 65535")]
     Port,
@@ -35,6 +38,10 @@ pub fn normalise(host: &str) -> Result<Cow<'_, str>, HostError> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.is_empty() {
         return Err(HostError::Empty);
+    }
+    // Nobody is called so, and without one dot it would be another host than without two.
+    if name.ends_with('.') {
+        return Err(HostError::Dots);
     }
     if name.contains('@') {
         return Err(HostError::UserInfo);
@@ -92,6 +99,8 @@ mod tests {
             ("", HostError::Empty),
             (":80", HostError::Empty),
             (".", HostError::Empty),
+            ("..", HostError::Dots),
+            ("orders..:80", HostError::Dots),
             ("user@orders", HostError::UserInfo),
             ("orders/x", HostError::Character),
             ("orders, other", HostError::Character),
