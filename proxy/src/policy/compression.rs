@@ -27,10 +27,9 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     for value in headers.get_all(ACCEPT_ENCODING) {
         for part in value.to_str().unwrap_or_default().split(',') {
             let (coding, parameters) = part.split_once(';').unwrap_or((part, ""));
-            // The name of a parameter is in any case (RFC 9110 §5.6.6).
-            let parameters = parameters.trim();
-            let weight = parameters.strip_prefix("q=").or_else(|| parameters.strip_prefix("Q="));
-            let weight = weight.map(|q| q.trim().parse::<f32>().unwrap_or(0.0));
+            let weight =
+                parameters.trim().split_at_checked(2).filter(|(name, _)| name.eq_ignore_ascii_case("q="));
+            let weight = weight.map(|(_, q)| q.trim().parse::<f32>().unwrap_or(0.0));
             let wanted = weight.unwrap_or(1.0) > 0.0;
             match coding.trim() {
                 coding if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => {
@@ -144,6 +143,7 @@ mod tests {
             ("*", true),
             ("*;q=0, gzip", true),
             ("gzip;q=0", false),
+            ("gzip;Q=0", false),
             ("gzip;q=0, *", false),
             ("br", false),
             ("", false),
