@@ -195,7 +195,7 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
 }
 
 /// The pairs of a query; the last of equal keys counts.
-fn query(text: &str) -> Result<HashMap<String, String>, String> {
+pub(crate) fn query(text: &str) -> Result<HashMap<String, String>, String> {
     text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
 }
 

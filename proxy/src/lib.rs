@@ -13,6 +13,8 @@
 //! asked for yet, and then with a deadline.
 
 pub mod admin;
+#[cfg(test)]
+mod any_input;
 pub mod app;
 pub mod cluster;
 mod coarse_timer;

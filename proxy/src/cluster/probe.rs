@@ -18,7 +18,7 @@ use crate::upstream::connect::{self, Place};
 use crate::upstream::once;
 use crate::upstream::stream::UpstreamStream;
 
-mod grpc;
+pub(crate) mod grpc;
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

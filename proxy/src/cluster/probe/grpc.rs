@@ -78,7 +78,8 @@ fn grpc_status(fields: &HeaderMap) -> Result<(), String> {
     }
 }
 
-fn judge_message(bytes: &[u8]) -> Result<(), String> {
+/// What an answer says, without its head.
+pub(crate) fn judge_message(bytes: &[u8]) -> Result<(), String> {
     let message = match bytes {
         [0, a, b, c, d, message @ ..] if u32::from_be_bytes([*a, *b, *c, *d]) as usize == message.len() => {
             message
