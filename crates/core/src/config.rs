@@ -156,6 +156,8 @@ pub struct DurationError {
     pub seen: String,
 }
 
+const NANOS_PER_SEC: u128 = 1_000_000_000;
+
 /// Parses `200ms`, `5s`, `1.5s`, `1m`, `2h`, `1d`. A unit is required, so that nobody has to guess it.
 ///
 /// # Errors
@@ -164,23 +166,39 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let error = || DurationError { seen: text.to_owned() };
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(error)?;
     let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| error())?;
-    let seconds = match unit {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
+    let unit_nanos: u128 = match unit {
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => NANOS_PER_SEC,
+        "m" => 60 * NANOS_PER_SEC,
+        "h" => 3_600 * NANOS_PER_SEC,
+        "d" => 86_400 * NANOS_PER_SEC,
         _ => return Err(error()),
     };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| error())
+    // In whole nanoseconds: binary fractions would make another duration of some.
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+        return Err(error());
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u128>().map_err(|_| error())? };
+    let whole = whole.checked_mul(unit_nanos).ok_or_else(error)?;
+    let (part, _) = fraction.bytes().fold((0, unit_nanos), |(nanos, tenfold), digit| {
+        (nanos + tenfold * u128::from(digit - b'0') / 10, tenfold / 10)
+    });
+    let nanos = whole.checked_add(part).ok_or_else(error)?;
+    let secs = u64::try_from(nanos / NANOS_PER_SEC).map_err(|_| error())?;
+    let below = u32::try_from(nanos % NANOS_PER_SEC).expect("below 10^9");
+    Ok(Duration::new(secs, below))
 }
 
-/// Writes a duration so that [`parse_duration`] reads it back, in the largest unit without a fraction.
+/// Writes a duration so that [`parse_duration`] reads it back, in the largest unit without a fraction;
+/// only what is below a microsecond is written as one.
 pub fn format_duration(d: Duration) -> String {
     let millis = d.as_millis();
     match millis {
+        _ if !d.subsec_nanos().is_multiple_of(1_000) => {
+            format!("{}.{:03}us", d.as_micros(), d.subsec_nanos() % 1_000)
+        }
         _ if !d.subsec_nanos().is_multiple_of(1_000_000) => format!("{}us", d.as_micros()),
         0 => "0s".to_owned(),
         m if m % 3_600_000 == 0 => format!("{}h", m / 3_600_000),
@@ -368,12 +386,18 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        for (text, millis) in
-            [("200ms", 200), ("5s", 5_000), ("1.5s", 1_500), ("1m", 60_000), ("2h", 7_200_000), ("0s", 0)]
-        {
+        for (text, millis) in [
+            ("200ms", 200),
+            ("5s", 5_000),
+            ("1.5s", 1_500),
+            (".5s", 500),
+            ("1m", 60_000),
+            ("2h", 7_200_000),
+            ("0s", 0),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
         }
-        for text in ["", "5", "s", "-5s", "5 s", "5x", "1e3s", "99999999999999999999d"] {
+        for text in ["", "5", "s", "-5s", "5 s", "5x", "1e3s", ".s", "1.2.3s", "99999999999999999999d"] {
             assert_eq!(parse_duration(text).unwrap_err().seen, text);
         }
     }
@@ -384,7 +408,8 @@ mod tests {
             let d = Duration::from_millis(millis);
             assert_eq!(parse_duration(&format_duration(d)), Ok(d));
         }
-        let d = Duration::from_micros(1_500);
-        assert_eq!(parse_duration(&format_duration(d)), Ok(d));
+        for d in [Duration::from_micros(1_500), Duration::from_nanos(1), Duration::MAX] {
+            assert_eq!(parse_duration(&format_duration(d)), Ok(d));
+        }
     }
 }
