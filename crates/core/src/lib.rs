@@ -2,6 +2,8 @@
 //! layering, telemetry, TLS material, files and what is reloaded from them, where
 //! connections come from. This crate knows no policy and depends on nothing of ours.
 
+#[cfg(test)]
+mod any_input;
 pub mod backoff;
 pub mod config;
 pub mod drain;
