@@ -87,9 +87,10 @@ fn children(parent: u32) -> Vec<(String, char)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_supervisor_becomes_the_new_program_and_the_app_stays_its_child() {
     let app = App::new();
-    let hung_up = app.mesh.folder("hung-up");
-    let script =
-        format!("trap 'touch {}' HUP; trap 'exit 5' TERM; while :; do sleep 0.02; done", hung_up.display());
+    let told = ["HUP", "USR1", "WINCH"].map(|signal| (signal, app.mesh.folder(signal)));
+    let traps: String =
+        told.iter().map(|(signal, file)| format!("trap 'touch {}' {signal}; ", file.display())).collect();
+    let script = format!("{traps}trap 'exit 5' QUIT; while :; do sleep 0.02; done");
     let mut whole = app.run(&script).await;
     let pid = whole.pid();
     let child = whole.ready()["app"].as_u64().expect("its pid");
@@ -129,13 +130,16 @@ async fn the_supervisor_becomes_the_new_program_and_the_app_stays_its_child() {
     })
     .await;
 
-    whole.signal(Signal::HUP);
-    until("SIGHUP is passed on", SOON, async || match hung_up.exists() {
-        true => Ok(()),
-        false => Err(whole.log()),
-    })
-    .await;
-    whole.signal(Signal::TERM);
+    for (signal, (name, file)) in [Signal::HUP, Signal::USR1, Signal::WINCH].into_iter().zip(&told) {
+        whole.signal(signal);
+        until(&format!("SIG{name} is passed on"), SOON, async || match file.exists() {
+            true => Ok(()),
+            false => Err(whole.log()),
+        })
+        .await;
+    }
+    // The app is told the very signal, once its callers have gone elsewhere.
+    whole.signal(Signal::QUIT);
     assert_eq!(whole.wait(SOON).await, 5, "the app's own code\n{}", whole.log());
     assert!(!app.folder().join("handover.sock").exists(), "the last sidecar has ended");
 }

@@ -1,7 +1,8 @@
 //! Signals that ask the process to end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::process::ExitCode;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,32 +10,40 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::Failure;
 
 /// Listens for SIGINT, SIGTERM and SIGHUP from its creation on, so that none ends the process unheard.
-pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
+pub(crate) struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
     pub(crate) fn listen() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+        Self::of(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
+    }
+
+    /// Those, and the others that apps know what to do with: SIGQUIT, SIGUSR1 and SIGWINCH.
+    pub(crate) fn listen_for_app() -> Result<Self, Failure> {
+        let Self(mut all) = Self::listen()?;
+        let Self(others) =
+            Self::of(&[SignalKind::quit(), SignalKind::user_defined1(), SignalKind::window_change()])?;
+        all.extend(others);
+        Ok(Self(all))
+    }
+
+    fn of(kinds: &[SignalKind]) -> Result<Self, Failure> {
+        let one = |kind: &SignalKind| signal(*kind).map(|signal| (*kind, signal));
+        let all = kinds.iter().map(one).collect::<Result<_, _>>();
+        all.map(Self).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
     }
 
     /// The next signal's number. May be cancelled and called again.
     pub(crate) async fn next(&mut self) -> i32 {
-        tokio::select! {
-            Some(()) = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            Some(()) = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
-            Some(()) = self.hangup.recv() => SignalKind::hangup().as_raw_value(),
-            // The streams end with the runtime only.
-            else => std::future::pending().await,
-        }
+        poll_fn(|cx| {
+            // A stream ends with the runtime only.
+            for (kind, signal) in &mut self.0 {
+                if signal.poll_recv(cx) == Poll::Ready(Some(())) {
+                    return Poll::Ready(kind.as_raw_value());
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Runs an orderly end to its own end, unless a second signal or `limit` comes first.
@@ -64,7 +73,8 @@ impl Signals {
 }
 
 /// Those that would end a program, or be lost, while one takes the place of another in the same process.
-const HELD: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR2];
+const HELD: [libc::c_int; 6] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 /// Has them wait, as far as this thread and those that it starts are concerned, also beyond `execve`.
 pub(crate) fn hold() {

@@ -26,7 +26,7 @@ impl Heard {
     pub(super) fn listen() -> Result<Self, Failure> {
         let upgrades = signal(SignalKind::user_defined2())
             .map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
-        Ok(Self { signals: Signals::listen()?, upgrades, children: Children::listen()? })
+        Ok(Self { signals: Signals::listen_for_app()?, upgrades, children: Children::listen()? })
     }
 }
 
@@ -35,6 +35,11 @@ pub(super) struct Supervisor {
     pub(super) app: Running,
     pub(super) sidecar: Sidecar,
     pub(super) heard: Heard,
+}
+
+/// Whether a signal asks an app for something else than its end, such as to read its files anew.
+fn is_no_end(signal: i32) -> bool {
+    [Signal::HUP, Signal::USR1, Signal::WINCH].iter().any(|passed| passed.as_raw() == signal)
 }
 
 /// What comes first.
@@ -80,7 +85,7 @@ impl Supervisor {
                 }
                 signal = self.heard.signals.next() => signal,
             };
-            match signal == Signal::HUP.as_raw() {
+            match is_no_end(signal) {
                 true => self.app.forward(signal),
                 false => return First::Asked(signal),
             }
@@ -101,7 +106,7 @@ impl Supervisor {
                     withdrawn = true;
                     self.app.forward(asked);
                 }
-                signal = signals.next() => match signal == Signal::HUP.as_raw() {
+                signal = signals.next() => match is_no_end(signal) {
                     true => self.app.forward(signal),
                     false => {
                         eprintln!("second signal: killing the app");
