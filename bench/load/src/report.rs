@@ -25,11 +25,12 @@ impl Report {
         };
         let cpu = self.cpu_nanos as f64 / 1e9 * 100_000.0 / self.count.max(1) as f64;
         println!(
-            "what {} per_s {:.0} p50_us {} p99_us {} cpu_s_per_100k {:.3} failures {}",
+            "what {} per_s {:.0} p50_us {} p99_us {} p999_us {} cpu_s_per_100k {:.3} failures {}",
             self.what,
             self.count as f64 / self.elapsed.as_secs_f64(),
             at(0.50),
             at(0.99),
+            at(0.999),
             cpu,
             self.failures,
         );

@@ -8,10 +8,11 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::Context;
 
 /// The figures, in the order in which they are shown, with the number of decimals.
-const FIGURES: [(&str, usize); 11] = [
+const FIGURES: [(&str, usize); 12] = [
     ("per_s", 0),
     ("p50_us", 0),
     ("p99_us", 0),
+    ("p999_us", 0),
     ("cpu_s_per_100k", 2),
     ("rss_mib", 1),
     ("kib_each", 1),
