@@ -276,19 +276,29 @@ impl Link {
                     .map_err(|error| SendError { why: error.into(), unsent: false })
             }
             Self::Http2(mut sender, _) => {
-                let kept = if keep { copy(request) } else { Request::new(RequestBody::Empty) };
+                let whole = matches!(request.body(), RequestBody::Empty);
+                let kept = if keep || whole { copy(request) } else { Request::new(RequestBody::Empty) };
                 let sent = sender.try_send_request(std::mem::replace(request, kept)).await;
                 sent.map(|a| a.map(AnswerBody::Http2)).map_err(|mut error| {
                     let message = error.take_message();
-                    let unsent = message.is_some();
+                    let mut unsent = message.is_some();
                     if let Some(message) = message {
                         *request = message;
                     }
-                    SendError { why: error.into_error().into(), unsent }
+                    let error = error.into_error();
+                    // The endpoint has done nothing with it, and there is no body that is gone meanwhile.
+                    unsent |= whole && is_refused_stream(&error);
+                    SendError { why: error.into(), unsent }
                 })
             }
         }
     }
+}
+
+/// RFC 9113 §8.7: a stream that is refused so was not looked at, whatever its method.
+fn is_refused_stream(error: &hyper::Error) -> bool {
+    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|h2| h2.is_reset() && h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// Whether sending it twice does no harm and costs little.

@@ -30,6 +30,7 @@ mod names;
 mod near;
 mod pki;
 mod proxy_protocol;
+mod refused_streams;
 mod resilience;
 mod routes;
 mod sds;
