@@ -36,6 +36,8 @@ pub mod generated {
 /// speaks, and for JSON, whose names and kinds of fields the generated types do not carry.
 pub const CLIENT_API_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client_api.bin"));
 
+#[cfg(test)]
+mod any_input;
 pub mod nack;
 pub mod nonce;
 pub mod resource;
