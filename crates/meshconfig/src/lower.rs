@@ -81,7 +81,10 @@ struct Ranked {
     route: Route,
 }
 
-type Rank = (Reverse<(u8, usize)>, Reverse<bool>, Reverse<usize>, Reverse<usize>, i64, String, usize, usize);
+/// Of what a path is matched by: the kind, then how many characters of it are said.
+type PathRank = (u8, usize, usize);
+
+type Rank = (Reverse<PathRank>, Reverse<bool>, Reverse<usize>, Reverse<usize>, i64, String, usize, usize);
 
 /// `filters` are the documents that `ExtensionRef` names; one that is not there makes the rule answer 500, as the
 /// Gateway API has it.
@@ -148,25 +151,26 @@ fn sorted(mut routes: Vec<Ranked>) -> Vec<Route> {
 
 fn ranked(source: &Source<'_>, filters: &BTreeMap<&str, &RouteFilterSpec>) -> Vec<Ranked> {
     let mut all = Vec::new();
-    let mut push = |rule: usize, name: &Option<String>, matches: Vec<RouteMatch>, parts: &RuleParts<'_>| {
-        for (i, m) in matches.into_iter().enumerate() {
-            let rank = (
-                Reverse(path_rank(&m.path)),
-                Reverse(m.method.is_some()),
-                Reverse(m.headers.len()),
-                Reverse(m.query.len()),
-                source.created,
-                source.name.to_owned(),
-                rule,
-                i,
-            );
-            let label = match name {
-                Some(name) => format!("{}/{name}", source.name),
-                None => format!("{}/{rule}", source.name),
-            };
-            all.push(Ranked { rank, route: route(label, m, parts, filters) });
-        }
-    };
+    let mut push =
+        |rule: usize, name: &Option<String>, matches: Vec<(RouteMatch, PathRank)>, parts: &RuleParts<'_>| {
+            for (i, (m, path)) in matches.into_iter().enumerate() {
+                let rank = (
+                    Reverse(path),
+                    Reverse(m.method.is_some()),
+                    Reverse(m.headers.len()),
+                    Reverse(m.query.len()),
+                    source.created,
+                    source.name.to_owned(),
+                    rule,
+                    i,
+                );
+                let label = match name {
+                    Some(name) => format!("{}/{name}", source.name),
+                    None => format!("{}/{rule}", source.name),
+                };
+                all.push(Ranked { rank, route: route(label, m, parts, filters) });
+            }
+        };
     match source.spec {
         RouteSpec::Http(s) => {
             for (i, rule) in s.rules.iter().enumerate() {
@@ -175,6 +179,11 @@ fn ranked(source: &Source<'_>, filters: &BTreeMap<&str, &RouteFilterSpec>) -> Ve
                 if matches.is_empty() {
                     matches.push(RouteMatch::any());
                 }
+                let with_rank = |m: RouteMatch| {
+                    let rank = path_rank(&m.path);
+                    (m, rank)
+                };
+                let matches = matches.into_iter().map(with_rank).collect();
                 let parts = RuleParts {
                     filters: &rule.filters,
                     backends: &rule.backend_refs,
@@ -189,7 +198,7 @@ fn ranked(source: &Source<'_>, filters: &BTreeMap<&str, &RouteFilterSpec>) -> Ve
                 let Some(rule) = rule else { continue };
                 let mut matches: Vec<_> = rule.matches.iter().flatten().map(grpc_match).collect();
                 if matches.is_empty() {
-                    matches.push(RouteMatch { grpc: true, ..RouteMatch::any() });
+                    matches.push((RouteMatch { grpc: true, ..RouteMatch::any() }, PathRank::default()));
                 }
                 let parts = RuleParts {
                     filters: &rule.filters,
@@ -204,14 +213,20 @@ fn ranked(source: &Source<'_>, filters: &BTreeMap<&str, &RouteFilterSpec>) -> Ve
     all
 }
 
-fn path_rank(path: &PathMatch) -> (u8, usize) {
+fn path_rank(path: &PathMatch) -> PathRank {
     match path {
-        PathMatch::Exact(p) => (2, p.len()),
-        PathMatch::Regex(p) => (1, p.len()),
-        PathMatch::Segments(p) => (0, p.len()),
+        PathMatch::Exact(p) => (2, p.len(), 0),
+        PathMatch::Regex(p) => (1, p.len(), 0),
+        PathMatch::Segments(p) => (0, p.len(), 0),
         // "/" has no segment.
-        PathMatch::Prefix(_) => (0, 0),
+        PathMatch::Prefix(_) => (0, 0, 0),
     }
+}
+
+/// The characters of the service, then those of the method, by whatever they are matched (Gateway API, `GRPCRouteRule.matches`).
+fn grpc_rank(m: &GrpcMatch) -> PathRank {
+    let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    m.method.as_ref().map_or_else(PathRank::default, |m| (2, len(&m.service), len(&m.method)))
 }
 
 fn http_match(m: &HttpMatch) -> RouteMatch {
@@ -235,7 +250,7 @@ fn http_match(m: &HttpMatch) -> RouteMatch {
     }
 }
 
-fn grpc_match(m: &GrpcMatch) -> RouteMatch {
+fn grpc_match(m: &GrpcMatch) -> (RouteMatch, PathRank) {
     let path = match &m.method {
         None => PathMatch::Prefix("/".to_owned()),
         Some(method) => {
@@ -257,7 +272,8 @@ fn grpc_match(m: &GrpcMatch) -> RouteMatch {
             }
         }
     };
-    RouteMatch { path, method: None, headers: values(&m.headers, true), query: Vec::new(), grpc: true }
+    let headers = values(&m.headers, true);
+    (RouteMatch { path, method: None, headers, query: Vec::new(), grpc: true }, grpc_rank(m))
 }
 
 fn values(values: &Items<document::ValueMatch>, lower_case: bool) -> Vec<ValueMatch> {

@@ -157,8 +157,9 @@ fn calls_are_routed_by_service_and_method() {
         paths,
         [
             PathMatch::Exact("/a.B/C".to_owned()),
-            PathMatch::Regex("/[^/]+/D".to_owned()),
+            // A service that is named comes before a method that is.
             PathMatch::Segments("/a.B".to_owned()),
+            PathMatch::Regex("/[^/]+/D".to_owned()),
         ]
     );
     assert!(routes.iter().all(|r| r.matches.grpc));
