@@ -167,4 +167,29 @@ mod tests {
         metrics.forget(Direction::Outbound, "hello");
         assert!(!metrics.encode().contains("hello"));
     }
+
+    #[test]
+    fn the_documentation_has_every_metric_with_its_kind_and_labels_and_no_others() {
+        let metrics = Metrics::new(Registry::new());
+        crate::telemetry::jwks_metrics::JwksMetrics::new(metrics.registry());
+        let there_are = metrics.registry().described().into_iter().map(|metric| {
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            [format!("`{}`", metric.name), metric.kind.to_owned(), labels.join(", ")]
+        });
+        // Not the folder that this was built in: clones that share a build cache share its binaries.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for tests");
+        let path = std::path::Path::new(&package).join("../docs/proxy-metrics.md");
+        let text = std::fs::read_to_string(path).expect("the documentation is there");
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `weft_proxy_"));
+        let documented = rows.map(|row| {
+            let mut cells = row.split('|').map(str::trim);
+            let mut cell = || cells.next().unwrap_or_default().to_owned();
+            [format!("`weft_proxy_{}", cell()), cell(), cell()]
+        });
+        let sorted = |mut all: Vec<[String; 3]>| {
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(documented.collect()), sorted(there_are.collect()));
+    }
 }
