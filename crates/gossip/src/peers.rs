@@ -160,7 +160,9 @@ impl Peers {
         let mut text =
             String::from("# Members of the pool when last seen; used to find it again. Safe to delete.\n");
         for (id, peer) in &self.known {
-            text.push_str(&format!("{} {id} {}\n", peer.addr, peer.name));
+            // Names are what others call themselves: a line end in one must not begin another member.
+            let name = peer.name.replace(char::is_control, " ");
+            text.push_str(&format!("{} {id} {name}\n", peer.addr));
         }
         text
     }
@@ -283,5 +285,14 @@ mod tests {
         let mut read = Peers::default();
         assert_eq!(read.load_text("nonsense\n127.0.0.1:1 0 zero\n127.0.0.1:5 0a name with spaces\n"), 2);
         assert_eq!(read.known[&NodeId(10)].name, "name with spaces");
+    }
+
+    #[test]
+    fn a_name_of_several_lines_adds_no_members() {
+        let mut peers = Peers::default();
+        peers.seen(NodeId(7), addr(7), "a\n10.0.0.1:1 9 b");
+        let mut read = Peers::default();
+        assert_eq!(read.load_text(&peers.to_text()), 0);
+        assert_eq!(read.known.keys().collect::<Vec<_>>(), [&NodeId(7)]);
     }
 }
