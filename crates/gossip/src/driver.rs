@@ -4,7 +4,7 @@
 //! timers it reads all datagrams that have arrived: an answer that waits in the socket is not a missing one.
 
 mod bind;
-mod stream;
+pub(crate) mod stream;
 mod task;
 
 use std::net::{IpAddr, SocketAddr};

@@ -9,6 +9,8 @@
 //!
 //! Gossip is a hint about liveness. It never changes Raft voters or lock owners.
 
+#[cfg(test)]
+mod any_input;
 pub mod catalog;
 pub mod continuation;
 pub mod driver;

@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use weft_core::limits::GOSSIP_SESSION_MAX;
 
@@ -15,7 +15,7 @@ use crate::wire;
 
 /// What a stream tells the task.
 #[derive(Debug)]
-pub(super) enum StreamEvent {
+pub(crate) enum StreamEvent {
     /// A frame came, without its length.
     Frame(StreamId, Vec<u8>),
     /// It is over, one way or another.
@@ -72,9 +72,10 @@ async fn exchange(
     }
 }
 
-async fn read_frames(
+/// Frames of the other side, until it has said all.
+pub(crate) async fn read_frames(
     id: StreamId,
-    mut reader: OwnedReadHalf,
+    mut reader: impl AsyncRead + Unpin,
     events: &mpsc::Sender<StreamEvent>,
 ) -> io::Result<()> {
     loop {
