@@ -92,6 +92,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// first (P42).
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// The same where an endpoint says for how long it keeps them (`Keep-Alive: timeout=60`), and it is longer than this.
+pub const UPSTREAM_IDLE_SAID_MAX: Duration = Duration::from_secs(60);
+
 /// Idle upstream connections kept per worker and endpoint; further ones are closed when their answer is done.
 pub const UPSTREAM_IDLE_MAX: usize = 256;
 

@@ -169,7 +169,7 @@ pub(crate) async fn send(
     })
     .await?;
     let framing = head::framing_of(&head, request.method() == Method::HEAD).map_err(Error::Malformed)?;
-    let keep = head::keeps_open(&head) && write_failed.is_none();
+    let keep = head::keeps_open(&head).filter(|_| write_failed.is_none());
     let rest = sending.filter(|_| write_failed.is_none());
     Ok(Response::from_parts(head, Answer::new(lease, framing, keep, rest)))
 }

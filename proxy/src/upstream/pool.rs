@@ -16,7 +16,7 @@ use hyper::client::conn::http2;
 use super::connect::{self, ConnectError, Key, Place};
 use super::http1::Shared;
 use super::request_body::RequestBody;
-use crate::limits::{UPSTREAM_IDLE_MAX, UPSTREAM_IDLE_TIMEOUT};
+use crate::limits::{UPSTREAM_IDLE_MAX, UPSTREAM_IDLE_SAID_MAX, UPSTREAM_IDLE_TIMEOUT};
 
 /// See the module.
 #[derive(Default)]
@@ -27,7 +27,30 @@ pub(crate) struct Pool {
 
 struct Idle {
     conn: Shared,
-    since: Instant,
+    until: Instant,
+    /// Its endpoint said so, and may mean less than the time between two looks at all of them.
+    said: bool,
+}
+
+/// How long an endpoint keeps an idle connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as is usual: [`UPSTREAM_IDLE_TIMEOUT`] is less.
+    Unsaid,
+    Said(Duration),
+}
+
+impl Patience {
+    /// How long we do. We close first.
+    fn ours(self) -> Duration {
+        match self {
+            Self::Unsaid => UPSTREAM_IDLE_TIMEOUT,
+            Self::Said(theirs) => {
+                let theirs = theirs.min(UPSTREAM_IDLE_SAID_MAX);
+                theirs - Duration::from_secs(1).min(theirs / 2)
+            }
+        }
+    }
 }
 
 /// The one HTTP/2 connection to an endpoint.
@@ -54,6 +77,10 @@ impl Pool {
         let mut all = self.idle.borrow_mut();
         let stack = all.get_mut(&key)?;
         while let Some(idle) = stack.pop() {
+            if idle.said && idle.until <= Instant::now() {
+                idle.conn.borrow_mut().close();
+                continue;
+            }
             if idle.conn.borrow_mut().is_open() {
                 return Some(Lease { conn: idle.conn, key, pool: self.clone() });
             }
@@ -117,13 +144,13 @@ impl Pool {
         }
     }
 
-    /// Closes connections that were not used for [`UPSTREAM_IDLE_TIMEOUT`], or that their endpoint has closed.
+    /// Closes connections that were not used for long ([`Patience`]), or that their endpoint has closed.
     pub fn expire(&self, now: Instant) {
         let old = |since: Instant| now.saturating_duration_since(since) >= UPSTREAM_IDLE_TIMEOUT;
         self.idle.borrow_mut().retain(|_, stack| {
             stack.retain(|idle| {
                 let mut conn = idle.conn.borrow_mut();
-                let keep = !old(idle.since) && conn.is_open();
+                let keep = idle.until > now && conn.is_open();
                 if !keep {
                     conn.close();
                 }
@@ -139,11 +166,12 @@ impl Pool {
         });
     }
 
-    fn give_back(&self, key: Key, conn: Shared) {
+    fn give_back(&self, key: Key, conn: Shared, patience: Patience) {
         let mut all = self.idle.borrow_mut();
         let stack = all.entry(key).or_default();
         if stack.len() < UPSTREAM_IDLE_MAX {
-            stack.push(Idle { conn, since: Instant::now() });
+            let until = Instant::now() + patience.ours();
+            stack.push(Idle { conn, until, said: patience != Patience::Unsaid });
         }
     }
 }
@@ -158,8 +186,8 @@ impl Multiplexed {
 
 impl Lease {
     /// The exchange is complete on both sides: others may use the connection.
-    pub fn give_back(self) {
-        self.pool.give_back(self.key, self.conn);
+    pub fn give_back(self, patience: Patience) {
+        self.pool.give_back(self.key, self.conn, patience);
     }
 }
 

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
@@ -144,6 +145,35 @@ async fn stale_connection_is_retried_for_get_and_never_for_post() {
     assert_eq!((reply.status, reply.header("x-weft-error")), (StatusCode::BAD_GATEWAY, "upstream-closed"));
     assert!(reply.body.contains(&addr.to_string()), "{}", reply.body);
     assert_eq!(posts.load(Ordering::SeqCst), 1, "sent once");
+}
+
+/// P42: whoever closes first loses no request, so it is us, also where the endpoint's patience is short. A POST could not be
+/// sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_not_used_again_when_its_endpoint_is_about_to_close_it() {
+    for (said, connections) in [("Keep-Alive: timeout=1\r\n", 2), ("", 1)] {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counter = made.clone();
+        let (addr, _task) = raw_upstream(move |mut stream, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    let answer = format!("HTTP/1.1 200 OK\r\n{said}Content-Length: 2\r\n\r\nok");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let mut config = config(&orders(&[addr], ""));
+        config.workers = 1;
+        let proxy = start(config).await;
+        let mut client = Client::http1(proxy.outbound).await;
+        assert_eq!(client.get("orders", "/").await.status, StatusCode::OK);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let post = client.request(Method::POST, "orders", "/", empty());
+        assert_eq!(client.call(post).await.unwrap().status, StatusCode::OK);
+        assert_eq!(made.load(Ordering::SeqCst), connections, "{said:?}");
+    }
 }
 
 /// A fresh connection that breaks is no stale one: even GET is not repeated.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::{Error, Upload};
 use crate::http1::body::{Framing, Left, Piece};
 use crate::http1::{LARGE_READ_BYTES, READ_BYTES};
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::{Lease, Patience};
 use crate::upstream::stream::UpstreamStream;
 
 /// See the module. At its end the connection goes back to the pool, if others may use it.
@@ -22,7 +22,7 @@ pub(crate) struct Answer {
     lease: Option<Lease>,
     left: Left,
     /// Others may use the connection.
-    keep: bool,
+    keep: Option<Patience>,
     rest: Option<Rest>,
     /// How much to read at once: more, once much has come.
     room: usize,
@@ -42,7 +42,7 @@ impl Drop for Rest {
 }
 
 impl Answer {
-    pub(super) fn new(lease: Lease, framing: Framing, keep: bool, rest: Option<Upload>) -> Self {
+    pub(super) fn new(lease: Lease, framing: Framing, keep: Option<Patience>, rest: Option<Upload>) -> Self {
         let rest = rest.map(|mut upload| {
             let (conn, written) = (lease.conn.clone(), Rc::new(Cell::new(false)));
             let done = written.clone();
@@ -71,10 +71,10 @@ impl Answer {
     fn end(&mut self) {
         let sent = self.rest.take().is_none_or(|rest| rest.written.get());
         if let Some(lease) = self.lease.take()
-            && self.keep
+            && let Some(patience) = self.keep
             && sent
         {
-            lease.give_back();
+            lease.give_back(patience);
         }
     }
 
@@ -87,7 +87,7 @@ impl Answer {
             Ok(Ok(())) => {}
             Ok(Err(error @ Error::Body(_))) => return Err(error),
             // The endpoint does not take the rest. Its answer is good all the same.
-            Ok(Err(_)) | Err(_) => self.keep = false,
+            Ok(Err(_)) | Err(_) => self.keep = None,
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Answer {
             }
             match ready!(conn.poll_read(cx, self.room))? {
                 0 if matches!(self.left, Left::UntilClose) => {
-                    self.keep = false;
+                    self.keep = None;
                     return Poll::Ready(Ok(None));
                 }
                 0 => return Poll::Ready(Err(Error::Closed)),

@@ -1,6 +1,7 @@
 //! Heads of requests as bytes, and of answers from bytes.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -13,6 +14,7 @@ use crate::http::present::Present;
 use crate::http1::body::Framing;
 use crate::http1::{head_end, write_field};
 use crate::limits::HEADERS_MAX;
+use crate::upstream::pool::Patience;
 use crate::upstream::request_body::RequestBody;
 
 /// An incomplete head up to this length is looked at with each read, so that what is no HTTP is noticed at once; a longer
@@ -56,16 +58,36 @@ pub(super) fn framing_of(head: &response::Parts, to_head: bool) -> Result<Framin
     }
 }
 
-/// Whether further requests may be sent on the connection behind this answer.
-pub(super) fn keeps_open(head: &response::Parts) -> bool {
-    if !Present::of(&head.headers).any(Present::CONNECTION) {
-        return head.version != Version::HTTP_10;
-    }
-    let says = |word: &[u8]| {
-        head.headers.get_all(CONNECTION).iter().flat_map(tokens).any(|t| t.eq_ignore_ascii_case(word))
+/// Whether further requests may be sent on the connection behind this answer, and then for how long it may be idle before.
+pub(super) fn keeps_open(head: &response::Parts) -> Option<Patience> {
+    let present = Present::of(&head.headers);
+    let keeps = if present.any(Present::CONNECTION) {
+        let says = |word: &[u8]| {
+            head.headers.get_all(CONNECTION).iter().flat_map(tokens).any(|t| t.eq_ignore_ascii_case(word))
+        };
+        if head.version == Version::HTTP_10 {
+            says(b"keep-alive") && !says(b"close")
+        } else {
+            !says(b"close")
+        }
+    } else {
+        head.version != Version::HTTP_10
     };
-    if head.version == Version::HTTP_10 { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
+    keeps.then(|| if present.any(Present::HOP_BY_HOP) { patience(&head.headers) } else { Patience::Unsaid })
 }
+
+/// What `Keep-Alive: timeout=5` says, as many servers do (RFC 2068 §19.7.1): they close first otherwise, while a request is
+/// on its way (P42).
+fn patience(headers: &HeaderMap) -> Patience {
+    let fields = headers.get_all(KEEP_ALIVE).iter().filter_map(|value| value.to_str().ok());
+    let seconds = fields.flat_map(|text| text.split(',')).find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().parse::<u64>().ok()).flatten()
+    });
+    seconds.map_or(Patience::Unsaid, |seconds| Patience::Said(Duration::from_secs(seconds)))
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Writes the head of a request. Answers how its body is framed: its fields say so, or it has none.
 pub(super) fn encode(request: &Request<RequestBody>, out: &mut Vec<u8>) -> Framing {
@@ -218,11 +240,15 @@ mod tests {
 
     #[test]
     fn a_connection_stays_open_unless_one_of_both_says_otherwise() {
+        let (unsaid, said) = (Some(Patience::Unsaid), |n| Some(Patience::Said(Duration::from_secs(n))));
         for (head, expected) in [
-            ("HTTP/1.1 200 OK\r\n\r\n", true),
-            ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\n\r\n", false),
-            ("HTTP/1.0 200 OK\r\n\r\n", false),
-            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\n\r\n", unsaid),
+            ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\n\r\n", None),
+            ("HTTP/1.0 200 OK\r\n\r\n", None),
+            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", unsaid),
+            ("HTTP/1.1 200 OK\r\nKeep-Alive: max=100, Timeout=5\r\n\r\n", said(5)),
+            ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=soon\r\n\r\n", unsaid),
+            ("HTTP/1.1 200 OK\r\nConnection: close\r\nKeep-Alive: timeout=5\r\n\r\n", None),
         ] {
             assert_eq!(keeps_open(&take(head.as_bytes()).unwrap().unwrap()), expected, "{head:?}");
         }
