@@ -305,6 +305,40 @@ async fn faults_are_made_as_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_grpc_is_a_status_of_grpc() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let proxy = filtered(&a, &b, "{fault: {abort: {grpcStatus: 14}}}").await;
+    let mut client = Client::http2(proxy.outbound).await;
+    let mut request = client.request(Method::POST, "orders", "/shop.Orders/Get", empty());
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let answer = client.call(request).await.unwrap();
+    assert_eq!((answer.status, answer.header("grpc-status")), (StatusCode::OK, "14"));
+    assert_eq!(a.served() + b.served(), 0);
+}
+
+/// Of 400, within four standard deviations.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_gets_the_share_of_the_requests_that_it_is_said_to() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let proxy = routed(
+        &a,
+        &b,
+        "    - {filters: [{type: RequestMirror, requestMirror: {backendRef: {name: b}, percent: 25}}], backendRefs: [{name: a}]}\n",
+    )
+    .await;
+    let mut client = Client::http1(proxy.outbound).await;
+    for _ in 0..400 {
+        assert_eq!(client.get("orders", "/").await.body, "a");
+    }
+    let expected = 65..=135;
+    until("the mirror has had its share", || async {
+        if expected.contains(&b.served()) { Ok(()) } else { Err(b.served().to_string()) }
+    })
+    .await;
+    assert!(a.served() == 400 && expected.contains(&b.served()), "{} of {}", b.served(), a.served());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn questions_of_browsers_are_answered_and_answers_are_shown_to_their_pages() {
     let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
     let proxy = routed(
