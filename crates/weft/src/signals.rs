@@ -32,8 +32,22 @@ impl Signals {
         all.map(Self).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
     }
 
-    /// The next signal's number. May be cancelled and called again.
+    /// The number of the next signal that asks for the end. What is for an app alone is for nobody then. May be cancelled and
+    /// called again.
     pub(crate) async fn next(&mut self) -> i32 {
+        loop {
+            let signal = self.next_for_app().await;
+            if ![SignalKind::user_defined1(), SignalKind::window_change()]
+                .iter()
+                .any(|kind| kind.as_raw_value() == signal)
+            {
+                return signal;
+            }
+        }
+    }
+
+    /// The number of the next signal of all. May be cancelled and called again.
+    pub(crate) async fn next_for_app(&mut self) -> i32 {
         poll_fn(|cx| {
             // A stream ends with the runtime only.
             for (kind, signal) in &mut self.0 {
@@ -102,4 +116,27 @@ fn mask(how: libc::c_int) {
 /// What shells report for a process that ended by a signal.
 pub(crate) fn signal_exit(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(crate::failure::FAILED))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// A terminal whose size changes ends nothing, neither while a sidecar starts nor while it drains.
+    #[tokio::test]
+    async fn only_what_asks_for_the_end_is_an_end() {
+        let mut signals = Signals::listen_for_app().unwrap();
+        let raise = |signal| kill_process(getpid(), signal).unwrap();
+        [Signal::WINCH, Signal::USR1].into_iter().for_each(raise);
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            raise(Signal::QUIT);
+        };
+        let (end, ()) = tokio::join!(signals.next(), later);
+        assert_eq!(end, Signal::QUIT.as_raw());
+        raise(Signal::WINCH);
+        assert_eq!(signals.next_for_app().await, Signal::WINCH.as_raw());
+    }
 }

@@ -83,7 +83,7 @@ impl Supervisor {
                     self.sidecar.upgrade();
                     continue;
                 }
-                signal = self.heard.signals.next() => signal,
+                signal = self.heard.signals.next_for_app() => signal,
             };
             match is_no_end(signal) {
                 true => self.app.forward(signal),
@@ -106,7 +106,7 @@ impl Supervisor {
                     withdrawn = true;
                     self.app.forward(asked);
                 }
-                signal = signals.next() => match is_no_end(signal) {
+                signal = signals.next_for_app() => match is_no_end(signal) {
                     true => self.app.forward(signal),
                     false => {
                         eprintln!("second signal: killing the app");
@@ -126,7 +126,7 @@ impl Supervisor {
         // From here on they wait, for the next program or for this one; what came before is looked at once more.
         signals::hold();
         let refused = rehearse(program, &handed, &mut self.heard.children).await;
-        let asked = self.heard.signals.next().now_or_never();
+        let asked = self.heard.signals.next_for_app().now_or_never();
         let again = self.heard.upgrades.recv().now_or_never().is_some();
         let refused = match refused {
             Ok(()) if asked.is_none() && !again => Err(replace(program, &handed).to_string()),
