@@ -115,16 +115,25 @@ pub enum TlsError {
 /// later, then by what older ends know. Of the cipher suites, those with AES-128 come first, as in BoringSSL and Go: no key of
 /// 128 bits is found by trying, and they cost less than those with AES-256, whose SHA-384 has no instructions on most processors.
 pub fn install_provider() {
+    use rustls::CipherSuite as Suite;
     use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+    if CryptoProvider::get_default().is_some() {
+        return;
+    }
     let kx_groups =
         vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
-    // An error means that one is installed already, and it can only be this one: no other is built in.
     let mut provider = CryptoProvider { kx_groups, ..default_provider() };
     // Version by version, as before: sorting keeps the order of equals.
     provider.cipher_suites.sort_by_key(|suite| {
-        let is_short = format!("{:?}", suite.suite()).contains("AES_128");
+        let is_short = matches!(
+            suite.suite(),
+            Suite::TLS13_AES_128_GCM_SHA256
+                | Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        );
         (suite.tls13().is_none(), !is_short)
     });
+    // An error means that another thread was first, and it can only be this one: no other is built in.
     let _ = provider.install_default();
 }
 
