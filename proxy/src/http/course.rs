@@ -261,12 +261,11 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its answer; interim ones are told. With `keep` it is there to be sent
+    /// Sends a request and waits for the head of its answer; interim ones are told. One without a body is there to be sent
     /// again afterwards, and so is one of which nothing was sent.
     pub async fn send(
         self,
         request: &mut Request<RequestBody>,
-        keep: bool,
         inform: &dyn Fn(response::Parts),
     ) -> Result<Response<AnswerBody>, SendError> {
         match self {
@@ -277,7 +276,7 @@ impl Link {
             }
             Self::Http2(mut sender, _) => {
                 let whole = matches!(request.body(), RequestBody::Empty);
-                let kept = if keep || whole { copy(request) } else { Request::new(RequestBody::Empty) };
+                let kept = if whole { copy(request) } else { Request::new(RequestBody::Empty) };
                 let sent = sender.try_send_request(std::mem::replace(request, kept)).await;
                 sent.map(|a| a.map(AnswerBody::Http2)).map_err(|mut error| {
                     let message = error.take_message();

@@ -287,7 +287,7 @@ pub(crate) async fn forward(
         }
         let sent_at = course.time();
         let shared = link.shared();
-        let sent = pin!(link.send(request, kept, &inform));
+        let sent = pin!(link.send(request, &inform));
         let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(&ctx.timer, sent, progress.as_deref(), stall, ctx.timeouts.request).await,
