@@ -114,8 +114,8 @@ pub(crate) async fn run(listener: Listener, door: Rc<Door>, stopped: Rc<tokio::s
     };
     while !door.stop.get() {
         if door.connections.count() >= door.connections_max {
-            let (max, workers) = (door.connections_max, "each worker's share of --max-connections");
-            pause(&format_args!("{max} are open, {workers}")).await;
+            let max = door.connections_max;
+            pause(&format_args!("{max} are open, each worker's share of --max-connections")).await;
             continue;
         }
         let accepted = tokio::select! {
@@ -373,7 +373,7 @@ where
 impl Ended {
     /// As what it is counted, where the client has broken a protocol and nobody was told: there are no requests, or none any more.
     fn kind(&self) -> Option<&'static str> {
-        let is_tls = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let is_tls = |error: &io::Error| weft_core::tls::explain(error).is_some();
         match self {
             Self::Http(error) => {
                 let error = std::error::Error::source(error)?;
