@@ -117,7 +117,7 @@ async fn carry_out(
         (_, Action::Respond { status, body }) => own(*status, body.clone()),
         (_, Action::Forward(to)) => {
             let backend = to.draw(&mut ctx.rng.borrow_mut());
-            let authorized = head.headers.contains_key(AUTHORIZATION);
+            let authorized = route.cache.is_some() && head.headers.contains_key(AUTHORIZATION);
             if guarded::is_boundary(ctx) {
                 // Before what is stored is looked at.
                 let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
