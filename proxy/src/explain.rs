@@ -12,6 +12,7 @@ use weft_meshconfig::lower::Lowered;
 use weft_xds_proto::resource::subset::Subset;
 
 use crate::admin::clusters::cluster_json;
+use crate::cluster::endpoint_set::EndpointView;
 use crate::cluster::security::ProxyTls;
 use crate::cluster::state::Cluster;
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
@@ -270,11 +271,10 @@ fn verdict(view: &MeshView, name: &str, backend: Option<&Backend>) -> (&'static 
             format!("no endpoint of {name}{part} may be asked: {}", cluster.endpoints.counts()),
         );
     }
-    let places =
-        cluster.endpoints.endpoints().iter().map(|view| cluster.security().place(view.endpoint.address));
-    if let Ok(whys) = places.map(|place| place.err().ok_or(())).collect::<Result<Vec<_>, ()>>()
-        && let Some(why) = whys.first()
-    {
+    let endpoints = cluster.endpoints.endpoints();
+    let place = |view: &EndpointView| cluster.security().place(view.endpoint.address);
+    let refused: Vec<_> = endpoints.iter().filter_map(|view| place(view).err()).collect();
+    if let Some(why) = refused.first().filter(|_| refused.len() == endpoints.len()) {
         return ("refused", format!("no endpoint of {name} can be connected to: {why}"));
     }
     let full = cluster.shared.load.requests() >= cluster.config.cluster.breaker.max_requests;
