@@ -120,14 +120,12 @@ pub(super) fn decode(
     texts: &[String],
 ) -> Result<Vec<CipherSuite>, InvalidResource> {
     let names = texts.iter().flat_map(|text| text.trim_matches(['[', ']']).split('|'));
-    let mut all: Vec<_> = names.filter_map(CipherSuite::named).collect();
-    let mut seen = Vec::new();
-    all.retain(|suite| {
-        !seen.contains(suite) && {
-            seen.push(*suite);
-            true
+    let mut all = Vec::new();
+    for suite in names.filter_map(CipherSuite::named) {
+        if !all.contains(&suite) {
+            all.push(suite);
         }
-    });
+    }
     if all.is_empty() && !texts.is_empty() {
         let allowed = CipherSuite::all().filter_map(CipherSuite::envoy).collect::<Vec<_>>().join(", ");
         let shown: String = texts.join(", ").chars().take(100).collect();
