@@ -178,14 +178,14 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
             answer.headers_mut().insert(CONTENT_TYPE, kind);
             answer
         }
-        "/explain" => match explain::json(state, request.uri().query().unwrap_or_default()) {
-            Ok(told) => json_answer(&told),
-            Err((status, why)) => text(status, why),
-        },
-        "/admission" => match admission::json(state, request.uri().query().unwrap_or_default()) {
-            Ok(told) => json_answer(&told),
-            Err((status, why)) => text(status, why),
-        },
+        "/explain" | "/admission" => {
+            let query = request.uri().query().unwrap_or_default();
+            let told = match path {
+                "/explain" => explain::json(state, query),
+                _ => admission::json(state, query),
+            };
+            told.map_or_else(|(status, why)| text(status, why), |told| json_answer(&told))
+        }
         "/tap" => text(StatusCode::OK, String::new()),
         "/runtime" => json_answer(&runtime::json(state)),
         "/log-level" => log_level::show(),
@@ -196,7 +196,12 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
 
 /// The pairs of a query; the last of equal keys counts.
 pub(crate) fn query(text: &str) -> Result<HashMap<String, String>, String> {
-    text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
+    pairs(text).collect()
+}
+
+/// All of them, in their order.
+fn pairs(text: &str) -> impl Iterator<Item = Result<(String, String), String>> {
+    text.split('&').filter(|pair| !pair.is_empty()).map(pair)
 }
 
 /// A key and its value, without their escapes.

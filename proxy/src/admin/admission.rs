@@ -49,8 +49,8 @@ pub(super) fn json(state: &AdminState, query: &str) -> Result<Value, (StatusCode
 fn question(query: &str) -> Result<(Caller, request::Parts), String> {
     let mut caller = Caller::default();
     let mut others = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = super::pair(pair)?;
+    for pair in super::pairs(query) {
+        let (key, value) = pair?;
         match key.as_str() {
             "identity" => {
                 caller.identity = Some(SpiffeId::parse(&value).map_err(|why| format!("identity: {why}"))?);

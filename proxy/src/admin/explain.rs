@@ -8,8 +8,7 @@ use crate::explain;
 
 /// The answer, or what is wrong with the question: `host=orders&path=/a&method=GET&header=NAME:VALUE`.
 pub(super) fn json(state: &AdminState, query: &str) -> Result<Value, (StatusCode, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(super::pair);
-    let pairs: Result<Vec<_>, _> = pairs.collect();
+    let pairs: Result<Vec<_>, _> = super::pairs(query).collect();
     let head = pairs.and_then(|pairs| explain::question(pairs, &[]));
     let head = head.map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}\n")))?;
     let mut told = explain::explain(&state.outbound.view(), &head);
