@@ -107,10 +107,10 @@ fn merged(answers: Vec<(String, Result<Value, String>)>) -> Result<Value, Option
             None => groups.push((answer, vec![id])),
         }
     }
-    let first = groups.iter().position(|(told, _)| told["verdict"] != "DENY").unwrap_or(0);
     if groups.is_empty() {
         return Err(deaf.map(|why| first_line(&why)));
     }
+    let first = groups.iter().position(|(told, _)| told["verdict"] != "DENY").unwrap_or(0);
     let (mut told, ids) = groups.remove(first);
     let sidecars = if ids.len() == 1 { "sidecar" } else { "sidecars" };
     told["asked"] = format!("the {sidecars} of {}", ids.join(", ")).into();

@@ -62,6 +62,7 @@ pub(super) async fn explain(
     Ok(told)
 }
 
+/// Sidecars of the caller; the first of them that can tell is enough.
 const ASKED_AT_ONCE: usize = 8;
 
 /// What the first sidecar says that can be asked. Or why none does, and the identity of one that knows too little.
