@@ -173,6 +173,8 @@ fn answer(state: &AdminState, request: &Request<Incoming>) -> Response<Full<Byte
         "/members" if json => json_answer(&config_dump::members(state)),
         "/members" => text(StatusCode::OK, config_dump::members_text(state)),
         "/metrics" => {
+            state.outbound.show_load();
+            state.inbound.show_load();
             let mut answer = text(StatusCode::OK, state.metrics.encode());
             let kind = HeaderValue::from_static(weft_core::metrics::CONTENT_TYPE);
             answer.headers_mut().insert(CONTENT_TYPE, kind);

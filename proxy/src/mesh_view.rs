@@ -288,6 +288,15 @@ impl MeshState {
         }
     }
 
+    /// Brings up to date what metrics tell of what is under way.
+    pub(crate) fn show_load(&self) {
+        // So that no cluster is forgotten meanwhile: its series would stay.
+        let _writer = self.writer.lock();
+        for cluster in self.view.load().clusters.values() {
+            cluster.shared.metrics.show_load(|| cluster.shares());
+        }
+    }
+
     /// What it has learnt of endpoints. The workers' clock began at `epoch`.
     pub(crate) fn learnt(&self, now: Instant, epoch: Instant) -> Vec<Learnt> {
         let view = self.view.load_full();

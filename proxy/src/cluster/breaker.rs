@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use weft_xds_proto::resource::cluster::{CircuitBreaker, RetryLimit};
 
 use super::state::Cluster;
+use crate::telemetry::cluster_metrics::Share;
 
 /// Counters of one cluster.
 #[derive(Debug, Default)]
@@ -78,6 +79,39 @@ fn take(counter: &AtomicU32, max: u32) -> bool {
     counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
 
+impl Cluster {
+    /// Requests that may be under way now, and those that it bears as far as that is found out.
+    fn requests_max(&self) -> (u32, Option<u32>) {
+        let found = self.config.cluster.adaptive.map(|rule| self.shared.gradient.limit(rule));
+        let max = self.config.cluster.breaker.max_requests;
+        (max.min(found.unwrap_or(max)), found)
+    }
+
+    /// Repetitions that may be under way now.
+    fn retries_max(&self) -> u32 {
+        let retries = self.config.cluster.breaker.retries;
+        retries.at(match retries {
+            RetryLimit::Budget { .. } => self.shared.load.requests(),
+            RetryLimit::AtOnce(_) => 0,
+        })
+    }
+
+    /// What is in use of each limit: requests, places in the queue for a connection, connections and retries.
+    pub(crate) fn shares(&self) -> [Share; 4] {
+        let (load, limits) = (&self.shared.load, &self.config.cluster.breaker);
+        let limit = |max: u32| (max != u32::MAX).then_some(max);
+        // Where connections are not limited they are not counted, and nobody waits for one.
+        let connections = limit(limits.max_connections);
+        let pending = connections.and(limit(limits.max_pending));
+        [
+            Share { used: Some(load.requests()), limit: limit(self.requests_max().0) },
+            Share { used: Some(load.pending()), limit: pending },
+            Share { used: connections.map(|_| load.connections()), limit: connections },
+            Share { used: Some(load.retries()), limit: limit(self.retries_max()) },
+        ]
+    }
+}
+
 /// A request that the cluster has taken on, until it is dropped.
 #[derive(Debug)]
 pub struct Admitted(Arc<Cluster>);
@@ -88,14 +122,14 @@ impl Admitted {
     /// # Errors
     /// If as many as are allowed are under way.
     pub fn new(cluster: Arc<Cluster>) -> Result<Self, (Arc<Cluster>, Overflow)> {
-        let max = cluster.config.cluster.breaker.max_requests;
-        let found = cluster.config.cluster.adaptive.map(|rule| cluster.shared.gradient.limit(rule));
+        let (max, found) = cluster.requests_max();
         let requests = &cluster.shared.load.requests;
         // An addition does not fail under contention, as an exchange would: this is done for every request.
-        if requests.fetch_add(1, Ordering::Relaxed) < max.min(found.unwrap_or(max)) {
+        if requests.fetch_add(1, Ordering::Relaxed) < max {
             return Ok(Self(cluster));
         }
         requests.fetch_sub(1, Ordering::Relaxed);
+        let max = cluster.config.cluster.breaker.max_requests;
         let why = found.filter(|limit| *limit < max).map_or(Overflow::Requests, Overflow::Adaptive);
         Err((cluster, why))
     }
@@ -187,12 +221,7 @@ pub struct RetryPermit(Arc<Cluster>);
 impl RetryPermit {
     /// See [`Admitted::retry`].
     pub fn take(cluster: &Arc<Cluster>) -> Option<Self> {
-        let (load, limits) = (&cluster.shared.load, &cluster.config.cluster.breaker);
-        let max = limits.retries.at(match limits.retries {
-            RetryLimit::Budget { .. } => load.requests(),
-            RetryLimit::AtOnce(_) => 0,
-        });
-        take(&load.retries, max).then(|| Self(cluster.clone()))
+        take(&cluster.shared.load.retries, cluster.retries_max()).then(|| Self(cluster.clone()))
     }
 }
 
@@ -218,6 +247,8 @@ impl Drop for ConnectionPermit {
 
 #[cfg(test)]
 mod tests {
+    use weft_xds_proto::resource::cluster::AdaptiveConcurrency;
+
     use super::*;
     use crate::cluster::security::Security;
     use crate::cluster::state::ClusterShared;
@@ -302,6 +333,33 @@ mod tests {
         drop(first);
         drop(gone);
         assert!(stays.await.unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_not_limited_has_no_limit_and_the_budget_grows_with_the_requests() {
+        let shares = |cluster: &Arc<Cluster>| cluster.shares().map(|share| (share.used, share.limit));
+        let none = RetryLimit::AtOnce(u32::MAX);
+        let free = CircuitBreaker {
+            max_requests: u32::MAX,
+            max_connections: u32::MAX,
+            max_pending: 1,
+            retries: none,
+        };
+        let (free, tight) = (cluster(free), cluster(limits()));
+        assert_eq!(shares(&free), [(Some(0), None), (Some(0), None), (None, None), (Some(0), None)]);
+        let _requests: Vec<_> = (0..4).map(|_| Admitted::new(tight.clone()).unwrap()).collect();
+        let used = [(Some(4), Some(4)), (Some(0), Some(1)), (Some(0), Some(1)), (Some(0), Some(2))];
+        assert_eq!(shares(&tight), used);
+    }
+
+    #[test]
+    fn the_limit_of_requests_is_the_one_that_holds_now() {
+        let mut cluster = weft_xds_proto::resource::cluster::Cluster::with_defaults("orders");
+        cluster.adaptive = Some(AdaptiveConcurrency { min: 2, max: 9, tolerance_percent: 150 });
+        let config = ClusterConfig { cluster, endpoints: Vec::new(), version: String::new() };
+        let shared = ClusterShared::new(0, Arc::default(), ClusterMetrics::detached());
+        let cluster = Cluster::new(Arc::new(config), Arc::new(shared), Security::Plain);
+        assert_eq!(cluster.shares()[0], Share { used: Some(0), limit: Some(9) });
     }
 
     #[tokio::test]

@@ -19,6 +19,18 @@ use super::tunnels::{TunnelFamilies, TunnelMetrics};
 /// What can be full, as labels.
 const OVERFLOWS: [&str; 5] = ["requests", "pending", "wait", "retries", "adaptive"];
 
+/// What is limited, as labels, in the order of [`ClusterMetrics::show_load`].
+const LIMITED: [&str; 4] = ["requests", "pending", "connections", "retries"];
+
+/// How much of something is in use, and how much may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// None: it is not counted.
+    pub used: Option<u32>,
+    /// None: there is none.
+    pub limit: Option<u32>,
+}
+
 /// The series of all clusters.
 #[derive(Debug)]
 pub(crate) struct ClusterFamilies {
@@ -31,6 +43,8 @@ pub(crate) struct ClusterFamilies {
     connect_failures: Counters,
     overflows: Counters,
     endpoints: Gauges,
+    load: Gauges,
+    load_limits: Gauges,
     pub(super) tunnels: TunnelFamilies,
     pub(super) flagged: Counters,
 }
@@ -80,6 +94,16 @@ impl ClusterFamilies {
             endpoints: r.gauges(
                 "weft_proxy_endpoints",
                 "Endpoints of a cluster, all and those in rotation",
+                &["direction", "service", "kind"],
+            ),
+            load: r.gauges(
+                "weft_proxy_load",
+                "What a cluster has under way, by what its circuit breaker limits",
+                &["direction", "service", "kind"],
+            ),
+            load_limits: r.gauges(
+                "weft_proxy_load_limit",
+                "How much of it may be under way now, where that is limited",
                 &["direction", "service", "kind"],
             ),
             tunnels: TunnelFamilies::new(r),
@@ -133,6 +157,11 @@ impl ClusterFamilies {
         }
         for kind in ["all", "usable"] {
             self.endpoints.remove(&[direction.as_str(), service, kind]);
+        }
+        for kind in LIMITED {
+            for family in [&self.load, &self.load_limits] {
+                family.remove(&[direction.as_str(), service, kind]);
+            }
         }
     }
 }
@@ -233,6 +262,24 @@ impl ClusterMetrics {
         }
     }
 
+    /// Brings up to date what is in use of requests, of places in the queue for a connection, of connections and of
+    /// retries, if anything was ever counted. Read when it is asked for, so that requests pay nothing.
+    pub(crate) fn show_load(&self, load: impl FnOnce() -> [Share; LIMITED.len()]) {
+        if self.handles.get().is_none() {
+            return;
+        }
+        for (kind, share) in LIMITED.iter().zip(load()) {
+            let labels = [self.direction.as_str(), &self.service, kind];
+            let both = [(&self.families.load, share.used), (&self.families.load_limits, share.limit)];
+            for (family, number) in both {
+                match number {
+                    Some(number) => family.with(&labels).set(number.into()),
+                    None => family.remove(&labels),
+                }
+            }
+        }
+    }
+
     /// Counts what happened to a request. Looked up each time: most flags never are.
     pub fn flagged(&self, flag: Flag) {
         self.families.flagged.with(&[self.direction.as_str(), &self.service, flag.word()]).inc();
@@ -266,5 +313,32 @@ mod tests {
         assert!(text.contains(&endpoints("all", 3)) && text.contains(&endpoints("usable", 2)), "{text}");
         hello.set_endpoints(3, 1);
         assert!(metrics.encode().contains(&endpoints("usable", 1)));
+    }
+
+    #[test]
+    fn load_is_told_of_clusters_in_use_with_the_limits_there_are_and_until_they_are_gone() {
+        let metrics = Metrics::new(Registry::new());
+        let hello = metrics.cluster(Direction::Outbound, "hello");
+        let share = |used, limit| Share { used, limit };
+        let limited = [share(Some(3), Some(9)); LIMITED.len()];
+        hello.show_load(|| limited);
+        assert!(!metrics.encode().contains("hello"));
+        hello.answered(StatusCode::OK, Duration::from_millis(3));
+        hello.show_load(|| limited);
+        let line = |name, kind, n| {
+            format!("{name}{{direction=\"outbound\",service=\"hello\",kind=\"{kind}\"}} {n}\n")
+        };
+        let text = metrics.encode();
+        for kind in LIMITED {
+            let both = [line("weft_proxy_load", kind, 3), line("weft_proxy_load_limit", kind, 9)];
+            assert!(both.iter().all(|line| text.contains(line)), "{text}");
+        }
+        hello.show_load(|| [share(Some(4), None); LIMITED.len()]);
+        let text = metrics.encode();
+        assert!(text.contains(&line("weft_proxy_load", "pending", 4)), "{text}");
+        assert!(!text.contains("weft_proxy_load_limit{"), "a limit that was taken away: {text}");
+        hello.show_load(|| limited);
+        metrics.forget(Direction::Outbound, "hello");
+        assert!(!metrics.encode().contains("hello"));
     }
 }

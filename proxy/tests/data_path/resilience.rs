@@ -58,6 +58,12 @@ async fn requests_wait_for_a_connection_in_a_queue_with_an_end_and_a_deadline() 
     under_way(&proxy, 1, 0).await;
     let waits = send("/");
     under_way(&proxy, 2, 1).await;
+    let load = [("requests", 2, 16_384), ("pending", 1, 1), ("connections", 1, 1), ("retries", 0, 3)];
+    for (kind, used, limit) in load {
+        let labels = format!("{{direction=\"outbound\",service=\"orders\",kind=\"{kind}\"}}");
+        metric(&proxy, &format!("weft_proxy_load{labels} {used}\n")).await;
+        metric(&proxy, &format!("weft_proxy_load_limit{labels} {limit}\n")).await;
+    }
     let reply = get(outbound, "orders", "/").await;
     assert!(overflow(&reply) && reply.body.contains("max-pending"), "{reply:?}");
     assert_eq!((first.await.unwrap().status, waits.await.unwrap().status), (StatusCode::OK, StatusCode::OK));
