@@ -1,8 +1,9 @@
-//! A small HTTP service that says who it is, and can be stopped and started on the same port.
+//! A small HTTP service that says who it is, and can be told to fail, to be slow, and to stop and start on the same port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -18,8 +19,16 @@ pub struct FakeUpstream {
     name: String,
     addr: SocketAddr,
     served: Arc<AtomicU64>,
-    status: Arc<AtomicU16>,
+    manner: Arc<Manner>,
     task: Option<JoinHandle<()>>,
+}
+
+/// How requests are answered; health checks are answered with 200 and at once.
+struct Manner {
+    status: AtomicU16,
+    /// Every so manieth answer has the status, and the others have 200.
+    each: AtomicU64,
+    delay_millis: AtomicU64,
 }
 
 impl FakeUpstream {
@@ -31,7 +40,11 @@ impl FakeUpstream {
             name: name.to_owned(),
             addr,
             served: Arc::default(),
-            status: Arc::new(AtomicU16::new(200)),
+            manner: Arc::new(Manner {
+                status: AtomicU16::new(200),
+                each: AtomicU64::new(1),
+                delay_millis: AtomicU64::new(0),
+            }),
             task: None,
         };
         upstream.serve(listener);
@@ -55,7 +68,18 @@ impl FakeUpstream {
 
     /// Answer with this status from now on (health checks stay 200).
     pub fn answer_with(&self, status: StatusCode) {
-        self.status.store(status.as_u16(), Ordering::Relaxed);
+        self.answer_each_with(1, status);
+    }
+
+    /// Answer one request of so many with this status from now on, the others with 200.
+    pub fn answer_each_with(&self, each: u64, status: StatusCode) {
+        self.manner.each.store(each, Ordering::Relaxed);
+        self.manner.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    /// Take so long for each answer from now on (health checks are answered at once).
+    pub fn answer_after(&self, delay: Duration) {
+        self.manner.delay_millis.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Closes the listener and every connection, as a crash.
@@ -75,16 +99,15 @@ impl FakeUpstream {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let (name, served, status) = (self.name.clone(), self.served.clone(), self.status.clone());
+        let (name, served, manner) = (self.name.clone(), self.served.clone(), self.manner.clone());
         self.task = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let (name, served, status) = (name.clone(), served.clone(), status.clone());
+                let (name, served, manner) = (name.clone(), served.clone(), manner.clone());
                 connections.spawn(async move {
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let answer = answer(&request, &name, &served, &status);
-                        async move { Ok::<_, std::convert::Infallible>(answer) }
+                    let service = service_fn(|request: Request<Incoming>| async {
+                        Ok::<_, std::convert::Infallible>(answer(request, &name, &served, &manner).await)
                     });
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -103,18 +126,24 @@ impl Drop for FakeUpstream {
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
+async fn answer(
+    request: Request<Incoming>,
     name: &str,
     served: &AtomicU64,
-    status: &AtomicU16,
+    manner: &Manner,
 ) -> Response<Full<Bytes>> {
-    let status = if request.uri().path() == "/health" {
-        StatusCode::OK
-    } else {
-        served.fetch_add(1, Ordering::Relaxed);
-        StatusCode::from_u16(status.load(Ordering::Relaxed)).expect("set from a status code")
-    };
+    let mut status = StatusCode::OK;
+    if request.uri().path() != "/health" {
+        let before = served.fetch_add(1, Ordering::Relaxed);
+        if before.is_multiple_of(manner.each.load(Ordering::Relaxed)) {
+            let said = manner.status.load(Ordering::Relaxed);
+            status = StatusCode::from_u16(said).expect("set from a status code");
+        }
+        let delay = Duration::from_millis(manner.delay_millis.load(Ordering::Relaxed));
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
     Response::builder()
         .status(status)
         .body(Full::new(Bytes::from(format!("{name}\n"))))
