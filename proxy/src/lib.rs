@@ -29,6 +29,7 @@ pub mod handover;
 pub mod health;
 pub mod http;
 mod http1;
+mod http2;
 mod identity;
 mod jwks;
 pub mod limits;

@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod connect;
 pub(crate) mod http1;
+pub(crate) mod http2;
 pub(crate) mod once;
 pub(crate) mod pool;
 pub(crate) mod request_body;

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use h2::ext::Protocol;
 use http::{Response, StatusCode, request};
-use hyper::ext::Protocol;
 
 use super::body::ResponseBody;
 use super::context::{Context, Side};

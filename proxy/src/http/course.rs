@@ -23,9 +23,9 @@ use crate::proxy_protocol::Client;
 use crate::telemetry::flag::Flag;
 use crate::upstream::answer::{AnswerBody, UpstreamError};
 use crate::upstream::connect::{self, ConnectError, Key};
-use crate::upstream::http1;
 use crate::upstream::pool::Lease;
 use crate::upstream::request_body::{Progress, RequestBody};
+use crate::upstream::{http1, http2};
 
 /// The tries of one request.
 pub(super) struct Course<'a> {
@@ -243,7 +243,7 @@ impl Course<'_> {
 pub(super) enum Link {
     Http1(Lease),
     /// With its place in the pool.
-    Http2(hyper::client::conn::http2::SendRequest<RequestBody>, Key),
+    Http2(http2::Conn, Key),
 }
 
 /// Why there is no answer, and whether nothing of the request was sent.
@@ -261,8 +261,8 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its answer; interim ones are told. One without a body is there to be sent
-    /// again afterwards, and so is one of which nothing was sent.
+    /// Sends a request and waits for the head of its answer; interim ones are told. Its head is there to be sent again
+    /// afterwards, and so is a body of which nothing was read.
     pub async fn send(
         self,
         request: &mut Request<RequestBody>,
@@ -274,30 +274,15 @@ impl Link {
                 sent.map(|a| a.map(AnswerBody::Http1))
                     .map_err(|error| SendError { why: error.into(), unsent: false })
             }
-            Self::Http2(mut sender, _) => {
-                let whole = matches!(request.body(), RequestBody::Empty);
-                let kept = if whole { copy(request) } else { Request::new(RequestBody::Empty) };
-                let sent = sender.try_send_request(std::mem::replace(request, kept)).await;
-                sent.map(|a| a.map(AnswerBody::Http2)).map_err(|mut error| {
-                    let message = error.take_message();
-                    let mut unsent = message.is_some();
-                    if let Some(message) = message {
-                        *request = message;
-                    }
-                    let error = error.into_error();
-                    // The endpoint has done nothing with it, and there is no body that is gone meanwhile.
-                    unsent |= whole && is_refused_stream(&error);
-                    SendError { why: error.into(), unsent }
+            Self::Http2(conn, _) => {
+                let sent = http2::send(conn, request, inform).await;
+                sent.map(|a| a.map(AnswerBody::Http2)).map_err(|http2::Failed { why, unsent }| {
+                    let why = why.into();
+                    SendError { why, unsent }
                 })
             }
         }
     }
-}
-
-/// RFC 9113 §8.7: a stream that is refused so was not looked at, whatever its method.
-fn is_refused_stream(error: &hyper::Error) -> bool {
-    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|h2| h2.is_reset() && h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// Whether sending it twice does no harm and costs little.
@@ -307,16 +292,6 @@ pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
     idempotent && matches!(request.body(), RequestBody::Empty)
-}
-
-/// A second one like it, without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 pub(super) fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {

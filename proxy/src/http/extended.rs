@@ -5,22 +5,15 @@
 //! both ends: for clients ([`begin`], [`accept`]), and for endpoints that speak HTTP/2 ([`ask`]). Each of these gets it on a
 //! connection of its own: a tunnel that stands still would take the window of all others on its connection.
 
-use std::rc::Rc;
-
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::body::ResponseBody;
-use super::context::Context;
 use super::upgrade;
-use crate::listener::connection::Connection;
-use crate::tcp::far_end::FarEnd;
 use crate::upstream::request_body::RequestBody;
 
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -30,21 +23,22 @@ pub(crate) const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec
 #[derive(Debug, Clone)]
 pub(crate) struct Extended(pub HeaderValue);
 
-/// The stream of a CONNECT. An extended one becomes the GET that asks for the same over HTTP/1.1. None for all other
-/// requests, and for protocols that are not passed on.
-pub(crate) fn begin<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
+/// Whether its stream may become a tunnel: a CONNECT. An extended one becomes the GET that asks for the same over HTTP/1.1. Not
+/// so all other requests, and protocols that are not passed on.
+pub(crate) fn begin<B>(request: &mut Request<B>) -> bool {
     if request.method() != Method::CONNECT {
-        return None;
+        return false;
     }
     if let Some(protocol) = request.extensions().get::<Protocol>() {
-        let protocol = HeaderValue::from_bytes(protocol.as_ref()).ok()?;
+        let protocol = HeaderValue::from_bytes(protocol.as_ref());
+        let Ok(protocol) = protocol else { return false };
         if protocol.is_empty() || upgrade::is_refused(protocol.as_bytes()) {
-            return None;
+            return false;
         }
         *request.method_mut() = Method::GET;
         request.extensions_mut().insert(Extended(protocol));
     }
-    Some(hyper::upgrade::on(request))
+    true
 }
 
 /// Whether what asks for a protocol over HTTP/1.1 can ask for the same by an extended CONNECT, which names one and has no
@@ -85,31 +79,12 @@ pub(crate) fn complete(fields: &mut HeaderMap, protocol: &HeaderValue, rng: &mut
     }
 }
 
-/// Turns the answer 101, or 200 to a CONNECT, into that of HTTP/2. The tunnel begins once it is on its way; the worker's
-/// runtime ends what is left of it. It counts as a connection of its own: the one that its stream belongs to goes on with others.
-pub(crate) fn accept(
-    ctx: &Rc<Context>,
-    connection: &Connection,
-    stream: OnUpgrade,
-    far_end: Box<FarEnd>,
-    response: &mut Response<ResponseBody>,
-) {
+/// Turns the answer 101, or 200 to a CONNECT, into that of HTTP/2. The tunnel begins once it is on its way.
+pub(crate) fn accept(response: &mut Response<ResponseBody>) {
     *response.status_mut() = StatusCode::OK;
     for name in [UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
         response.headers_mut().remove(name);
     }
-    let (ctx, peer, tls) = (ctx.clone(), connection.peer, connection.is_tls());
-    tokio::task::spawn_local(async move {
-        // It fails if the client has taken its stream back.
-        let Ok(stream) = stream.await else { return };
-        let open = ctx.connections.open(peer, tls);
-        let ended = far_end
-            .tunnel(TokioIo::new(stream), Vec::new(), open.shared(), ctx.timeouts.tunnel, &Default::default())
-            .await;
-        if let Err(error) = ended {
-            tracing::debug!(%peer, error = %error, "tunnel ended");
-        }
-    });
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use crate::cluster::breaker::{Admitted, ConnectionPermit};
 use crate::cluster::endpoint::{ActiveRequest, EndpointState};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::state::Cluster;
-use crate::listener::connection::{Connection, InFlight};
+use crate::listener::connection::{Downstream, InFlight};
 use crate::listener::http1::body::ClientBody;
 use crate::policy::deadline;
 use crate::policy::sticky::Sticky;
@@ -177,13 +177,13 @@ pub(crate) async fn forward(
     cluster: Arc<Cluster>,
     outgoing: &mut Outgoing,
     mut plan: Option<&mut Plan>,
-    client: Option<&Connection>,
+    client: Option<&dyn Downstream>,
 ) -> Result<Response<ResponseBody>, RequestError> {
     let version = outgoing.request.version();
     // HTTP/2 is also used for streams in which the client waits for its turn.
     let http2 = version == Version::HTTP_2;
-    // Before HTTP/1.1 clients know of none, and for those of HTTP/2 there is no way to send them.
-    let client = client.filter(|_| version == Version::HTTP_11);
+    // Before HTTP/1.1 clients know of none.
+    let client = client.filter(|_| version != Version::HTTP_10);
     let inform = |head| {
         if let Some(client) = client {
             client.inform(head);

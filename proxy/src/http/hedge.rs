@@ -21,7 +21,7 @@ use super::forward::{Outgoing, forward};
 use super::plan::Plan;
 use crate::cluster::breaker::RetryPermit;
 use crate::cluster::state::Cluster;
-use crate::listener::connection::Connection;
+use crate::listener::connection::Downstream;
 use crate::telemetry::flag::Flag;
 use crate::upstream::request_body::RequestBody;
 
@@ -44,7 +44,7 @@ pub(crate) async fn race(
     cluster: Arc<Cluster>,
     outgoing: &mut Outgoing,
     plan: &mut Plan,
-    (hedge, client): (Hedge, &Connection),
+    (hedge, client): (Hedge, &dyn Downstream),
 ) -> Result<Response<ResponseBody>, RequestError> {
     let at = At::default();
     outgoing.at = Some(at.clone());

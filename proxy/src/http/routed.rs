@@ -23,7 +23,7 @@ use super::resolve::{self, Routed};
 use super::seen::Seen;
 use super::target::Target;
 use super::{grpc_status, guarded, hedge, mirror, rescue, server, upgrade};
-use crate::listener::connection::Connection;
+use crate::listener::connection::{Connection, Downstream};
 use crate::listener::http1::body::ClientBody;
 use crate::policy::compression::{self, Wish};
 use crate::policy::cors::Asked;
@@ -38,6 +38,7 @@ const FAULT: HeaderValue = HeaderValue::from_static(Flag::Fault.word());
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub connection: &'a Connection,
+    pub downstream: &'a dyn Downstream,
     pub started: Instant,
     /// For how long its caller waits.
     pub deadline: Option<Duration>,
@@ -178,7 +179,7 @@ async fn send(
     path: Option<String>,
     (mut head, mut target, incoming): (request::Parts, Target, ClientBody),
 ) -> Result<Response<ResponseBody>, RequestError> {
-    let Call { connection, started, deadline, seen, grpc } = call;
+    let Call { connection, downstream, started, deadline, seen, grpc } = call;
     let cluster = resolve::cluster(ctx, &target, &backend.cluster).await?;
     let upgrade = upgrade::asked(&head, !incoming.is_end_stream());
     let present = Present::of(&head.headers);
@@ -213,10 +214,10 @@ async fn send(
     let mut plan = Plan::new(to, times, deadline, started, ctx.timeouts.request);
     let metrics = cluster.clone();
     let forwarded = match route.hedge.filter(|_| hedge::is_safe(&outgoing)) {
-        None => forward(ctx, cluster, &mut outgoing, Some(&mut plan), Some(connection)).await,
+        None => forward(ctx, cluster, &mut outgoing, Some(&mut plan), Some(downstream)).await,
         // On the heap: requests without one do not pay for its size.
         Some(hedge) => {
-            Box::pin(hedge::race(ctx, cluster, &mut outgoing, &mut plan, (hedge, connection))).await
+            Box::pin(hedge::race(ctx, cluster, &mut outgoing, &mut plan, (hedge, downstream))).await
         }
     };
     let forwarded = server::explained(connection, forwarded);

@@ -21,7 +21,7 @@ use super::{
     connect, downgrade, extended, grpc_status, guarded, headers, rescue, resolve, routed, target, upgrade,
 };
 use crate::limits::HOPS_MAX;
-use crate::listener::connection::Connection;
+use crate::listener::connection::{Connection, Downstream};
 use crate::listener::guard;
 use crate::listener::http1::body::ClientBody;
 use crate::policy::deadline;
@@ -32,15 +32,16 @@ use crate::telemetry::flag::Flag;
 pub(crate) async fn handle(
     ctx: Rc<Context>,
     connection: Rc<Connection>,
+    downstream: &dyn Downstream,
     mut request: Request<ClientBody>,
 ) -> Response<ResponseBody> {
     let version = request.version();
-    let stream = if version == Version::HTTP_2 { extended::begin(&mut request) } else { None };
+    let connects = version == Version::HTTP_2 && extended::begin(&mut request);
     let grpc = version == Version::HTTP_2 && grpc_status::is_grpc(request.headers());
     let mut in_flight = connection.begin();
     let observers = ctx.observers.as_ref();
     let seen = observers.and_then(|o| Seen::new(o, ctx.direction(), connection.peer, &mut request));
-    let mut response = match respond(&ctx, &connection, (request, grpc), seen.as_ref()).await {
+    let mut response = match respond(&ctx, &connection, downstream, (request, grpc), seen.as_ref()).await {
         Ok(response) => response,
         Err(error) => {
             let flag = count(&ctx, &error);
@@ -52,30 +53,24 @@ pub(crate) async fn handle(
     };
     in_flight.answered();
     response.body_mut().hold(in_flight);
+    let far_end = response.body_mut().take_far_end();
     if version == Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
-        match (stream, response.body_mut().take_far_end()) {
-            (Some(stream), Some(far_end)) => {
-                extended::accept(&ctx, &connection, stream, far_end, &mut response);
-            }
+        if far_end.is_some() {
+            extended::accept(&mut response);
+        } else if connects && response.status().is_success() {
             // The client would take it for a tunnel.
-            (Some(_), None) if response.status().is_success() => {
-                let error = RequestError::NotSwitched;
-                let flag = count(&ctx, &error);
-                if let Some(seen) = &seen {
-                    seen.flag(flag);
-                }
-                response = rescue::answer(&error);
+            let error = RequestError::NotSwitched;
+            let flag = count(&ctx, &error);
+            if let Some(seen) = &seen {
+                seen.flag(flag);
             }
-            _ => {}
+            response = rescue::answer(&error);
         }
-    } else {
-        let far_end = response.body_mut().take_far_end();
-        if ctx.closing.get() && far_end.is_none() {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        connection.answered(far_end);
+    } else if ctx.closing.get() && far_end.is_none() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    downstream.answered(far_end);
     match seen {
         None => response,
         Some(seen) => {
@@ -91,6 +86,7 @@ pub(crate) async fn handle(
 async fn respond(
     ctx: &Rc<Context>,
     connection: &Connection,
+    downstream: &dyn Downstream,
     (request, grpc): (Request<ClientBody>, bool),
     seen: Option<&Rc<Seen>>,
 ) -> Result<Response<ResponseBody>, RequestError> {
@@ -133,7 +129,7 @@ async fn respond(
         }
         // On the heap: requests without a route do not pay for its size.
         Resolved::Route(found) => {
-            let call = Call { connection, started, deadline, seen, grpc };
+            let call = Call { connection, downstream, started, deadline, seen, grpc };
             let routed = routed::respond(ctx, call, head, target, body, found);
             return Box::pin(routed).await;
         }
@@ -148,7 +144,7 @@ async fn respond(
     let times = cluster.config.cluster.timeouts;
     let mut plan = Plan::of_service(times, deadline, started, ctx.timeouts.request);
     let forwarded =
-        explained(connection, forward(ctx, cluster, &mut outgoing, plan.as_mut(), Some(connection)).await);
+        explained(connection, forward(ctx, cluster, &mut outgoing, plan.as_mut(), Some(downstream)).await);
     let status = match &forwarded {
         Ok(response) => response.status(),
         Err(error) => rescue::status(error).0,

@@ -7,11 +7,8 @@
 //! is not looked at before that is known ([`crate::listener::guard`]).
 
 use bytes::Bytes;
-use futures::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Response, StatusCode, Version, request};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
 
 use super::body::ResponseBody;
@@ -77,17 +74,13 @@ pub(crate) struct Switched {
 
 /// Takes the connection from HTTP. `None` if it cannot be had: the request was still being sent.
 pub(crate) fn far_end(answer: Response<AnswerBody>) -> Option<Switched> {
-    let (mut head, body) = answer.into_parts();
+    let (head, body) = answer.into_parts();
     let (stream, seen) = match body {
         AnswerBody::Http1(body) => {
             let (stream, seen) = body.into_switched()?;
             (FarStream::Left(stream), seen)
         }
-        AnswerBody::Http2(_) => {
-            // It is there with the head.
-            let stream = head.extensions.remove::<OnUpgrade>()?.now_or_never()?.ok()?;
-            (FarStream::Right(TokioIo::new(stream)), Bytes::new())
-        }
+        AnswerBody::Http2(body) => (FarStream::Right(body.into_tunnel()?), Bytes::new()),
     };
     Some(Switched { headers: head.headers, stream, seen })
 }

@@ -1,22 +1,15 @@
 //! Accepts connections on one worker's socket and serves them there until they end.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -29,12 +22,11 @@ use super::detect::{Detected, detect};
 use super::guard::Guard;
 use super::http1::body::ClientBody;
 use super::http1::{self, End};
+use super::http2;
 use super::socket::BACKLOG;
 use super::stream::{Listener, Stream};
-use super::streams::{Inbox, WithStreams};
 use crate::http::context::Context;
 use crate::http::server;
-use crate::limits;
 use crate::proxy_protocol::{self, Header, Network, ProxyHeaderError, Version};
 use crate::tcp::relay::Broken;
 use crate::tcp::serve::{self, Passing, TcpError};
@@ -289,7 +281,8 @@ impl Door {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // On the heap, so that an idle connection has no room for a request.
-        let service = |request| Box::pin(server::handle(self.ctx.clone(), connection.clone(), request));
+        let service =
+            |request| Box::pin(server::handle(self.ctx.clone(), connection.clone(), &**connection, request));
         let End::Switched(io, input) = http1::serve(io, connection, service).await? else { return Ok(()) };
         let Some(far_end) = connection.take_far_end() else { return Ok(()) };
         // HTTP has ended here, and the connection is still open. On the heap, as above.
@@ -305,27 +298,10 @@ impl Door {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection.speaks_http2();
-        let (ctx, shared) = (self.ctx.clone(), connection.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            // On the heap at once, as it is handed on several times.
-            let request = request.map(ClientBody::Http2);
-            Box::pin(server::handle(ctx.clone(), shared.clone(), request)).map(Ok::<_, Infallible>)
-        });
-        let inbox = Inbox::default();
-        let serving = http2::Builder::new(inbox.clone())
-            .timer(TokioTimer::new())
-            .enable_connect_protocol()
-            .keep_alive_interval(limits::H2_PING_INTERVAL)
-            .keep_alive_timeout(limits::H2_PING_TIMEOUT)
-            .max_send_buf_size(limits::H2_SEND_BUFFER_BYTES)
-            .max_concurrent_streams(limits::H2_STREAMS_MAX)
-            .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(io), service);
-        let serving = pin!(WithStreams::new(serving, inbox));
-        drive(connection, serving, |serving| serving.get_mut().connection().graceful_shutdown()).await
+        let service = async |request: Request<ClientBody>, stream: &http2::stream::Stream| {
+            server::handle(self.ctx.clone(), connection.clone(), stream, request).await
+        };
+        Ok(http2::serve(io, &self.ctx, connection, service).await?)
     }
 }
 
@@ -346,38 +322,12 @@ async fn begins_with_tls(stream: &Stream, connection: &Connection) -> io::Result
     .await
 }
 
-/// Serves until the end, which the connection may ask for: gracefully when it closes, at once when it is cut.
-async fn drive<C>(
-    connection: &Connection,
-    mut serving: Pin<&mut C>,
-    shut_down: impl Fn(Pin<&mut C>),
-) -> Result<(), Ended>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
-    let mut told = false;
-    poll_fn(|cx| {
-        connection.remember(cx.waker());
-        if connection.is_cut() {
-            return Poll::Ready(Err(Ended::Cut));
-        }
-        if connection.is_closing() && !told {
-            told = true;
-            shut_down(serving.as_mut());
-        }
-        serving.as_mut().poll(cx).map_err(Ended::Http)
-    })
-    .await
-}
-
 impl Ended {
     /// As what it is counted, where the client has broken a protocol and nobody was told: there are no requests, or none any more.
     fn kind(&self) -> Option<&'static str> {
         let is_tls = |error: &io::Error| weft_core::tls::explain(error).is_some();
         match self {
-            Self::Http(error) => {
-                let error = std::error::Error::source(error)?;
-                let h2 = error.downcast_ref::<h2::Error>()?;
+            Self::Http2(http2::Broken::Http2(h2)) => {
                 // Found out here, and not told by the client.
                 if h2.is_go_away() && h2.is_library() {
                     return Some("http2");
@@ -412,7 +362,7 @@ enum Ended {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Http(#[from] hyper::Error),
+    Http2(#[from] http2::Broken),
     #[error(transparent)]
     Http1(#[from] http1::Broken),
     #[error(transparent)]
@@ -425,7 +375,7 @@ enum Ended {
     ProxyHeader(#[from] ProxyHeaderError),
     #[error("no PROXY protocol header within {0:?}")]
     SlowHeader(Duration),
-    #[error("the client took or gave nothing for too long, or took back most of its requests")]
+    #[error("it was cut off: nothing moved for too long")]
     Cut,
     #[error("no TLS handshake within {HANDSHAKE_TIMEOUT:?}")]
     SlowHandshake,

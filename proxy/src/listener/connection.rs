@@ -47,6 +47,15 @@ impl Default for Timeouts {
     }
 }
 
+/// What the request path says to the client of one request beside its answer, whatever the client speaks.
+pub(crate) trait Downstream {
+    /// An interim answer (1xx, RFC 9110 §15.2), unless the request has another one.
+    fn inform(&self, head: response::Parts);
+
+    /// The request has its answer. With a far end, what carries it leads there from now on.
+    fn answered(&self, far_end: Option<Box<FarEnd>>);
+}
+
 /// One downstream connection.
 pub(crate) struct Connection {
     pub peer: SocketAddr,
@@ -193,33 +202,9 @@ impl Connection {
         InFlight { connection: self.clone(), since: now, answered: false }
     }
 
-    /// The HTTP/1 request that began last has its answer. With a far end, that ends HTTP on this connection.
-    pub fn answered(&self, far_end: Option<Box<FarEnd>>) {
-        self.answers.set(self.requests.get());
-        self.switched.set(far_end.is_some());
-        *self.far_end.borrow_mut() = far_end;
-        if self.position.get() == Position::Body {
-            // The guard may wait for it.
-            self.wake();
-        }
-    }
-
     /// Whether so many requests have answers. They come in order, so the last of them is the latest to have one.
     pub fn is_answered(&self, requests: u32) -> bool {
         self.answers.get() == requests
-    }
-
-    /// An interim answer (1xx, RFC 9110 §15.2) to the HTTP/1.1 request that has no other yet. One that is
-    /// too much for a client that takes nothing is dropped.
-    pub fn inform(&self, head: response::Parts) {
-        if self.is_answered(self.requests.get()) {
-            return;
-        }
-        let mut text = head::interim(head);
-        let mut interim = self.interim.borrow_mut();
-        if interim.len() + text.len() <= INTERIM_BYTES_MAX {
-            interim.append(&mut text);
-        }
     }
 
     /// Those that are to be written now.
@@ -228,7 +213,7 @@ impl Connection {
         (!interim.is_empty()).then(|| std::mem::take(&mut *interim))
     }
 
-    /// See [`Connection::answered`].
+    /// See [`Downstream::answered`].
     pub fn is_switched(&self) -> bool {
         self.switched.get()
     }
@@ -338,6 +323,31 @@ impl Connection {
         }
         // Before the answer's head the request path looks after the body.
         self.position.get() == Position::Body && quiet > ticks(limits.idle)
+    }
+}
+
+/// To the client of the HTTP/1 request that began last.
+impl Downstream for Connection {
+    /// One that is too much for a client that takes nothing is dropped.
+    fn inform(&self, head: response::Parts) {
+        if self.is_answered(self.requests.get()) {
+            return;
+        }
+        let mut text = head::interim(head);
+        let mut interim = self.interim.borrow_mut();
+        if interim.len() + text.len() <= INTERIM_BYTES_MAX {
+            interim.append(&mut text);
+        }
+    }
+
+    fn answered(&self, far_end: Option<Box<FarEnd>>) {
+        self.answers.set(self.requests.get());
+        self.switched.set(far_end.is_some());
+        *self.far_end.borrow_mut() = far_end;
+        if self.position.get() == Position::Body {
+            // The guard may wait for it.
+            self.wake();
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! head is on its way already, reads fail, and with them the request.
 //!
 //! Behind a request that may end HTTP on the connection the bytes are held until its answer says so or not
-//! ([`Connection::answered`]). They are then given to the tunnel ([`Guard::into_parts`]), or scanned as HTTP.
+//! ([`super::connection::Downstream::answered`]). They are then given to the tunnel ([`Guard::into_parts`]), or scanned as HTTP.
 
 use std::future::Future;
 use std::io;

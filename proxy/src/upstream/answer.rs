@@ -5,17 +5,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::http1;
+use super::{http1, http2};
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     #[error(transparent)]
     Http1(#[from] http1::Error),
-    #[error("{}", innermost(.0))]
-    Http2(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] http2::Error),
 }
 
 impl UpstreamError {
@@ -23,7 +22,7 @@ impl UpstreamError {
     pub fn is_malformed(&self) -> bool {
         match self {
             Self::Http1(error) => matches!(error, http1::Error::Malformed(_)),
-            Self::Http2(error) => error.is_parse(),
+            Self::Http2(error) => error.is_malformed(),
         }
     }
 }
@@ -31,7 +30,7 @@ impl UpstreamError {
 /// The body of an answer.
 pub(crate) enum AnswerBody {
     Http1(http1::Answer),
-    Http2(Incoming),
+    Http2(http2::Answer),
 }
 
 impl Body for AnswerBody {
@@ -61,12 +60,4 @@ impl Body for AnswerBody {
             Self::Http2(body) => body.size_hint(),
         }
     }
-}
-
-fn innermost(error: &hyper::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -1,19 +1,15 @@
 //! One new connection to an endpoint.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::http1::{Conn, Shared};
-use super::request_body::RequestBody;
+use super::http2;
 use super::stream::UpstreamStream;
-use crate::limits;
 use crate::proxy_protocol::Announced;
 use crate::tls::secure::{Secure, Speaks};
 
@@ -29,7 +25,7 @@ pub(crate) enum ConnectError {
     #[error("it takes no extended CONNECT")]
     NoExtendedConnect,
     #[error("handshake: {0}")]
-    Handshake(#[from] hyper::Error),
+    Handshake(#[from] h2::Error),
 }
 
 impl ConnectError {
@@ -52,79 +48,21 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Runs tasks of HTTP/2 connections on the worker that owns them.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor
-where
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// A connection that speaks HTTP/1.1.
 pub(crate) async fn http1(to: &Place, limit: Duration) -> Result<Shared, ConnectError> {
     open(to, Speaks::Http1, limit).await.map(Conn::new)
 }
 
 /// A connection that speaks HTTP/2 by prior knowledge, which ALPN says as well where there is TLS.
-pub(crate) async fn http2(
-    to: &Place,
-    limit: Duration,
-) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let stream = open(to, Speaks::Http2, limit).await?;
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .handshake(TokioIo::new(stream))
-        .await?;
-    tokio::task::spawn_local(async move {
-        // Its requests hear of the error.
-        let _ = connection.await;
-    });
-    Ok(sender)
+pub(crate) async fn http2(to: &Place, limit: Duration) -> Result<http2::Conn, ConnectError> {
+    Ok(http2::Conn::new(open(to, Speaks::Http2, limit).await?).await?)
 }
 
-/// A connection for one extended CONNECT, which may be asked for once the endpoint's settings offer it (RFC 8441 §3).
-pub(crate) async fn extended(
-    to: &Place,
-    limit: Duration,
-) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let connecting = async {
-        let stream = open(to, Speaks::Http2, limit).await?;
-        let (sender, mut connection) = http2::Builder::new(LocalExecutor)
-            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
-            .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
-            .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream))
-            .await?;
-        while !connection.is_extended_connect_protocol_enabled() {
-            if connection.current_max_send_streams() != STREAMS_BEFORE_SETTINGS {
-                return Err(ConnectError::NoExtendedConnect);
-            }
-            // They can be looked at, and not waited for.
-            if let Ok(ended) = tokio::time::timeout(SETTINGS_LOOK_INTERVAL, &mut connection).await {
-                ended?;
-                return Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-        tokio::task::spawn_local(async move {
-            // Its tunnel hears of the error.
-            let _ = connection.await;
-        });
-        Ok(sender)
-    };
+/// A connection for one extended CONNECT.
+pub(crate) async fn extended(to: &Place, limit: Duration) -> Result<http2::Conn, ConnectError> {
+    let connecting = async { http2::Conn::extended(open(to, Speaks::Http2, limit).await?).await };
     tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))?
 }
-
-/// As the number of streams that may be open this says that no settings have come: they put another one in its place,
-/// whether they name one or not.
-const STREAMS_BEFORE_SETTINGS: usize = 97;
-const SETTINGS_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A connection for whatever is to be spoken on it.
 pub(crate) async fn open(

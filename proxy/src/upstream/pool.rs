@@ -11,11 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http2;
-
 use super::connect::{self, ConnectError, Key, Place};
 use super::http1::Shared;
-use super::request_body::RequestBody;
+use super::http2;
 use crate::limits::{UPSTREAM_IDLE_MAX, UPSTREAM_IDLE_SAID_MAX, UPSTREAM_IDLE_TIMEOUT};
 
 /// See the module.
@@ -56,7 +54,7 @@ impl Patience {
 /// The one HTTP/2 connection to an endpoint.
 #[derive(Default)]
 struct Multiplexed {
-    sender: RefCell<Option<http2::SendRequest<RequestBody>>>,
+    sender: RefCell<Option<http2::Conn>>,
     used: RefCell<Option<Instant>>,
     /// Held by the one request that connects; the others wait for its result.
     connecting: tokio::sync::Mutex<()>,
@@ -95,7 +93,7 @@ impl Pool {
     }
 
     /// The HTTP/2 connection to an endpoint, if there is one.
-    pub fn open(&self, key: Key) -> Option<http2::SendRequest<RequestBody>> {
+    pub fn open(&self, key: Key) -> Option<http2::Conn> {
         self.multiplexed.borrow().get(&key)?.open()
     }
 
@@ -107,7 +105,7 @@ impl Pool {
         to: &Place,
         limit: Duration,
         fresh: bool,
-    ) -> Result<(http2::SendRequest<RequestBody>, bool), Arc<ConnectError>> {
+    ) -> Result<(http2::Conn, bool), Arc<ConnectError>> {
         let slot = self.multiplexed.borrow_mut().entry(to.key()).or_default().clone();
         if fresh {
             slot.sender.take();
@@ -177,8 +175,11 @@ impl Pool {
 }
 
 impl Multiplexed {
-    fn open(&self) -> Option<http2::SendRequest<RequestBody>> {
-        let sender = self.sender.borrow().clone().filter(|s| !s.is_closed())?;
+    fn open(&self) -> Option<http2::Conn> {
+        let mut sender = self.sender.borrow().clone()?;
+        if !sender.is_open() {
+            return None;
+        }
         self.used.replace(Some(Instant::now()));
         Some(sender)
     }

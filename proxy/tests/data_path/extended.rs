@@ -364,3 +364,25 @@ async fn a_tunnel_over_http2_is_refused_as_over_http1() {
         }
     }
 }
+
+/// Bytes of a tunnel are no content: whoever forwarded the request by its length would take them for its body, and what
+/// follows for another request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connect_that_says_how_long_its_content_is_is_refused() {
+    let upstream = Upstream::start("one").await;
+    let proxy = proxy(&orders(&[upstream.addr], "")).await;
+    let stream = TcpStream::connect(proxy.outbound).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    // The settings, which allow an extended CONNECT, have come with the first answer.
+    let first = Request::get("http://orders/").body(()).unwrap();
+    let (answer, _) = client.send_request(first, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    let mut request = Request::builder().method(Method::CONNECT).uri("http://orders/chat");
+    request = request.header("content-length", "5").extension(h2::ext::Protocol::from("websocket"));
+    let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(bytes::Bytes::from_static(b"GET /"), true).unwrap();
+    let error = answer.await.unwrap_err();
+    assert_eq!(error.reason(), Some(h2::Reason::PROTOCOL_ERROR));
+    assert_eq!(upstream.served(), 1);
+}

@@ -1,8 +1,11 @@
 //! Interim answers (1xx): who gets them, in which order, and what becomes of the others.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -115,14 +118,97 @@ async fn all_but_100_pass_and_a_flood_is_cut_short() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_of_other_versions_get_the_final_answer_alone() {
+async fn clients_of_http_1_0_get_the_final_answer_alone() {
     let (addr, _task) = app_with_hints().await;
     let proxy = proxy(&orders(&[addr], "")).await;
     let old = raw(proxy.outbound, b"GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 OK") && !old.contains("103"), "{old}");
-    let mut client = Client::http2(proxy.outbound).await;
-    for _ in 0..3 {
-        assert_eq!(client.get("orders", "/").await.body, "ok");
+}
+
+/// A request over HTTP/2 that is being answered.
+struct Asked {
+    answer: h2::client::ResponseFuture,
+    body: h2::SendStream<Bytes>,
+}
+
+impl Asked {
+    async fn of(addr: SocketAddr, path: &str, length: usize, fields: &[(&str, &str)]) -> Self {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let mut request = Request::post(format!("http://orders{path}")).header("content-length", length);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (answer, body) = client.send_request(request.body(()).unwrap(), length == 0).unwrap();
+        Self { answer, body }
+    }
+
+    /// The next interim answer, as a line; none once there is the final one.
+    async fn interim(&mut self) -> Option<String> {
+        let interim = poll_fn(|cx| self.answer.poll_informational(cx));
+        let interim = tokio::time::timeout(Duration::from_secs(5), interim).await.expect("in time")?.unwrap();
+        let fields: Vec<_> =
+            interim.headers().iter().map(|(n, v)| format!(" {n}: {}", v.to_str().unwrap())).collect();
+        Some(format!("{}{}", interim.status().as_str(), fields.concat()))
+    }
+
+    async fn answered(self) -> (StatusCode, Bytes) {
+        let answer =
+            tokio::time::timeout(Duration::from_secs(5), self.answer).await.expect("in time").unwrap();
+        let (head, mut body) = answer.into_parts();
+        let body = body.data().await.map(Result::unwrap).unwrap_or_default();
+        (head.status, body)
+    }
+}
+
+const OK: (StatusCode, Bytes) = (StatusCode::OK, Bytes::from_static(b"ok"));
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_pass_over_http2_on_every_hop_before_the_answer_is_there() {
+    let (addr, _task) = app_with_hints().await;
+    let server_side = app::start(inbound(&[("orders", addr)])).await.unwrap();
+    let endpoint = server_side.addrs().inbound.unwrap();
+    for more in ["    protocol: http2\n", ""] {
+        let proxy = proxy(&orders(&[endpoint], &format!("{more}{ROUTE}"))).await;
+        let mut asked = Asked::of(proxy.outbound, "/slow", 1, &[]).await;
+        assert_eq!(asked.interim().await.unwrap(), "103 link: </a.css>");
+        asked.body.send_data(Bytes::from_static(b"x"), true).unwrap();
+        assert_eq!(asked.interim().await, None);
+        assert_eq!(asked.answered().await, OK);
+        // Those that come with the answer, but for what is each hop's own; of a flood as many as pass.
+        let mut asked = Asked::of(proxy.outbound, "/others", 0, &[]).await;
+        assert_eq!([asked.interim().await.unwrap(), asked.interim().await.unwrap()], ["102", "199"]);
+        assert_eq!(asked.interim().await, None);
+        assert_eq!(asked.answered().await, OK);
+        let mut asked = Asked::of(proxy.outbound, "/flood", 0, &[]).await;
+        for _ in 0..16 {
+            assert_eq!(asked.interim().await.unwrap(), "103 link: </a.css>");
+        }
+        assert_eq!(asked.interim().await, None);
+        assert_eq!(asked.answered().await, OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_http2_that_waits_for_100_gets_it_once_its_body_is_wanted() {
+    let (addr, _task) = app_with_hints().await;
+    let server_side = app::start(inbound(&[("orders", addr)])).await.unwrap();
+    let endpoint = server_side.addrs().inbound.unwrap();
+    for more in ["    protocol: http2\n", ""] {
+        let proxy = proxy(&orders(&[endpoint], more)).await;
+        let mut asked = Asked::of(proxy.outbound, "/slow", 1, &[("expect", "100-continue")]).await;
+        let mut interim = [asked.interim().await.unwrap(), asked.interim().await.unwrap()];
+        interim.sort();
+        assert_eq!(interim, ["100", "103 link: </a.css>"]);
+        asked.body.send_data(Bytes::from_static(b"x"), true).unwrap();
+        assert_eq!(asked.answered().await, OK);
+        // Who is refused need not send it.
+        let fields = [("expect", "100-continue"), ("host", "nowhere")];
+        let mut asked = Asked::of(proxy.outbound, "/", 1, &fields).await;
+        assert_eq!(asked.interim().await, None);
+        assert!(asked.answered().await.0.is_client_error());
     }
 }
 

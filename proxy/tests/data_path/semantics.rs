@@ -57,6 +57,20 @@ async fn answers_that_have_no_body_end_with_their_head() {
     }
 }
 
+/// RFC 9110 §9.3.2: also what the proxy itself has to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_is_told_to_head_without_its_text() {
+    let upstream = Upstream::start("one").await;
+    for (pair, _proxy, mut client) in pairs(&upstream).await {
+        for _ in 0..2 {
+            let head = client.request(Method::HEAD, "nowhere", "/", empty());
+            let reply = client.call(head).await.unwrap_or_else(|error| panic!("{pair}: {error:?}"));
+            assert!(reply.status.is_client_error() && reply.body.is_empty(), "{pair}: {reply:?}");
+            assert!(!reply.header("x-weft-error").is_empty() && !reply.header("date").is_empty(), "{pair}");
+        }
+    }
+}
+
 /// RFC 9110 §7.6.1, RFC 9113 §8.2.2: fields of one connection end with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fields_of_the_endpoints_connection_do_not_reach_the_client() {

@@ -8,19 +8,19 @@ use std::{fmt, io};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Conn;
 use crate::http1::body::{Framing, Left, Piece};
 use crate::http1::{LARGE_READ_BYTES, READ_BYTES};
+use crate::listener::http2::stream::StreamBody;
 
 /// The body of a client's request, whatever it speaks.
 #[derive(Debug)]
 pub(crate) enum ClientBody {
     Empty,
     Http1(RequestStream),
-    Http2(Incoming),
+    Http2(StreamBody),
 }
 
 /// Why a client's body broke off.
@@ -33,7 +33,7 @@ pub(crate) enum ClientBodyError {
     #[error("malformed body: {0}")]
     Malformed(&'static str),
     #[error(transparent)]
-    Http2(#[from] hyper::Error),
+    Http2(#[from] h2::Error),
 }
 
 /// A body that is read from the connection that its request came on.
