@@ -1,6 +1,7 @@
 //! Balancing policies over real sockets; their distributions are tested beside them.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
@@ -72,14 +73,38 @@ async fn a_client_is_given_a_cookie_and_stays_where_it_was() {
     assert_eq!(seen.len(), 3, "clients without one are spread");
 }
 
+/// Whatever the port, and over either protocol. Endpoints have any ports here, so any two clients may share one, but not
+/// all of so many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_address_sticks_to_one_endpoint() {
-    let three = three("maglev:source").await;
-    let mut seen = HashSet::new();
-    for _ in 0..12 {
-        seen.insert(get(three.proxy.outbound, "orders", "/").await.body);
+async fn a_client_address_sticks_to_one_endpoint_and_others_to_others() {
+    for policy in ["maglev:source", "ring-hash:source"] {
+        let mut three = three(policy).await;
+        let outbound = three.proxy.outbound;
+        let sources: Vec<_> = (1..=16).map(|n| IpAddr::from([127, 0, 0, n])).collect();
+        let mut homes = Vec::new();
+        for source in &sources {
+            let home = Client::http1_from(*source, outbound).await.get("orders", "/").await.body;
+            for _ in 0..4 {
+                let again = Client::http1_from(*source, outbound).await.get("orders", "/").await.body;
+                assert_eq!(again, home, "{policy}: {source} on a connection of its own");
+            }
+            homes.push(home);
+        }
+        assert_eq!(Client::http2(outbound).await.get("orders", "/").await.body, homes[0], "{policy}");
+        assert!(homes.iter().collect::<HashSet<_>>().len() > 1, "{policy}: {homes:?}");
+
+        // Those of an endpoint that dies go to others, and nobody else moves but a few.
+        let gone = homes[1].clone();
+        let at = three.upstreams.iter().position(|u| u.name() == gone).unwrap();
+        three.upstreams[at].kill().await;
+        let mut moved = 0;
+        for (source, home) in sources.iter().zip(&homes) {
+            let now = Client::http1_from(*source, outbound).await.get("orders", "/").await.body;
+            assert_ne!(now, gone, "{policy}: {source}");
+            moved += usize::from(*home != gone && now != *home);
+        }
+        assert!(moved <= 4, "{policy}: {moved} of 16 moved whose endpoint lives");
     }
-    assert_eq!(seen.len(), 1, "{seen:?}");
 }
 
 /// One endpoint that takes long gets few requests, by what it takes or by what it has under way.

@@ -1,6 +1,6 @@
 //! Upstreams, proxies and clients of these tests.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use weft_proxy::app::{self, RunningProxy};
 use weft_proxy::config::{ProxyConfig, StaticConfig};
@@ -51,6 +51,10 @@ impl Upstream {
         let mut upstream = Self { addr, served: Arc::default(), task: None, name: name.to_owned() };
         upstream.serve(listener);
         upstream
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn served(&self) -> usize {
@@ -239,7 +243,17 @@ pub enum Client {
 
 impl Client {
     pub async fn http1(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.unwrap();
+        Self::http1_over(TcpStream::connect(addr).await.unwrap()).await
+    }
+
+    /// From an address of this machine.
+    pub async fn http1_from(source: IpAddr, addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source, 0)).unwrap();
+        Self::http1_over(socket.connect(addr).await.unwrap()).await
+    }
+
+    async fn http1_over(stream: TcpStream) -> Self {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self::Http1(sender)
