@@ -7,6 +7,11 @@
 //! Worked example: slots `[a, b, c]`, offset 0, turns 0 and 1 taken: `a`, `b`. Now `b` goes and `d` comes: slots
 //! `[a, c, d]`. The last one was `b`, its successor is `c`, slot 1; turn 2 must map to it: offset = 1 - 2 = -1 mod 3.
 //! Turns 2, 3, 4 give `c`, `d`, `a`.
+//!
+//! Where weights differ, heavy endpoints have several slots, and going on with the first slot of a successor would give
+//! each as much as the other if updates come as often as requests. There each update begins at another place: places a
+//! golden section of the cycle apart, of which any number are spread evenly over it (Knuth, "Sorting and Searching",
+//! §6.4). So each slot is as likely to be next, and shares are those of the weights in each set, however often it changes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -60,17 +65,23 @@ impl Rotations {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Layout {
     slots: Vec<SocketAddr>,
     offset: u64,
+    /// Where the next weighted cycle begins, in parts of 2^64 of it.
+    begin: u64,
 }
+
+/// 2^64 divided by the golden ratio.
+const GOLDEN_SECTION: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Rotation {
     /// `phase` is a random number, so that many proxies that start together do not all begin with the same endpoint.
     pub fn new(phase: u64) -> Self {
         // The upper half is left free, so that the counter never wraps.
-        Self { turn: AtomicU64::new(phase >> 1), layout: Mutex::default() }
+        let layout = Layout { slots: Vec::new(), offset: 0, begin: phase };
+        Self { turn: AtomicU64::new(phase >> 1), layout: Mutex::new(layout) }
     }
 
     /// The next turn.
@@ -78,18 +89,25 @@ impl Rotation {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The offset to add to turns for these slots; equal slots keep theirs.
-    pub(crate) fn arrange(&self, slots: Vec<SocketAddr>) -> u64 {
+    /// The offset to add to turns for these slots, of which each endpoint has one or, `weighted`, several; equal slots
+    /// keep theirs.
+    pub(crate) fn arrange(&self, slots: Vec<SocketAddr>, weighted: bool) -> u64 {
         let mut layout = self.layout.lock();
         if layout.slots == slots || slots.is_empty() {
             return layout.offset;
         }
         if !layout.slots.is_empty() {
             let next = self.turn.load(Ordering::Relaxed);
-            let last = layout.slots[slot(next.wrapping_sub(1), layout.offset, layout.slots.len())];
-            let at = successor(&slots, last);
             let len = slots.len() as u64;
-            layout.offset = (at as u64 + len - next % len) % len;
+            let at = if weighted {
+                layout.begin = layout.begin.wrapping_add(GOLDEN_SECTION);
+                // Below `len`, which is small.
+                ((u128::from(layout.begin) * u128::from(len)) >> 64) as u64
+            } else {
+                let last = layout.slots[slot(next.wrapping_sub(1), layout.offset, layout.slots.len())];
+                successor(&slots, last) as u64
+            };
+            layout.offset = (at + len - next % len) % len;
         }
         layout.slots = slots;
         layout.offset
@@ -124,10 +142,10 @@ mod tests {
     fn turn_goes_on_with_the_successor_of_the_last_one() {
         let rotation = Rotation::new(0);
         let before = addrs(&[1, 2, 3]);
-        let offset = rotation.arrange(before.clone());
+        let offset = rotation.arrange(before.clone(), false);
         assert_eq!([take(&rotation, &before, offset), take(&rotation, &before, offset)], [1, 2]);
         let after = addrs(&[1, 3, 4]);
-        let offset = rotation.arrange(after.clone());
+        let offset = rotation.arrange(after.clone(), false);
         let turns: Vec<_> = (0..4).map(|_| take(&rotation, &after, offset)).collect();
         assert_eq!(turns, [3, 4, 1, 3]);
     }
@@ -136,9 +154,9 @@ mod tests {
     fn an_update_that_changes_no_slot_changes_no_turn() {
         let rotation = Rotation::new(7);
         let slots = addrs(&[1, 2, 3]);
-        let offset = rotation.arrange(slots.clone());
+        let offset = rotation.arrange(slots.clone(), false);
         let first = take(&rotation, &slots, offset);
-        let offset = rotation.arrange(slots.clone());
+        let offset = rotation.arrange(slots.clone(), false);
         assert_eq!(take(&rotation, &slots, offset), first % 3 + 1);
     }
 }

@@ -31,7 +31,7 @@ impl RoundRobin {
         } else {
             schedule.iter().map(|i| addr(usize::from(*i))).collect()
         };
-        let offset = candidates.rotation.arrange(slots);
+        let offset = candidates.rotation.arrange(slots, !schedule.is_empty());
         Self { candidates, schedule, offset }
     }
 

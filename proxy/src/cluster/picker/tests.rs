@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use pingora_load_balancing::{Backends, LoadBalancer, discovery};
 use proptest::prelude::*;
@@ -247,6 +247,51 @@ fn no_policy_favours_anybody_while_endpoints_come_and_go() {
         // Five degrees of freedom; 20.5 is passed once in a thousand seeds.
         assert!(chi < bound, "{policy}: {seen:?}, expected {expected:?}, χ² {chi}");
     }
+}
+
+/// D07 with weights: whatever comes and goes between any two requests, an endpoint has its share of the weight of each
+/// set that it is in.
+#[test]
+fn weights_count_while_endpoints_come_and_go() {
+    // Of idle endpoints this one takes the heaviest.
+    let plain = LbPolicy::PLAIN.into_iter().filter(|policy| *policy != LbPolicy::LeastConnections);
+    for policy in plain.chain([LbPolicy::RingHash(None), LbPolicy::Maglev(None)]) {
+        let of = under_churn(&policy, 0);
+        let chi: f64 = of.iter().map(|(seen, expected)| (seen - expected).powi(2) / expected).sum();
+        // As where all weigh the same.
+        let bound = if policy.hashes() { 60.0 } else { 20.5 };
+        assert!(chi < bound, "{policy}: {of:?}, χ² {chi}");
+    }
+}
+
+/// How many requests each of several endpoints gets, and how many are its share, with so many under way.
+fn under_churn(policy: &LbPolicy, under_way: usize) -> Vec<(f64, f64)> {
+    let (all, rotation) = (weighted(&[(1, 1), (2, 2), (3, 3), (4, 5), (5, 8), (6, 5)]), rotation());
+    let mut rng = fastrand::Rng::with_seed(29);
+    let mut of = vec![(0.0, 0.0); all.len()];
+    let mut held = VecDeque::new();
+    // Tables of hashing policies are dear to build.
+    let (rounds, picks) = if policy.hashes() { (400, 50) } else { (20_000, 1) };
+    for _ in 0..rounds {
+        let mut set = all.clone();
+        rng.shuffle(&mut set);
+        set.truncate(rng.usize(3..=6));
+        let picker = Picker::new(policy, &set, &rotation);
+        for _ in 0..picks {
+            let endpoint = picker.pick(&[], &mut rng).unwrap();
+            of[usize::from(endpoint.addr().port()) - 1].0 += 1.0;
+            held.push_back(endpoint.start());
+            if held.len() > under_way {
+                held.pop_front();
+            }
+        }
+        let total: u32 = set.iter().map(|(_, weight)| weight).sum();
+        for (endpoint, weight) in &set {
+            let share = f64::from(*weight) / f64::from(total);
+            of[usize::from(endpoint.addr().port()) - 1].1 += f64::from(picks) * share;
+        }
+    }
+    of
 }
 
 /// Peak EWMA under churn: one that is ten times as slow gets little, whoever else comes and goes.
