@@ -4,6 +4,8 @@
 //! Two draws are enough for loads that differ by little (Mitzenmacher, "The Power of Two Choices in Randomized Load
 //! Balancing", 2001), cost the same for any number of endpoints, and many proxies do not all run to the same idle one.
 //! Draws are in proportion to weights; of equal ones the first drawn is taken, so that idle endpoints get their shares.
+//! Where weights differ, one that was not drawn itself has to be less busy even with this request: else a light endpoint
+//! beside a heavy one, which is drawn twice most of the time, would have a request whenever it is idle.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,15 +54,17 @@ impl TwoChoices {
             return None;
         }
         let (one, two) = (self.draw(rng), self.draw(rng));
-        // The same one twice says nothing; its neighbour is as good as any.
-        let two = if one == two { (one + 1) % len } else { two };
         if tried.is_empty() {
-            return Some(self.better(one, two, now));
+            // The same one twice says nothing; its neighbour is as good as any.
+            return Some(match one == two {
+                true => self.better(one, (one + 1) % len, false, now),
+                false => self.better(one, two, true, now),
+            });
         }
         let rest = (0..len).map(|step| (one + step) % len).filter(|i| !self.candidates.is_tried(*i, tried));
         let mut rest = rest.take(2);
         let one = rest.next()?;
-        Some(rest.next().map_or(one, |two| self.better(one, two, now)))
+        Some(rest.next().map_or(one, |two| self.better(one, two, false, now)))
     }
 
     fn draw(&self, rng: &mut fastrand::Rng) -> usize {
@@ -73,13 +77,15 @@ impl TwoChoices {
         }
     }
 
-    fn better(&self, one: usize, two: usize, now: u64) -> usize {
+    /// `drawn` says whether the second one was.
+    fn better(&self, one: usize, two: usize, drawn: bool, now: u64) -> usize {
         let state = |i: usize| -> &Arc<EndpointState> { &self.candidates.states[i] };
         let second = match self.by {
             By::Load => {
                 let load = |i: usize| u64::from(state(i).active());
                 let weight = |i: usize| u64::from(self.candidates.weights[i]);
-                load(two) * weight(one) < load(one) * weight(two)
+                let more = u64::from(!drawn && !self.sums.is_empty());
+                (load(two) + more) * weight(one) < load(one) * weight(two)
             }
             By::Latency => state(two).cost(now) < state(one).cost(now),
             By::Reported => state(two).reported_share() < state(one).reported_share(),

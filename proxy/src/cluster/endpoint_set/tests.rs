@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use weft_xds_proto::resource::cluster::{HealthCheck, OutlierDetection};
@@ -99,6 +100,68 @@ fn a_new_endpoint_gets_its_share_step_by_step() {
         (picks.count(), set.is_warming())
     };
     assert_eq!([share(0), share(50), share(100)], [(30, true), (110, true), (165, false)]);
+}
+
+/// Three that have long been in and one that just came, after so many seconds of 100; the new one is the last.
+fn warming(after: u64) -> (Vec<(Endpoint, Arc<EndpointState>)>, EndpointSet) {
+    let pairs: Vec<_> = (1..5).map(|port| pair(port, EndpointHealth::Healthy)).collect();
+    let came = pairs[3].1.since() + Duration::from_secs(200);
+    pairs[3].1.health.lock().passed = Some(came);
+    let slow = SlowStart { window: Duration::from_secs(100), min_weight_percent: 10 };
+    let now = came + Duration::from_secs(after);
+    let rules = Rules { slow_start: Some((slow, now)), ..(&LbPolicy::LeastRequest).into() };
+    let set = EndpointSet::new(pairs.clone(), rules, &Rotations::new(0));
+    (pairs, set)
+}
+
+/// D07. χ² with one degree of freedom passes 10.8 once in a thousand seeds.
+#[test]
+fn a_new_endpoint_gets_its_share_step_by_step_under_least_request() {
+    for (after, weight) in [(0, 0.1), (10, 0.1), (25, 0.25), (50, 0.5), (75, 0.75), (100, 1.0)] {
+        let (_, set) = warming(after);
+        let mut rng = fastrand::Rng::with_seed(41);
+        let picks = (0..20_000).filter(|_| set.picker().pick(&[], &mut rng).unwrap().addr().port() == 4);
+        let (seen, expected) = (picks.count() as f64, 20_000.0 * weight / (3.0 + weight));
+        let chi = (seen - expected).powi(2) * (1.0 / expected + 1.0 / (20_000.0 - expected));
+        assert!(chi < 10.8, "after {after} s: {seen} instead of {expected}, χ² {chi}");
+    }
+}
+
+/// An endpoint that just came is the least busy one, and must not be overrun for that.
+#[test]
+fn a_new_endpoint_is_not_overrun_where_the_others_are_busy() {
+    for (after, weight) in [(0, 0.1), (50, 0.5), (100, 1.0)] {
+        let (pairs, set) = warming(after);
+        let mut rng = fastrand::Rng::with_seed(43);
+        let mut held: Vec<_> =
+            pairs[..3].iter().flat_map(|(_, state)| (0..50).map(|_| state.start())).collect();
+        for _ in 0..400 {
+            held.push(set.picker().pick(&[], &mut rng).unwrap().start());
+        }
+        let (busy, share) = (f64::from(pairs[3].1.active()), 550.0 * weight / (3.0 + weight));
+        assert!((busy - share).abs() < 5.0, "after {after} s: {busy} instead of {share}");
+    }
+}
+
+/// Few requests at a time, of which one that has none yet would get the next whenever it is idle.
+#[test]
+fn a_new_endpoint_beside_one_other_does_not_get_half_of_few_requests() {
+    let (pairs, _) = warming(0);
+    let slow = SlowStart { window: Duration::from_secs(100), min_weight_percent: 10 };
+    let now = pairs[3].1.since() + Duration::from_secs(200);
+    let rules = Rules { slow_start: Some((slow, now)), ..(&LbPolicy::LeastRequest).into() };
+    let set = EndpointSet::new(pairs[2..].to_vec(), rules, &Rotations::new(0));
+    let (mut rng, mut new, mut under_way) = (fastrand::Rng::with_seed(47), 0, VecDeque::new());
+    for _ in 0..10_000 {
+        let picked = set.picker().pick(&[], &mut rng).unwrap();
+        new += u32::from(picked.addr().port() == 4);
+        under_way.push_back(picked.start());
+        if under_way.len() > 2 {
+            under_way.pop_front();
+        }
+    }
+    // Its share is a tenth of what the other has: 909.
+    assert!((700..1500).contains(&new), "{new} of 10,000");
 }
 
 /// Zones of a set, with what each gets in thousandths.

@@ -264,6 +264,21 @@ fn weights_count_while_endpoints_come_and_go() {
     }
 }
 
+/// The same while requests stay for some time. Few of them have to go somewhere as a whole: shares are less exact.
+#[test]
+fn weights_count_while_endpoints_come_and_go_and_are_busy() {
+    for (policy, under_way, off_max) in [
+        (LbPolicy::LeastRequest, 4, 0.3),
+        (LbPolicy::LeastRequest, 24, 0.1),
+        (LbPolicy::LeastRequest, 96, 0.1),
+        (LbPolicy::LeastConnections, 96, 0.15),
+    ] {
+        let of = under_churn(&policy, under_way);
+        let off = of.iter().map(|(seen, expected)| (seen / expected - 1.0).abs()).fold(0.0, f64::max);
+        assert!(off < off_max, "{policy} with {under_way} under way: {of:?}, off by {off}");
+    }
+}
+
 /// How many requests each of several endpoints gets, and how many are its share, with so many under way.
 fn under_churn(policy: &LbPolicy, under_way: usize) -> Vec<(f64, f64)> {
     let (all, rotation) = (weighted(&[(1, 1), (2, 2), (3, 3), (4, 5), (5, 8), (6, 5)]), rotation());
