@@ -195,7 +195,7 @@ impl ProxyConfig {
         }
     }
 
-    /// Checks what the types do not.
+    /// Checks what the types do not. A text about one key alone begins with it and a colon or the value.
     ///
     /// # Errors
     /// All problems at once, each naming its field.
@@ -206,7 +206,7 @@ impl ProxyConfig {
         }
         if self.connections_max < self.workers {
             problems.push(format!(
-                "max-connections: {} is not enough for {} workers, each of which takes its share",
+                "max-connections and workers: {} is not enough for {}, each of which takes its share",
                 self.connections_max, self.workers
             ));
         }
@@ -226,8 +226,9 @@ impl ProxyConfig {
             );
         }
         if self.inbound.is_some() && self.services.is_empty() {
-            problems
-                .push("inbound: no service to receive for; name one with --service NAME=IP:PORT".to_owned());
+            problems.push(
+                "inbound has no service to receive for; name one with --service NAME=IP:PORT".to_owned(),
+            );
         }
         if !self.inbound_captures.is_empty() && self.inbound.is_none() && self.inbound_tcp.is_empty() {
             problems.push(

@@ -146,7 +146,9 @@ async fn a_proxy_takes_policies_from_its_file_and_names_all_mistakes_in_them() {
     let refused = run(&["proxy", "--config", &file.display().to_string()]).await;
     assert_eq!(refused.code, 1);
     assert!(
-        refused.stderr.contains("load-balancing given here, and TrafficPolicy shop is for it"),
+        refused.stderr.contains(
+            "edge.yaml:7:5: cluster shop: clusters[0].load-balancing: given here, and TrafficPolicy shop"
+        ),
         "{refused:?}"
     );
 }

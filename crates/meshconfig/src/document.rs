@@ -238,7 +238,8 @@ impl File {
     }
 }
 
-/// A text with documents beside something else: that other text, with its lines where they were, and the documents.
+/// A text with documents beside something else: that other text, with its lines where they were, and the documents. What
+/// is no YAML is among the mistakes of the documents, whatever it was meant to be.
 pub fn divide(text: &str) -> (String, File) {
     let is_ours = |node: &yaml::Node| {
         let json = node.to_json();
@@ -246,7 +247,7 @@ pub fn divide(text: &str) -> (String, File) {
     };
     let mut rest = String::with_capacity(text.len());
     for (_, part) in yaml::parts(text) {
-        let ours = yaml::documents(part).iter().any(|p| p.node.as_ref().is_ok_and(is_ours));
+        let ours = yaml::documents(part).iter().any(|p| p.node.as_ref().map_or(true, is_ours));
         // The line with the marker went as well.
         let lines = part.matches('\n').count() + usize::from(!rest.is_empty());
         if ours || part.trim().is_empty() {
@@ -266,6 +267,13 @@ impl Document {
     pub fn title(&self) -> String {
         if self.name.is_empty() { self.kind.to_string() } else { format!("{} {}", self.kind, self.name) }
     }
+}
+
+/// A document that stands a second time; the first one is in that file, at that node.
+pub fn given_twice(document: &Document, node: &yaml::Node, first: (&str, &yaml::Node)) -> Located {
+    let (file, line) = (first.0, first.1.locate("metadata.name").line);
+    let message = format!("{:?} is given twice, first at {file}:{line}", document.name);
+    located(node, &document.title(), Problem::new("metadata.name", message))
 }
 
 /// Finds the place of a problem.

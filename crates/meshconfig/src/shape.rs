@@ -51,6 +51,8 @@ pub enum Shape {
     Labels,
     /// Keys with shapes; others are refused.
     Object(&'static [Field]),
+    /// A text of the first shape, or anything of the second.
+    TextOr(&'static Shape, &'static Shape),
 }
 
 /// A key.
@@ -130,6 +132,8 @@ pub fn check_named(
         false
     };
     match (shape, &mut *value) {
+        (Shape::TextOr(text, _), Value::String(_)) => check_named(names, text, value, at, problems),
+        (Shape::TextOr(_, other), Value::Object(_)) => check_named(names, other, value, at, problems),
         (Shape::Text(rule), Value::String(text)) => {
             if (rule.check)(text) {
                 return true;
@@ -243,6 +247,7 @@ fn allowed(shape: &Shape) -> String {
         Shape::List(..) => "a list".to_owned(),
         Shape::Labels => "a mapping of texts".to_owned(),
         Shape::Object(_) => "a mapping".to_owned(),
+        Shape::TextOr(text, other) => format!("{}, or {}", allowed(text), allowed(other)),
     }
 }
 
@@ -284,6 +289,7 @@ pub fn json_schema(shape: &Shape) -> Value {
         Shape::Flag => json!({"type": "boolean"}),
         Shape::List(of, max) => json!({"type": "array", "maxItems": max, "items": json_schema(of)}),
         Shape::Labels => json!({"type": "object", "additionalProperties": {"type": "string"}}),
+        Shape::TextOr(text, other) => json!({"anyOf": [json_schema(text), json_schema(other)]}),
         Shape::Object(fields) => {
             let mut properties = Map::new();
             for field in *fields {

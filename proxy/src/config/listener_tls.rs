@@ -20,31 +20,26 @@ use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 use super::PortTls;
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ListenerTls {
     /// A client is shown the one for the name that it asks for, or else the first.
     pub certificates: Vec<CertificateFiles>,
     /// PEM file with the CA of clients.
-    #[serde(default)]
     pub client_ca: Option<PathBuf>,
     /// PEM file with revocation lists of that CA.
-    #[serde(default)]
     pub client_crl: Option<PathBuf>,
     /// `required` (default) or `optional`.
-    #[serde(default)]
     pub client_certificates: Option<String>,
     /// `1.2` (default) or `1.3`.
-    #[serde(default)]
     pub min_version: Option<String>,
     /// By name, most wanted first.
-    #[serde(default)]
     pub cipher_suites: Vec<String>,
 }
 
 /// PEM files of one certificate.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct CertificateFiles {
     /// The chain, leaf first.
     pub certificate_file: PathBuf,
@@ -53,6 +48,26 @@ pub struct CertificateFiles {
 }
 
 impl ListenerTls {
+    /// What is wrong between its keys, each with the key.
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if self.certificates.is_empty() {
+            problems.push(("certificates", "none; at least one is needed".to_owned()));
+        }
+        let of_clients = [
+            ("client-crl", self.client_crl.is_some()),
+            ("client-certificates", self.client_certificates.is_some()),
+        ];
+        for (key, _) in of_clients.into_iter().filter(|(_, given)| *given && self.client_ca.is_none()) {
+            problems.push((key, "needs client-ca, by which clients are verified".to_owned()));
+        }
+        let least = min_version("min-version", self.min_version.as_deref()).unwrap_or_default();
+        if let Err(why) = CipherSuite::parse_all(self.cipher_suites.iter().map(String::as_str), least) {
+            problems.push(("cipher-suites", why));
+        }
+        problems
+    }
+
     /// What the port does.
     ///
     /// # Errors
@@ -62,14 +77,11 @@ impl ListenerTls {
             cert: files.certificate_file.clone(),
             key: files.key_file.clone(),
         };
-        if self.certificates.is_empty() {
-            return Err("certificates: none; at least one is needed".to_owned());
+        if let Some((key, why)) = self.problems().first() {
+            return Err(format!("{key}: {why}"));
         }
         let min_version = min_version("min-version", self.min_version.as_deref())?;
         let suites = CipherSuite::parse_all(self.cipher_suites.iter().map(String::as_str), min_version);
-        if self.client_crl.is_some() && self.client_ca.is_none() {
-            return Err("client-crl needs client-ca, by which clients are verified".to_owned());
-        }
         Ok(PortTls {
             certificates: self.certificates.iter().map(pair).collect(),
             clients: client_certs(

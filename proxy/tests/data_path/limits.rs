@@ -35,5 +35,5 @@ async fn a_limit_that_leaves_a_worker_without_connections_is_refused() {
     let mut config = config("");
     (config.workers, config.connections_max) = (4, 3);
     let why = weft_proxy::app::start(config).await.err().unwrap().to_string();
-    assert!(why.contains("max-connections: 3 is not enough for 4 workers"), "{why}");
+    assert!(why.contains("max-connections and workers: 3 is not enough for 4"), "{why}");
 }

@@ -169,11 +169,17 @@ async fn older_versions_than_the_least_one_are_refused() {
 fn mistakes_in_tls_of_a_listener_are_named_with_their_keys() {
     let one = "certificates: [{certificate-file: /a, key-file: /b}]";
     for (tls, why) in [
-        ("certificates: []".to_owned(), "listener \"web\": tls: certificates: none; at least one is needed"),
-        (format!("{one}, client-certificates: optional"), "client-certificates needs client-ca"),
-        (format!("{one}, client-ca: /c, client-certificates: none"), "allowed are required and optional"),
-        (format!("{one}, client-crl: /c"), "client-crl needs client-ca"),
-        (format!("{one}, min-version: \"1.1\""), "min-version \"1.1\" is unknown; allowed are 1.2 and 1.3"),
+        (
+            "certificates: []".to_owned(),
+            "listener web: listeners[0].tls.certificates: none; at least one is needed",
+        ),
+        (format!("{one}, client-certificates: optional"), "tls.client-certificates: needs client-ca"),
+        (
+            format!("{one}, client-ca: /c, client-certificates: none"),
+            "tls.client-certificates: \"none\"; allowed are required, optional",
+        ),
+        (format!("{one}, client-crl: /c"), "tls.client-crl: needs client-ca"),
+        (format!("{one}, min-version: \"1.1\""), "tls.min-version: \"1.1\"; allowed are 1.2, 1.3"),
         (
             format!("{one}, cipher-suites: [RC4]"),
             "cipher-suites: \"RC4\" is unknown or too weak; allowed are TLS_AES",

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 use weft_client::proto::weft as pb;
-use weft_meshconfig::document::{File, located};
+use weft_meshconfig::document::{File, given_twice, located};
 use weft_meshconfig::yaml::Node;
 use weft_meshconfig::{Document, Kind, Problem, schema};
 
@@ -169,11 +169,8 @@ impl Files {
                 if !document.name.is_empty()
                     && let Some(first) = found.iter().find(same)
                 {
-                    let at = first.node.locate("metadata.name");
-                    let message =
-                        format!("{:?} is given twice, first at {}:{}", document.name, first.file, at.line);
-                    let problem = Problem::new("metadata.name", message);
-                    lines.push(format!("{name}:{}", located(&node, &document.title(), problem)));
+                    let twice = given_twice(&document, &node, (&first.file, &first.node));
+                    lines.push(format!("{name}:{twice}"));
                 }
                 found.push(Found { file: name.clone(), document, node });
             }

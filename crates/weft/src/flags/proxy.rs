@@ -1,18 +1,18 @@
 //! Flags of `weft proxy`.
 
+mod file;
 mod several;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Deserializer};
-use weft_core::config::{parse_duration, parse_yaml};
+use weft_core::config::parse_duration;
 use weft_core::tls::{Identity, Trust};
-use weft_meshconfig::document::{Located, divide, located};
-use weft_meshconfig::{Document, Problem, yaml};
+use weft_meshconfig::Document;
 use weft_proxy::config::{
     self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
     StaticConfig,
@@ -262,7 +262,7 @@ impl ProxyFlags {
     /// Puts the file, if one is named, under flags and variables.
     pub(crate) fn layered(self) -> Result<Self, Failure> {
         let file = match self.config.as_deref() {
-            Some(path) => read(path)?,
+            Some(path) => file::read(path)?,
             None => Self::default(),
         };
         Ok(self.over(file))
@@ -382,54 +382,6 @@ impl ProxyFlags {
             drain_timeout: self.drain_timeout.unwrap_or(config::DRAIN_TIMEOUT_DEFAULT),
         })
     }
-}
-
-/// The file's flags, and its routes and policies.
-///
-/// # Errors
-/// All that is wrong with documents and policies, each with its place.
-fn read(path: &Path) -> Result<ProxyFlags, Failure> {
-    let text = weft_core::config::read_text(path)?;
-    let (rest, file) = divide(&text);
-    let mut problems = file.problems;
-    let mut flags = ProxyFlags::default();
-    if !rest.trim().is_empty() {
-        match parse_yaml::<ProxyFlags>(path, &rest) {
-            Ok(read) => flags = read,
-            Err(error) if problems.is_empty() => return Err(error.into()),
-            Err(_) => {}
-        }
-        problems.extend(cluster_problems(&rest, &flags));
-    }
-    if !problems.is_empty() {
-        problems.sort();
-        let lines: Vec<_> = problems.iter().map(|p| format!("{}:{p}", path.display())).collect();
-        return Err(Failure::new(lines.join("\n")));
-    }
-    let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
-    flags.documents = (!documents.is_empty()).then_some(documents);
-    Ok(flags)
-}
-
-/// What is wrong with the policies of the file's clusters.
-fn cluster_problems(text: &str, flags: &ProxyFlags) -> Vec<Located> {
-    let Some(node) = yaml::documents(text).into_iter().find_map(|parsed| parsed.node.ok()) else {
-        return Vec::new();
-    };
-    let clusters = flags.clusters.iter().flatten().enumerate();
-    let problems = clusters.flat_map(|(i, cluster)| {
-        let title = format!("cluster {}", cluster.name);
-        let at = move |at: &str| match at {
-            "" => format!("clusters[{i}]"),
-            at => format!("clusters[{i}].{at}"),
-        };
-        let problems = cluster.policy_problems().into_iter();
-        problems
-            .map(|p| Problem { at: at(&p.at), ..p })
-            .map(|p| located(&node, &title, p))
-            .collect::<Vec<_>>()
-    });
-    problems.collect()
 }
 
 /// Gossip listens where others can reach it: beside the inbound listener, else everywhere if an address

@@ -187,9 +187,101 @@ fn an_identity_is_a_certificate_a_key_and_a_ca() {
     assert!(alone.into_config(Vec::new()).unwrap_err().to_string().contains("all three"));
 }
 
+/// What is wrong with a file, one mistake a line.
+fn mistakes(text: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.yaml");
+    std::fs::write(&path, text).unwrap();
+    let flags = ProxyFlags { config: Some(path.clone()), ..ProxyFlags::default() };
+    let why = flags.layered().map(|_| String::new()).unwrap_or_else(|failure| failure.to_string());
+    let named = format!("{}:", path.display());
+    why.lines().map(|line| line.replace(&named, "")).collect()
+}
+
 #[test]
-fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
-    let text = weft_core::config::parse_yaml::<ProxyFlags>(Path::new("weft.yaml"), "name: a\ncolour: red\n");
-    let text = text.unwrap_err().to_string();
-    assert!(text.contains("weft.yaml:2") && text.contains("colour") && text.contains("listeners"), "{text}");
+fn every_mistake_of_a_file_is_told_at_once_with_its_place_and_its_key() {
+    let text = "name: edge
+workers: many
+max-memory-mib: 1
+colour: red
+trusted-proxies: [10.0.0.0/8, ten]
+service: ['a=127.0.0.1:1', 'Orders=127.0.0.1:2', nowhere]
+listeners:
+  - name: web
+    address: nowhere
+routes:
+  - cluster: ordres
+clusters:
+  - name: orders
+    protocol: spdy
+    load-balancing: random
+    endpoints:
+      - 127.0.0.1:1
+---
+apiVersion: weft.dev/v1
+kind: TrafficPolicy
+metadata: {name: p}
+spec: {targetRef: {kind: Service, name: orders}, panic: {policy: scream}}
+---
+apiVersion: weft.dev/v1
+kind: TrafficPolicy
+metadata: {name: p}
+spec: {targetRef: {kind: Service, name: other}, retryBudget: {percent: 10}}
+---
+kind: [
+";
+    let mistakes = mistakes(text);
+    let expected = [
+        "2:10: workers: invalid type: string \"many\", expected usize",
+        "3:17: max-memory-mib: 1 is not between 16 and 1048576",
+        "4:1: colour: unknown key; allowed are name, region, zone, ",
+        "5:31: trusted-proxies[1]: \"ten\" is no network; expected IP or IP/BITS",
+        "6:28: service[1]: \"Orders\": has 'O'",
+        "6:50: service[2]: \"nowhere\"",
+        "9:14: listener web: listeners[0].address: \"nowhere\"; allowed is IP:PORT",
+        "11:14: route any host: routes[0].cluster: \"ordres\" is not defined; defined are: orders; did you mean orders?",
+        "14:15: cluster orders: clusters[0].protocol: \"spdy\"; allowed are http1, http2",
+        "15:5: cluster orders: clusters[0].load-balancing: given here, and TrafficPolicy p is for the same service",
+        "22:66: TrafficPolicy p: spec.panic.policy: \"scream\"",
+        "26:18: TrafficPolicy p: metadata.name: \"p\" is given twice, first at ",
+        "29:7: unclosed bracket",
+    ];
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    for (seen, expected) in mistakes.iter().zip(expected) {
+        assert!(seen.starts_with(expected), "{expected:?} is not how this begins: {seen}");
+    }
+    let keys = ["workers", "access-log", "listeners"];
+    assert!(keys.iter().all(|key| mistakes[2].contains(key)), "{}", mistakes[2]);
+}
+
+/// A mistake of a file is one whatever flags say over it; what only does not go together is judged with them.
+#[test]
+fn what_goes_with_flags_that_are_not_in_the_file_is_no_mistake_of_the_file() {
+    for text in [
+        "server-cert: a\n",
+        "inbound: 127.0.0.1:1\n",
+        "max-connections: 1\n",
+        "mesh-crl: a\n",
+        "access-log-format: json\n",
+    ] {
+        assert_eq!(mistakes(text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn what_yaml_takes_for_a_number_is_a_text_where_one_is_wanted() {
+    let text =
+        "name: 7\nworkers: x\ninbound-min-version: 1.3\nlisteners: [{name: 8, address: '127.0.0.1:0'}]\n";
+    let mistakes = mistakes(text);
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+}
+
+/// The same list as serde's, which reads the file.
+#[test]
+fn every_key_that_is_told_as_allowed_is_taken() {
+    let refused = mistakes("colour: red\n").remove(0);
+    let allowed = refused.split_once("allowed are ").unwrap().1.split("; ").next().unwrap();
+    assert!(allowed.split(", ").count() > 40, "{allowed}");
+    let all: String = allowed.split(", ").map(|key| format!("{key}: null\n")).collect();
+    assert_eq!(mistakes(&all), [""; 0]);
 }
