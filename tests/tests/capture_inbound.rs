@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use weft_tests::http_client;
 use weft_tests::mesh::strings;
@@ -231,6 +231,101 @@ fn nobody_gets_around_the_sidecar_of_an_app_with_nftables() {
 #[test]
 fn nobody_gets_around_the_sidecar_of_an_app_with_iptables() {
     inside("nobody_gets_around_the_sidecar_of_an_app_with_iptables", || captured_with("iptables"));
+}
+
+const NOT_FROM: &str = "\
+---
+apiVersion: weft.dev/v1
+kind: AuthorizationPolicy
+metadata: {name: not-from}
+spec:
+  targetRef: {kind: Service, name: orders}
+  action: DENY
+  rules: [{from: [{ipBlocks: [203.0.113.66]}]}]
+";
+
+/// Answers with the request's head.
+async fn teller(at: &str) {
+    let listener = TcpListener::bind(at).await.expect("binds");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    match stream.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => return,
+                    }
+                }
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", head.len());
+                let _ = stream.write_all(&[answer.as_bytes(), &head].concat()).await;
+            });
+        }
+    });
+}
+
+/// Answers with the first line that comes.
+async fn line_teller(at: &str) {
+    let listener = TcpListener::bind(at).await.expect("binds");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = tokio::io::BufReader::new(stream);
+            let mut line = Vec::new();
+            if stream.read_until(b'\n', &mut line).await.is_ok() {
+                let _ = stream.write_all(&line).await;
+            }
+        }
+    });
+}
+
+/// A load balancer says who the client is, as on the sidecar's own ports; whoever is none cannot.
+#[test]
+fn a_load_balancer_in_front_of_a_captured_port_says_who_the_client_is() {
+    inside("a_load_balancer_in_front_of_a_captured_port_says_who_the_client_is", || async {
+        let other = Other::new();
+        teller("[::]:8080").await;
+        line_teller("[::]:5432").await;
+        let port = "10.98.0.1:15432=db,accept-proxy=10.98.0.2,send-proxy=v1";
+        let db = ["--service", "db=127.0.0.1:5432,protocol=tcp", "--inbound-tcp", port];
+        let proxy = sidecar(NOT_FROM, &[&["--inbound-accept-proxy", "10.98.0.2/32"][..], &db].concat()).await;
+        redirect(&["install-redirect", "--inbound-port", "8080,5432"], "auto").await;
+        // Escapes are for `printf`.
+        let bytes = async |ip: &str, port: u16, bytes: &str| {
+            let script = format!("exec 3<>/dev/tcp/{ip}/{port}; printf \"$0\" >&3; cat <&3");
+            other.run(&["bash", "-c", &script, bytes]).await
+        };
+        let get =
+            r"GET /x HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+        let v1 = |client: &str| format!(r"PROXY TCP4 {client} 10.98.0.1 5555 5432\r\n{get}");
+        let v2 = format!(
+            r"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\x0a\x62\x00\x01\x15\xb3\x1f\x90{get}"
+        );
+
+        for (version, bytes_of) in [("1", v1("203.0.113.7")), ("2", v2)] {
+            let answer = bytes("10.98.0.1", 8080, &bytes_of).await;
+            // The port that the connection was for says which service is meant, whatever the header names.
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\r\nvia:"), "{version}: {answer}");
+            assert!(answer.contains("x-forwarded-for: 203.0.113.7\r\n"), "version {version}: {answer}");
+        }
+        let denied = bytes("10.98.0.1", 8080, &v1("203.0.113.66")).await;
+        assert!(denied.starts_with("HTTP/1.1 403"), "policies go by the client that is named: {denied}");
+        let told = bytes("10.98.0.1", 5432, r"PROXY TCP4 203.0.113.7 10.98.0.1 5555 5432\r\nhello\r\n").await;
+        assert_eq!(told, "PROXY TCP4 203.0.113.7 10.98.0.1 5555 5432\r\n");
+
+        // Without a header, or with half of one, a load balancer is no one.
+        for bad in [get, r"PROXY TCP4 203.0.113.7\r\n", r"PROXY TCP4 a b c d\r\n"] {
+            assert_eq!(bytes("10.98.0.1", 8080, bad).await, "", "{bad}");
+        }
+        assert_eq!(bytes("10.98.0.1", 5432, r"hello\r\n").await, "");
+        assert!(metric(&proxy, r#"weft_proxy_refused_total{kind="proxy_protocol"} 4"#).await);
+
+        // From another address nobody else can be named, and no header is needed.
+        let named = bytes("fd98::1", 8080, &v1("203.0.113.7")).await;
+        assert!(named.starts_with("HTTP/1.1 400"), "{named}");
+        let plain = bytes("fd98::1", 8080, get).await;
+        assert!(plain.starts_with("HTTP/1.1 200") && plain.contains("x-forwarded-for: fd98::2"), "{plain}");
+        assert_eq!(proxy.stop().await, 0);
+    });
 }
 
 /// PEM files of a sidecar, or of whoever calls it.
