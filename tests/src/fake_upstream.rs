@@ -34,7 +34,12 @@ struct Manner {
 impl FakeUpstream {
     /// Starts on a free loopback port.
     pub async fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), name).await
+    }
+
+    /// Starts at an address of this machine; port 0 is a free one.
+    pub async fn start_at(addr: SocketAddr, name: &str) -> Self {
+        let listener = TcpListener::bind(addr).await.expect("the address is ours and free");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let mut upstream = Self {
             name: name.to_owned(),

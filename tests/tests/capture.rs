@@ -17,13 +17,17 @@ use weft_tests::process::{WeftProcess, run};
 const SIDECAR_UID: u32 = 1337;
 /// Addresses of this machine that are not its loopback, so that connections to them are redirected.
 const ELSEWHERE: [&str; 2] = ["10.99.0.1", "fd99::1"];
+/// The last address of each of these networks is this machine's too.
+const EXCLUDED: [(&str, &str); 2] = [("10.99.9.0/28", "10.99.9.15"), ("fd99:9::/124", "fd99:9::f")];
+/// The address behind it, which is in none of them.
+const BESIDE: [&str; 2] = ["10.99.9.16", "fd99:9::10"];
 
 fn set_up() {
-    for command in [
-        "ip link set lo up".to_owned(),
-        format!("ip addr add {}/32 dev lo", ELSEWHERE[0]),
-        format!("ip -6 addr add {}/128 dev lo", ELSEWHERE[1]),
-    ] {
+    let mut commands = vec!["ip link set lo up".to_owned()];
+    for ip in ELSEWHERE.into_iter().chain(EXCLUDED.map(|(_, ip)| ip)).chain(BESIDE) {
+        commands.push(format!("ip addr add {ip} dev lo"));
+    }
+    for command in commands {
         let mut words = command.split(' ');
         let ended = Command::new(words.next().expect("a command")).args(words).status().expect("starts");
         assert!(ended.success(), "{command}");
@@ -98,9 +102,11 @@ async fn captured_with(backend: &str) {
     set_up();
     let orders = FakeUpstream::start("orders").await;
     let proxy = sidecar(orders.addr(), &[]).await;
-    install(backend, &["--exclude-port", "9", "--exclude-network", "10.99.9.0/24"]).await;
+    let networks = EXCLUDED.map(|(network, _)| network).join(",");
+    let exclude = ["--exclude-port", "9", "--exclude-network", &networks];
+    install(backend, &exclude).await;
     // A second time is the same.
-    install(backend, &["--exclude-port", "9", "--exclude-network", "10.99.9.0/24"]).await;
+    install(backend, &exclude).await;
     for ip in ELSEWHERE {
         // A service by its host, although nobody listens where the app connects to.
         let nowhere = at(ip, 81);
@@ -135,6 +141,17 @@ async fn captured_with(backend: &str) {
     // An excluded port, and the loopback, are not captured.
     assert!(TcpStream::connect(at(ELSEWHERE[0], 9)).await.is_err(), "nobody listens there");
     assert_eq!(greeting_of(greeter("127.0.0.1:0".parse().expect("an address")).await).await.len(), 20);
+    // Nor is an excluded network to its last address; behind that one it ends.
+    for (network, ip) in EXCLUDED {
+        assert!(TcpStream::connect(at(ip, 81)).await.is_err(), "nobody listens there in {network}");
+        let own = FakeUpstream::start_at(at(ip, 0), "itself").await;
+        let answer = http_client::get(own.addr(), "orders", "/x").await.expect("an answer");
+        assert_eq!(answer.body.trim(), "itself", "{network}");
+    }
+    for ip in BESIDE {
+        let answer = http_client::get(at(ip, 81), "orders", "/x").await.expect("an answer");
+        assert_eq!(answer.body.trim(), "orders", "{ip}");
+    }
     // Whoever connects to the listener itself was not redirected.
     let raw = http_client::raw(
         at("127.0.0.1", 15002),
