@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Request, request};
 use serde_json::{Value, json};
 use weft_core::metrics::Registry;
 use weft_meshconfig::lower::Lowered;
+use weft_xds_proto::resource::route::GRPC_RETRIABLE;
 use weft_xds_proto::resource::subset::Subset;
 
 use crate::admin::clusters::cluster_json;
@@ -197,7 +198,11 @@ impl Asked<'_> {
         json!({
             "verdict": word, "why": why,
             "timeout_ms": millis(to.timeout), "try_timeout_ms": millis(to.try_timeout),
-            "retry": to.retry.as_ref().map(|r| json!({ "attempts": r.attempts, "codes": r.codes })),
+            "retry": to.retry.as_ref().map(|r| {
+                let named = |(code, name, _): &(u8, &'static str, _)| r.grpc_codes.contains(code).then_some(*name);
+                let grpc_codes: Vec<_> = GRPC_RETRIABLE.iter().filter_map(named).collect();
+                json!({ "attempts": r.attempts, "codes": r.codes, "grpc_codes": grpc_codes })
+            }),
             "rewrites_path": to.path.is_some(), "host": to.host,
             "mirrors": to.mirrors.iter().map(|m| &m.cluster).collect::<Vec<_>>(),
             "backends": all.iter().map(backend).collect::<Vec<_>>(),

@@ -75,6 +75,9 @@ pub const H2_RESETS_MIN: u32 = 200;
 /// What one HTTP/2 stream may have waiting to be sent, in bytes, beyond what its reader takes.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// What is kept of a request's body, in bytes, so that it can be sent again where its route says so. A larger one is sent once.
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
 /// Interim answers (1xx) that are passed on of one exchange with an endpoint; further ones are dropped.
 pub const INTERIM_ANSWERS_MAX: usize = 16;
 

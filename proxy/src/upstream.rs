@@ -6,5 +6,6 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod once;
 pub(crate) mod pool;
+pub(crate) mod replay;
 pub(crate) mod request_body;
 pub(crate) mod stream;

@@ -354,7 +354,7 @@ spec!(
 );
 spec!(
     /// A rule of a `GRPCRoute`.
-    GrpcRule { name: Option<String>, matches: Items<GrpcMatch>, filters: Items<Filter>, backend_refs: Items<BackendRef>, }
+    GrpcRule { name: Option<String>, matches: Items<GrpcMatch>, filters: Items<Filter>, backend_refs: Items<BackendRef>, retry: Option<GrpcRetrySpec>, }
 );
 spec!(
     /// Conditions on a request.
@@ -387,6 +387,10 @@ spec!(
 spec!(
     /// Repetitions of a rule.
     RetrySpec { codes: Items<u16>, attempts: Option<u32>, backoff: Option<String>, }
+);
+spec!(
+    /// Repetitions of a rule for calls.
+    GrpcRetrySpec { codes: Items<String>, attempts: Option<u32>, backoff: Option<String>, }
 );
 spec!(
     /// One filter: `type` says which of the others is given.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use weft_xds_proto::resource::guard::Guard;
 use weft_xds_proto::resource::route::{
     Abort, Action, Backend, CachePolicy, Compression, Cors, DirectResponse, Fault, Forward, Fraction,
-    HeaderEdits, Hedge, Mirror, OUTBOUND, PathMatch, PathRewrite, Redirect, Retry, Route, RouteConfiguration,
-    RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
+    GRPC_RETRIABLE, HeaderEdits, Hedge, Mirror, OUTBOUND, PathMatch, PathRewrite, Redirect, Retry, Route,
+    RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
 };
 use weft_xds_proto::resource::subset::{Subset, SubsetError};
 
@@ -188,7 +188,7 @@ fn ranked(source: &Source<'_>, filters: &BTreeMap<&str, &RouteFilterSpec>) -> Ve
                     filters: &rule.filters,
                     backends: &rule.backend_refs,
                     timeouts: rule.timeouts.as_ref(),
-                    retry: rule.retry.as_ref(),
+                    retry: rule.retry.as_ref().map(retry),
                 };
                 push(i, &rule.name, matches, &parts);
             }
@@ -204,7 +204,7 @@ fn ranked(source: &Source<'_>, filters: &BTreeMap<&str, &RouteFilterSpec>) -> Ve
                     filters: &rule.filters,
                     backends: &rule.backend_refs,
                     timeouts: None,
-                    retry: None,
+                    retry: rule.retry.as_ref().map(grpc_retry),
                 };
                 push(i, &rule.name, matches, &parts);
             }
@@ -292,7 +292,7 @@ struct RuleParts<'a> {
     filters: &'a Items<Filter>,
     backends: &'a Items<BackendRef>,
     timeouts: Option<&'a document::Timeouts>,
-    retry: Option<&'a document::RetrySpec>,
+    retry: Option<Retry>,
 }
 
 fn route(
@@ -306,7 +306,7 @@ fn route(
         backends: parts.backends.iter().flatten().map(backend).collect(),
         timeout: parts.timeouts.and_then(|t| time(&t.request)),
         try_timeout: parts.timeouts.and_then(|t| time(&t.backend_request)),
-        retry: parts.retry.map(retry),
+        retry: parts.retry.clone(),
         ..Forward::default()
     };
     let mut own: Option<Action> = None;
@@ -397,8 +397,29 @@ fn retry(r: &document::RetrySpec) -> Retry {
     let mut codes: Vec<u16> = r.codes.iter().flatten().copied().collect();
     codes.sort_unstable();
     codes.dedup();
-    Retry { attempts: r.attempts.unwrap_or(1), codes, backoff: time(&r.backoff) }
+    Retry {
+        attempts: r.attempts.unwrap_or(ATTEMPTS),
+        codes,
+        grpc_codes: Vec::new(),
+        backoff: time(&r.backoff),
+    }
 }
+
+/// Where no code is named, it is the one by which a service says that another try may do.
+fn grpc_retry(r: &document::GrpcRetrySpec) -> Retry {
+    let named = |name: &str| r.codes.iter().flatten().any(|code| code == name);
+    let unnamed = |name: &str| r.codes.is_empty() && name == "UNAVAILABLE";
+    let wanted = GRPC_RETRIABLE.iter().filter(|(_, name, _)| named(name) || unnamed(name));
+    Retry {
+        attempts: r.attempts.unwrap_or(ATTEMPTS),
+        codes: Vec::new(),
+        grpc_codes: wanted.map(|(code, ..)| *code).collect(),
+        backoff: time(&r.backoff),
+    }
+}
+
+/// Tries after the first, where a rule does not say how many.
+const ATTEMPTS: u32 = 1;
 
 fn edits(m: &Modifier) -> HeaderEdits {
     let fields = |list: &Items<document::HeaderValue>| {

@@ -295,6 +295,14 @@ const HTTP_MATCH: Shape = Shape::Object(&[
     ),
 ]);
 
+const ATTEMPTS: Field =
+    optional("attempts", &Shape::Integer(1, ir::ATTEMPTS_MAX as i64), "tries after the first; 1 if missing");
+const BACKOFF: Field = optional(
+    "backoff",
+    &DURATION,
+    "wait before the first repetition, then twice as long each; 25ms if missing",
+);
+
 const HTTP_RULE: Shape = Shape::Object(&[
     optional("name", &SECTION, "for logs"),
     optional("matches", &Shape::List(&HTTP_MATCH, MATCHES_MAX), "one must match; all requests if missing"),
@@ -316,16 +324,8 @@ const HTTP_RULE: Shape = Shape::Object(&[
                 &Shape::List(&Shape::Integer(400, 599), 200),
                 "answers after which to try again",
             ),
-            optional(
-                "attempts",
-                &Shape::Integer(1, ir::ATTEMPTS_MAX as i64),
-                "tries after the first; 1 if missing",
-            ),
-            optional(
-                "backoff",
-                &DURATION,
-                "wait before the first repetition, then twice as long each; 25ms if missing",
-            ),
+            ATTEMPTS,
+            BACKOFF,
         ]),
         "requests that are safe to repeat are tried again",
     ),
@@ -344,11 +344,34 @@ const GRPC_MATCH: Shape = Shape::Object(&[
     optional("headers", &Shape::List(&HEADER_MATCH, HEADERS_MAX), "all must match"),
 ]);
 
+const GRPC_CODES: [&str; ir::GRPC_RETRIABLE.len()] = {
+    let mut names = [""; ir::GRPC_RETRIABLE.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = ir::GRPC_RETRIABLE[i].1;
+        i += 1;
+    }
+    names
+};
+
 const GRPC_RULE: Shape = Shape::Object(&[
     optional("name", &SECTION, "for logs"),
     optional("matches", &Shape::List(&GRPC_MATCH, MATCHES_MAX), "one must match; all calls if missing"),
     optional("filters", &Shape::List(&FILTER, FILTERS_MAX), "what happens beside forwarding"),
     optional("backendRefs", &Shape::List(&BACKEND, REFS_MAX), "one is drawn by weight"),
+    optional(
+        "retry",
+        &Shape::Object(&[
+            optional(
+                "codes",
+                &Shape::List(&Shape::Choice(&GRPC_CODES), GRPC_CODES.len()),
+                "codes after which to try again; UNAVAILABLE if missing",
+            ),
+            ATTEMPTS,
+            BACKOFF,
+        ]),
+        "calls are tried again: its methods may be carried out twice",
+    ),
 ]);
 
 const HOSTNAMES: Field = optional(

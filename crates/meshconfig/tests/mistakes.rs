@@ -102,6 +102,18 @@ fn parts_that_do_not_go_together_are_refused() {
 }
 
 #[test]
+fn a_code_of_grpc_after_which_no_call_is_repeated_is_refused_with_those_that_are() {
+    let found = problems(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g}\nspec:\n  hostnames: [a.test]\n  rules:\n  - retry: {codes: [UNAVAILABLE, NOT_FOUND, 14]}\n",
+    );
+    let allowed = "CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE";
+    assert_eq!(found.len(), 2, "{found:#?}");
+    for (found, seen) in found.iter().zip(["codes[1]: \"NOT_FOUND\"", "codes[2]: the number 14"]) {
+        assert!(found.contains(seen) && found.contains(allowed), "{found}");
+    }
+}
+
+#[test]
 fn a_valid_document_survives_its_stored_form() {
     let yaml = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, labels: {a: b}}\nspec: {hostnames: ['*.a.test'], rules: [{backendRefs: [{name: x, weight: 3}]}]}\n";
     let file = File::read(yaml, |_| false);

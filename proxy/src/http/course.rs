@@ -10,6 +10,7 @@ use weft_xds_proto::resource::subset::Subset;
 
 use super::context::{Context, Side};
 use super::error::RequestError;
+use super::grpc_status::Pushback;
 use super::plan::Plan;
 use super::seen::Seen;
 use crate::cluster::breaker::{Admitted, ConnectionPermit, RetryPermit};
@@ -60,9 +61,20 @@ impl Course<'_> {
         self.subset.as_ref().map_or_else(|| self.cluster.endpoints.picker(), |(_, levels)| levels)
     }
 
-    /// Whether the route gives the request another try; at another endpoint, if there is one.
-    pub async fn again(&mut self, plan: &mut Option<&mut Plan>, endpoint: &EndpointState) -> bool {
+    /// Whether the route gives the request another try; at another endpoint, if there is one. `said`: what the endpoint has to
+    /// say of that.
+    pub async fn again(
+        &mut self,
+        plan: &mut Option<&mut Plan>,
+        endpoint: &EndpointState,
+        said: Option<Pushback>,
+    ) -> bool {
         let Some(plan) = plan else { return false };
+        let wait = match said {
+            None => None,
+            Some(Pushback::Wait(wait)) => Some(wait),
+            Some(Pushback::Never) => return false,
+        };
         if !plan.may_retry() {
             return false;
         }
@@ -78,7 +90,7 @@ impl Course<'_> {
             return false;
         }
         let rng = self.ctx.rng.borrow_mut().f64();
-        if !plan.next_try(rng).await {
+        if !plan.next_try(rng, wait).await {
             return false;
         }
         if self.levels().len() > self.tried.len() + 1 {
@@ -285,13 +297,12 @@ impl Link {
     }
 }
 
-/// Whether sending it twice does no harm and costs little.
-pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
-    let idempotent = matches!(
-        *request.method(),
+/// Whether sending it twice does no harm (RFC 9110 §9.2.2).
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    );
-    idempotent && matches!(request.body(), RequestBody::Empty)
+    )
 }
 
 pub(super) fn report(ctx: &Context, cluster: &Cluster, endpoint: &EndpointState, outcome: Outcome) {

@@ -6,9 +6,10 @@
 //! - a *reused* connection closed before any byte of an answer (P42): once more on a fresh one, if the method is
 //!   idempotent and there is no body; the server closed it as idle while the request was on its way.
 //! - a sidecar says that its app is down: another endpoint, under the same conditions.
-//! - what the route says: an answer of some status, a broken exchange or a try that takes too long, under the same
-//!   conditions, and as long as the cluster's retry budget lasts (P41). The others are outside it: they reach no
-//!   endpoint that has work to do, and are few.
+//! - what the route says: an answer of some status, a broken exchange or a try that takes too long, as long as the cluster's retry
+//!   budget lasts (P41). The method is idempotent, or a call of gRPC of which the route says that it may be repeated; of a body
+//!   what was read is kept for that ([`replay`]). The others are outside the budget: they reach no endpoint that has work
+//!   to do, and are few.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -25,7 +26,7 @@ use weft_xds_proto::resource::subset::Subset;
 
 use super::body::ResponseBody;
 use super::context::Context;
-use super::course::{Course, Retry, is_repeatable, report};
+use super::course::{Course, Retry, is_idempotent, report};
 use super::error::RequestError;
 use super::plan::{Late, Plan, with_limit};
 use super::rescue::{LOCAL_APP_DOWN, X_WEFT_ERROR};
@@ -45,6 +46,7 @@ use crate::tcp::far_end::Counted;
 use crate::telemetry::flag::Flag;
 use crate::upstream::answer::AnswerBody;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::replay::{self, Replay};
 use crate::upstream::request_body::{Progress, RequestBody};
 
 /// A request that an endpoint is answering. It ends by [`Exchange::complete`], by [`Exchange::broke_off`], or by
@@ -246,6 +248,15 @@ pub(crate) async fn forward(
         Protocol::Http2 if !course.extended => None,
         _ => course.connection(plan.as_deref()).await?,
     };
+    let may_retry = plan.as_ref().is_some_and(|p| p.may_retry());
+    let allowed = may_retry && plan.as_ref().is_some_and(|p| p.allows_twice(request.headers()));
+    let repeatable = allowed || is_idempotent(request.method());
+    let streams = request.body().streams();
+    // Only where a route wants it: others are not kept.
+    let body = (streams && may_retry && repeatable)
+        .then(|| replay::keep(std::mem::replace(request.body_mut(), RequestBody::Empty)));
+    let repeatable = || repeatable && body.as_ref().map_or(!streams, |body| body.borrow().is_whole());
+    let mut attempts: u32 = 0;
     // An endpoint whose reused connection turned out to be closed gets the request on a fresh one.
     let mut again: Option<Arc<EndpointState>> = None;
     loop {
@@ -281,13 +292,20 @@ pub(crate) async fn forward(
         };
         let behind_sidecar = course.is_behind_sidecar(&endpoint);
         let planned = plan.as_ref().is_some_and(|p| p.may_retry());
-        let kept = (reused || behind_sidecar || planned) && is_repeatable(request);
+        if let Some(body) = &body {
+            *request.body_mut() = RequestBody::Replay(Replay::new(body));
+        }
+        if allowed && attempts > 0 {
+            request.headers_mut().insert(grpc_status::PREVIOUS_ATTEMPTS, attempts.into());
+        }
+        attempts += 1;
         if let Some(seen) = &seen {
             seen.sending();
         }
         let sent_at = course.time();
         let shared = link.shared();
         let sent = pin!(link.send(request, &inform));
+        let kept = || (reused || behind_sidecar || planned) && repeatable();
         let mut for_caller = false;
         let waited = match plan.as_ref() {
             None => with_limit(&ctx.timer, sent, progress.as_deref(), stall, ctx.timeouts.request).await,
@@ -319,7 +337,7 @@ pub(crate) async fn forward(
                     // It may be dead without a word; others should not find out one after the other.
                     ctx.pool.discard(key);
                 }
-                if kept && course.again(&mut plan, &endpoint).await {
+                if kept() && course.again(&mut plan, &endpoint, None).await {
                     continue;
                 }
                 let (cluster, addr) = (cluster.name().to_owned(), endpoint.addr());
@@ -335,11 +353,11 @@ pub(crate) async fn forward(
                 answer
             }
             Ok(Err(error)) => {
-                match course.failed(&endpoint, reused, error, kept, progress.as_deref()) {
+                match course.failed(&endpoint, reused, error, kept(), progress.as_deref()) {
                     Ok(Retry::SameEndpoint) => again = Some(endpoint),
                     Ok(Retry::OtherEndpoint) => {}
-                    Err(error @ RequestError::Broken { .. }) if planned && kept => {
-                        if !course.again(&mut plan, &endpoint).await {
+                    Err(error @ RequestError::Broken { .. }) if planned && kept() => {
+                        if !course.again(&mut plan, &endpoint, None).await {
                             return Err(error);
                         }
                     }
@@ -349,18 +367,20 @@ pub(crate) async fn forward(
             }
         };
         if behind_sidecar
-            && kept
+            && kept()
             && says_app_is_down(&answer)
             && course.not_connected(&endpoint, "its sidecar says that the app is down".to_owned()).is_ok()
         {
             continue;
         }
-        if kept
-            && plan.as_ref().is_some_and(|p| p.codes.contains(&answer.status().as_u16()))
-            && course.again(&mut plan, &endpoint).await
+        if planned
+            && kept()
+            && plan.as_ref().is_some_and(|p| p.wants_another(answer.status(), answer.headers()))
+            && course.again(&mut plan, &endpoint, grpc_status::pushback(answer.headers())).await
         {
-            if answer.status().is_server_error() {
-                report(ctx, cluster, &endpoint, Outcome::of_status(answer.status()));
+            let outcome = Outcome::of_status(grpc_status::meant(&answer));
+            if outcome != Outcome::Success {
+                report(ctx, cluster, &endpoint, outcome);
             }
             continue;
         }

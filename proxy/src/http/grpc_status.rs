@@ -3,6 +3,8 @@
 //! A gRPC client expects `200` and a `grpc-status`; of other answers it knows only what their status roughly means. So
 //! what the proxy answers itself is said in its words: headers alone, with the status in them ("trailers-only").
 
+use std::time::Duration;
+
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
@@ -10,6 +12,10 @@ use super::body::ResponseBody;
 
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Tries before this one (gRFC A6), for the server to see.
+pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 const UNKNOWN: u32 = 2;
 pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
@@ -42,11 +48,29 @@ pub(crate) fn code(status: StatusCode) -> u32 {
     }
 }
 
+/// The code in an answer's head, if it is a status alone; else it follows behind the messages.
+pub(crate) fn of(fields: &HeaderMap) -> Option<u32> {
+    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// What a server says of another try (gRFC A6): to wait for so long, or not to try at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushback {
+    Wait(Duration),
+    Never,
+}
+
+/// What it says in these fields, if it does. A number that is none, or a negative one, is a no.
+pub(crate) fn pushback(fields: &HeaderMap) -> Option<Pushback> {
+    let said = fields.get(PUSHBACK)?;
+    let millis = said.to_str().ok().and_then(|text| text.parse().ok());
+    Some(millis.map_or(Pushback::Never, |millis| Pushback::Wait(Duration::from_millis(millis))))
+}
+
 /// What an answer says of the endpoint: an endpoint that answers gRPC calls with "unavailable" is as good as one that
 /// answers 503. Only what stands in its head is known by then.
 pub(crate) fn meant<B>(answer: &Response<B>) -> StatusCode {
-    let code = answer.headers().get(GRPC_STATUS).and_then(|v| v.to_str().ok()?.parse().ok());
-    match code {
+    match of(answer.headers()) {
         Some(UNAVAILABLE) => StatusCode::SERVICE_UNAVAILABLE,
         Some(UNKNOWN | INTERNAL | DATA_LOSS) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => answer.status(),

@@ -3,8 +3,10 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, StatusCode};
 use weft_xds_proto::resource::cluster::Timeouts;
 
+use super::grpc_status;
 use crate::coarse_timer::CoarseTimer;
 use crate::limits::{RETRY_BACKOFF_DEFAULT, RETRY_BACKOFF_MAX};
 use crate::route::compiled;
@@ -20,7 +22,8 @@ pub(crate) struct Plan {
     by_caller: bool,
     one_try: Option<Duration>,
     tries_left: u32,
-    pub codes: Vec<u16>,
+    codes: Vec<u16>,
+    grpc_codes: Vec<u8>,
     backoff: Duration,
 }
 
@@ -51,13 +54,14 @@ impl Plan {
             one_try: times.one_try,
             tries_left: 0,
             codes: Vec::new(),
+            grpc_codes: Vec::new(),
             backoff: RETRY_BACKOFF_DEFAULT,
         }
     }
 
     /// The same for one try beside it.
     pub fn alone(&self) -> Self {
-        Self { tries_left: 0, codes: Vec::new(), ..*self }
+        Self { tries_left: 0, codes: Vec::new(), grpc_codes: Vec::new(), ..*self }
     }
 
     /// For a request that came at `started`, from a caller that waits for `deadline`.
@@ -81,6 +85,7 @@ impl Plan {
             head: if says { FOR_EVER } else { plan.head },
             tries_left: retry.map_or(0, |r| r.attempts),
             codes: retry.map(|r| r.codes.clone()).unwrap_or_default(),
+            grpc_codes: retry.map(|r| r.grpc_codes.clone()).unwrap_or_default(),
             backoff: retry.and_then(|r| r.backoff).unwrap_or(RETRY_BACKOFF_DEFAULT),
             ..plan
         }
@@ -102,13 +107,27 @@ impl Plan {
         self.tries_left > 0
     }
 
-    /// Waits before the next try. False if there is none: all are used up, or the time is.
-    pub async fn next_try(&mut self, rng: f64) -> bool {
+    /// Whether the route says of a request with these fields, which is no idempotent one, that it may be carried out twice.
+    pub fn allows_twice(&self, fields: &HeaderMap) -> bool {
+        !self.grpc_codes.is_empty() && grpc_status::is_grpc(fields)
+    }
+
+    /// Whether an answer with this head is not good enough.
+    pub fn wants_another(&self, status: StatusCode, fields: &HeaderMap) -> bool {
+        self.codes.contains(&status.as_u16())
+            || !self.grpc_codes.is_empty()
+                && grpc_status::of(fields)
+                    .is_some_and(|code| self.grpc_codes.iter().any(|c| u32::from(*c) == code))
+    }
+
+    /// Waits before the next try, for as long as the endpoint has `said`, if it has. False if there is none: all are used up, or
+    /// the time is.
+    pub async fn next_try(&mut self, rng: f64, said: Option<Duration>) -> bool {
         if self.tries_left == 0 {
             return false;
         }
         // Anything up to it ("full jitter"), so that those that failed together do not come back together.
-        let wait = self.backoff.min(RETRY_BACKOFF_MAX).mul_f64(rng);
+        let wait = said.unwrap_or_else(|| self.backoff.min(RETRY_BACKOFF_MAX).mul_f64(rng));
         if self.until.is_some_and(|(at, _)| tokio::time::Instant::now() + wait >= at) {
             return false;
         }

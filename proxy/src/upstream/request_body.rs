@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::replay::Replay;
 use crate::limits::MIRROR_FRAMES_MAX;
 use crate::listener::http1::body::{ClientBody, ClientBodyError};
 
@@ -64,6 +65,8 @@ pub(crate) enum RequestBody {
     Copying(Box<Copying>),
     /// A copy of another.
     Copied(mpsc::Receiver<Bytes>),
+    /// One that can be sent again.
+    Replay(Replay),
 }
 
 /// A body of which others get copies. One that does not keep up gets no more of it.
@@ -107,7 +110,7 @@ impl RequestBody {
                 *self = Self::Copying(copying);
                 Self::Copied(receiver)
             }
-            Self::Empty | Self::Copied(_) => Self::Empty,
+            Self::Empty | Self::Copied(_) | Self::Replay(_) => Self::Empty,
         }
     }
 
@@ -129,6 +132,7 @@ impl Body for RequestBody {
             Self::Empty => return Poll::Ready(None),
             Self::Streaming(incoming, progress, clean) => (incoming, progress, clean, None),
             Self::Copying(c) => (&mut c.incoming, &mut c.progress, &mut c.clean, Some(&mut c.copies)),
+            Self::Replay(replay) => return Pin::new(replay).poll_frame(cx),
             Self::Copied(receiver) => {
                 // The end is said by an empty piece; without it, the copy is not whole.
                 return Poll::Ready(match ready!(receiver.poll_recv(cx)) {
@@ -173,6 +177,7 @@ impl Body for RequestBody {
             Self::Streaming(incoming, ..) => incoming.is_end_stream(),
             Self::Copying(copying) => copying.incoming.is_end_stream(),
             Self::Copied(_) => false,
+            Self::Replay(replay) => replay.is_end_stream(),
         }
     }
 
@@ -182,6 +187,7 @@ impl Body for RequestBody {
             Self::Streaming(incoming, ..) => incoming.size_hint(),
             Self::Copying(copying) => copying.incoming.size_hint(),
             Self::Copied(_) => SizeHint::default(),
+            Self::Replay(replay) => replay.size_hint(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod access_log;
 mod admission;
 mod authz;
 mod balancing;
+mod body_retries;
 mod cipher_suites;
 mod connect;
 mod declared;

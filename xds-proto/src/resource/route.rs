@@ -263,9 +263,21 @@ pub struct Retry {
     pub attempts: u32,
     /// Statuses that are not good enough, sorted.
     pub codes: Vec<u16>,
+    /// Codes of gRPC that are not good enough, sorted; of [`GRPC_RETRIABLE`]. With any, calls are repeated although they are
+    /// POST: who writes them knows the methods of the route.
+    pub grpc_codes: Vec<u8>,
     /// Wait before the first repetition; it doubles. None: 25 ms.
     pub backoff: Option<Duration>,
 }
+
+/// The codes of gRPC for which a call may be repeated (gRFC A44): number, name, and word of Envoy.
+pub const GRPC_RETRIABLE: [(u8, &str, &str); 5] = [
+    (1, "CANCELLED", "cancelled"),
+    (4, "DEADLINE_EXCEEDED", "deadline-exceeded"),
+    (8, "RESOURCE_EXHAUSTED", "resource-exhausted"),
+    (13, "INTERNAL", "internal"),
+    (14, "UNAVAILABLE", "unavailable"),
+];
 
 /// A copy of some requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -164,3 +164,23 @@ fn calls_are_routed_by_service_and_method() {
     );
     assert!(routes.iter().all(|r| r.matches.grpc));
 }
+
+#[test]
+fn calls_are_repeated_after_the_codes_that_a_rule_names() {
+    let with = |retry: &str| {
+        let yaml = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: g}}\nspec:\n  parentRefs: [{{kind: Service, name: orders}}]\n  rules:\n    - {{{retry}backendRefs: [{{name: x}}]}}\n"
+        );
+        let lowered = config(&yaml).lowered();
+        let Action::Forward(forward) = &lowered.services["orders"].virtual_hosts[0].routes[0].action else {
+            panic!("it forwards")
+        };
+        forward.retry.clone()
+    };
+    let retry = |attempts, grpc_codes: &[u8]| {
+        Some(Retry { attempts, codes: Vec::new(), grpc_codes: grpc_codes.to_vec(), backoff: None })
+    };
+    assert_eq!(with(""), None);
+    assert_eq!(with("retry: {}, "), retry(1, &[14]));
+    assert_eq!(with("retry: {codes: [UNAVAILABLE, CANCELLED], attempts: 3}, "), retry(3, &[1, 14]));
+}

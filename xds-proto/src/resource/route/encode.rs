@@ -19,8 +19,9 @@ use envoy_types::util::pack_any;
 
 use super::own::{self, METADATA};
 use super::{
-    Abort, Action, Cors, Fault, Forward, Fraction, HeaderEdits, Hedge, PathMatch, PathRewrite, Redirect,
-    Route, RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch, VirtualHost,
+    Abort, Action, Cors, Fault, Forward, Fraction, GRPC_RETRIABLE, HeaderEdits, Hedge, PathMatch,
+    PathRewrite, Redirect, Route, RouteConfiguration, RouteMatch, RoutePolicy, StringMatch, ValueMatch,
+    VirtualHost,
 };
 use crate::resource::cluster::{RateLimit, balancing};
 use crate::resource::subset::Subset;
@@ -254,7 +255,14 @@ fn retry(f: &Forward, hedge: Option<Hedge>) -> Option<pb::RetryPolicy> {
         policy.retry_on = "connect-failure,refused-stream".to_owned();
     }
     if let Some(retry) = &f.retry {
-        policy.retry_on = "connect-failure,refused-stream,retriable-status-codes".to_owned();
+        let mut words = vec!["connect-failure", "refused-stream"];
+        // One that names neither repeats what broke off, which Envoy has no word for that calls of gRPC would not hear too.
+        if !retry.codes.is_empty() || retry.grpc_codes.is_empty() {
+            words.push("retriable-status-codes");
+        }
+        let of_grpc = GRPC_RETRIABLE.iter().filter(|(code, ..)| retry.grpc_codes.contains(code));
+        words.extend(of_grpc.map(|(.., of_envoy)| of_envoy));
+        policy.retry_on = words.join(",");
         policy.num_retries = Some(number_to_proto(retry.attempts));
         policy.retriable_status_codes = retry.codes.iter().map(|c| u32::from(*c)).collect();
         policy.retry_back_off = retry.backoff.map(|base| pb::retry_policy::RetryBackOff {

@@ -66,13 +66,18 @@ fn forward() -> impl Strategy<Value = Forward> {
         "/[a-z/]{0,8}".prop_map(|path| PathRewrite::whole(&path)),
     ];
     let mirror = ("[a-z]{1,8}", fraction()).prop_map(|(cluster, fraction)| Mirror { cluster, fraction });
-    let retry =
-        (1u32..=ATTEMPTS_MAX, prop::collection::btree_set(400u16..600, 0..4), prop::option::of(time()))
-            .prop_map(|(attempts, codes, backoff)| Retry {
-                attempts,
-                codes: codes.into_iter().collect(),
-                backoff,
-            });
+    let retry = (
+        1u32..=ATTEMPTS_MAX,
+        prop::collection::btree_set(400u16..600, 0..4),
+        prop::sample::subsequence(GRPC_RETRIABLE.map(|c| c.0).to_vec(), 0..=GRPC_RETRIABLE.len()),
+        prop::option::of(time()),
+    )
+        .prop_map(|(attempts, codes, grpc_codes, backoff)| Retry {
+            attempts,
+            codes: codes.into_iter().collect(),
+            grpc_codes,
+            backoff,
+        });
     (
         prop::collection::vec(backend, 1..4),
         prop::option::of(rewrite),

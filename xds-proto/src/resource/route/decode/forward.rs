@@ -11,8 +11,8 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use super::super::encode::SUBSETS;
 use super::super::own::METADATA;
 use super::super::{
-    ATTEMPTS_MAX, BACKENDS_MAX, Backend, Forward, Fraction, HASH_PARTS_MAX, Hedge, Mirror, PathRewrite,
-    Retry, RouteHash, TEXT_BYTES_MAX, WEIGHT_MAX, pattern,
+    ATTEMPTS_MAX, BACKENDS_MAX, Backend, Forward, Fraction, GRPC_RETRIABLE, HASH_PARTS_MAX, Hedge, Mirror,
+    PathRewrite, Retry, RouteHash, TEXT_BYTES_MAX, WEIGHT_MAX, pattern,
 };
 use super::filters::check_filters;
 use super::{At, Result, TIMES, edits, host_text, path_text, percentage};
@@ -213,7 +213,7 @@ fn retry(at: &At<'_>, r: &pb::RetryPolicy) -> Result<(Option<Retry>, Option<Dura
     if words().all(|word| UNSENT.contains(&word)) {
         return Ok((None, try_timeout));
     }
-    let mut codes: Vec<u16> = Vec::new();
+    let (mut codes, mut grpc_codes): (Vec<u16>, Vec<u8>) = Default::default();
     for word in words() {
         match word {
             "5xx" => codes.extend(500..600),
@@ -231,11 +231,14 @@ fn retry(at: &At<'_>, r: &pb::RetryPolicy) -> Result<(Option<Retry>, Option<Dura
                 }
             }
             // The rest are conditions of other filters.
-            _ => {}
+            _ => grpc_codes
+                .extend(GRPC_RETRIABLE.iter().filter(|(.., of_envoy)| *of_envoy == word).map(|c| c.0)),
         }
     }
     codes.sort_unstable();
     codes.dedup();
+    grpc_codes.sort_unstable();
+    grpc_codes.dedup();
     let backoff = r.retry_back_off.as_ref().and_then(|b| b.base_interval.as_ref());
-    Ok((Some(Retry { attempts, codes, backoff: time("retry_back_off", backoff)? }), try_timeout))
+    Ok((Some(Retry { attempts, codes, grpc_codes, backoff: time("retry_back_off", backoff)? }), try_timeout))
 }
