@@ -122,6 +122,9 @@ pub const CONNECT_RETRIES_MAX: usize = 2;
 /// Default of connections at once, all workers together; further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
+/// This part of them is kept for each of the two ways, those of apps and those of peers, so that neither locks the other out.
+pub const CONNECTIONS_KEPT_DIVISOR: usize = 8;
+
 /// Streams at once on one HTTP/2 connection.
 pub const H2_STREAMS_MAX: u32 = 256;
 

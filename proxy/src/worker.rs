@@ -25,7 +25,7 @@ use crate::http::context::{Context, Side, WorkerParts};
 use crate::http::seen::Observers;
 use crate::limits::DRAIN_LINGER;
 use crate::listener::accept::{self, Door, Entry};
-use crate::listener::connection::{Connections, TICK, Timeouts};
+use crate::listener::connection::{Connections, Room, TICK, Timeouts};
 use crate::listener::stream::Socket;
 use crate::mesh_view::MeshState;
 use crate::policy::cache::{Cache, Changes};
@@ -135,6 +135,9 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
     }
     let (stop, stopped) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
     let mut doors = Vec::new();
+    let inbound = |door: &DoorConfig| matches!(door.side, Side::Inbound { .. });
+    let both_ways = config.doors.iter().any(inbound) && !config.doors.iter().all(inbound);
+    let room = Room::new(config.connections_max, both_ways);
     for door in config.doors {
         let listener = match door.socket.register() {
             Ok(listener) => listener,
@@ -149,7 +152,7 @@ async fn run(config: WorkerConfig, started: std::sync::mpsc::SyncSender<io::Resu
             connections: connections.clone(),
             entry: door.entry,
             tls: door.tls,
-            connections_max: config.connections_max,
+            room,
             stop: stop.clone(),
         });
         doors.push(tokio::task::spawn_local(accept::run(listener, door, stopped.clone())));

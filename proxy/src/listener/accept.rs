@@ -17,7 +17,7 @@ use weft_core::metrics::Gauge;
 
 use captured_inbound::Local;
 
-use super::connection::{Connection, Connections};
+use super::connection::{Connection, Connections, Room};
 use super::detect::{Detected, detect};
 use super::guard::Guard;
 use super::http1::body::ClientBody;
@@ -82,8 +82,8 @@ pub(crate) struct Door {
     pub connections: Rc<Connections>,
     pub entry: Entry,
     pub tls: Option<DoorTls>,
-    /// Connections of this worker at once.
-    pub connections_max: usize,
+    /// For connections of this worker.
+    pub room: Room,
     /// No more are taken, once those that wait in the kernel are.
     pub stop: Rc<Cell<bool>>,
 }
@@ -105,9 +105,13 @@ pub(crate) async fn run(listener: Listener, door: Rc<Door>, stopped: Rc<tokio::s
         tokio::time::sleep(ACCEPT_PAUSE).await;
     };
     while !door.stop.get() {
-        if door.connections.count() >= door.connections_max {
-            let max = door.connections_max;
-            pause(&format_args!("{max} are open, each worker's share of --max-connections")).await;
+        if !door.connections.has_room(door.ctx.direction(), door.room) {
+            let Room { all, one_way } = door.room;
+            let way = door.ctx.direction().as_str();
+            pause(&format_args!(
+                "a worker's share of --max-connections is {all}, of which {one_way} may be {way}, and that many are open"
+            ))
+            .await;
             continue;
         }
         let accepted = tokio::select! {
@@ -142,7 +146,10 @@ impl Door {
         // Without it small answers may wait for acknowledgements; it fails only on a dead connection.
         let _ = stream.set_nodelay();
         let door = self.clone();
+        // Taken here: the next one may come before the task has begun.
+        let place = self.connections.place(self.ctx.direction());
         tokio::task::spawn_local(async move {
+            let _place = place;
             match &door.entry.takes {
                 Takes::CapturedInbound(local) => Box::pin(door.captured_inbound(local, stream, peer)).await,
                 _ => {

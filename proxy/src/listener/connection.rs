@@ -19,6 +19,7 @@ use super::scanner::Position;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN, INTERIM_BYTES_MAX};
 use crate::proxy_protocol::Client;
 use crate::tcp::far_end::FarEnd;
+use crate::telemetry::metrics::Direction;
 use crate::tls::door::Peer;
 
 /// Between two sweeps.
@@ -392,6 +393,8 @@ pub(crate) struct Connections {
     open: RefCell<Vec<Option<Rc<Connection>>>>,
     free: RefCell<Vec<usize>>,
     count: Cell<usize>,
+    /// Accepted and not ended, those of apps and those of peers; the first moments included, in which nothing is known of them.
+    accepted: [Cell<usize>; 2],
     /// So many have been there in all.
     opened: Cell<u64>,
     draining: Cell<bool>,
@@ -446,8 +449,22 @@ impl Connections {
         OpenConnection { connection, slot, registry: self.clone() }
     }
 
+    /// Those that are there, tunnels on streams of HTTP/2 among them.
     pub fn count(&self) -> usize {
-        self.count.get()
+        self.count.get().max(self.accepted.iter().map(Cell::get).sum())
+    }
+
+    /// The place of one that is accepted now, until it has ended.
+    pub fn place(self: &Rc<Self>, direction: Direction) -> Place {
+        let accepted = &self.accepted[direction as usize];
+        accepted.set(accepted.get() + 1);
+        Place { direction, registry: self.clone() }
+    }
+
+    /// Whether one more may come this way, where so many may be there.
+    pub fn has_room(&self, direction: Direction, room: Room) -> bool {
+        let all: usize = self.accepted.iter().map(Cell::get).sum();
+        all < room.all && self.accepted[direction as usize].get() < room.one_way
     }
 
     /// One more [`TICK`] has passed.
@@ -471,6 +488,35 @@ impl Connections {
         for connection in self.open.borrow().iter().flatten() {
             connection.close();
         }
+    }
+}
+
+/// How many connections may be there at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub all: usize,
+    /// Of apps alone, or of peers alone.
+    pub one_way: usize,
+}
+
+impl Room {
+    /// Where connections come both ways, neither can take it all: a flood of peers does not lock the app out, nor the app its peers.
+    pub fn new(all: usize, both_ways: bool) -> Self {
+        let kept = if both_ways { all / limits::CONNECTIONS_KEPT_DIVISOR } else { 0 };
+        Self { all, one_way: all - kept }
+    }
+}
+
+/// See [`Connections::place`].
+pub(crate) struct Place {
+    direction: Direction,
+    registry: Rc<Connections>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let accepted = &self.registry.accepted[self.direction as usize];
+        accepted.set(accepted.get() - 1);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use crate::inbound::inbound;
 use crate::support::*;
 
 /// Those beyond it wait in the kernel's queue and are served in their turn; nothing is refused.
@@ -28,6 +29,29 @@ async fn connections_beyond_the_limit_wait_until_others_have_left_and_are_counte
     assert!(runtime.contains("\"max\": 2"), "{runtime}");
     drop(first);
     assert_eq!(third.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_peers_leaves_room_for_the_app() {
+    let upstream = Upstream::start("a").await;
+    let mut config = config(&orders(&[upstream.addr], ""));
+    config.inbound = Some("127.0.0.1:0".parse().unwrap());
+    config.services = inbound(&[("billing", upstream.addr)]).services;
+    (config.workers, config.connections_max) = (1, 8);
+    let proxy = start(config).await;
+    let peers = proxy.running.addrs().inbound.unwrap();
+    let mut flood = Vec::new();
+    for _ in 0..20 {
+        flood.push(tokio::net::TcpStream::connect(peers).await.unwrap());
+    }
+    until("no more of them are taken", || async {
+        let runtime = get(proxy.admin, "admin", "/runtime").await.body;
+        if runtime.contains("\"open\": 7") { Ok(()) } else { Err(runtime) }
+    })
+    .await;
+    assert_eq!(get(proxy.outbound, "orders", "/").await.body, "a");
+    drop(flood);
+    assert_eq!(get(peers, "billing", "/").await.body, "a");
 }
 
 #[tokio::test]
