@@ -294,8 +294,7 @@ fn a_load_balancer_in_front_of_a_captured_port_says_who_the_client_is() {
             let script = format!("exec 3<>/dev/tcp/{ip}/{port}; printf \"$0\" >&3; cat <&3");
             other.run(&["bash", "-c", &script, bytes]).await
         };
-        let get =
-            r"GET /x HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+        let get = r"GET /x HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
         let v1 = |client: &str| format!(r"PROXY TCP4 {client} 10.98.0.1 5555 5432\r\n{get}");
         let v2 = format!(
             r"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\x0a\x62\x00\x01\x15\xb3\x1f\x90{get}"
