@@ -31,7 +31,7 @@ use crate::handover::offer::{self, Carried, Descriptors, Offer};
 use crate::handover::take::{self, Inherited, Taken};
 use crate::handover::wire::{Order, What};
 use crate::health::{self, LocalServices};
-use crate::http::context::Want;
+use crate::http::context::{Find, Want};
 use crate::http::seen::Observers;
 use crate::identity::Identity;
 use crate::jwks;
@@ -242,11 +242,22 @@ pub async fn start(config: ProxyConfig) -> Result<RunningProxy, StartError> {
         let discovery = discovery.clone();
         Arc::new(move |service: &str| discovery.want(service)) as Want
     });
+    let find: Option<Find> = gossip.is_some().then(|| {
+        let discovery = discovery.clone();
+        Arc::new(move |to| discovery.service_at(to)) as Find
+    });
     let memory = Arc::new(AtomicU32::new(0));
     let (meshes, shared) = ((&outbound, &inbound), (&metrics, observers, &memory));
     tls.inbound = proxy_tls.mesh.as_deref().map(DoorTls::peers).or(tls.inbound);
-    let workers =
-        workers::start(&config, &mut sockets, want.as_ref(), meshes, &tls, shared, (&phases, epoch))?;
+    let workers = workers::start(
+        &config,
+        &mut sockets,
+        (want.as_ref(), find.as_ref()),
+        meshes,
+        &tls,
+        shared,
+        (&phases, epoch),
+    )?;
     let (admin_socket, socket_files) = sockets.finish();
 
     let local = LocalServices::new(&config.name, identity.node_id, advertised, own, &config.services)

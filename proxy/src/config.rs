@@ -11,7 +11,7 @@ use weft_xds_proto::resource::cluster::RateLimit;
 use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 use weft_xds_proto::resource::labels::{self, Place};
 
-use crate::health::{ADMIN_LABEL, SIDECAR_LABEL};
+use crate::health::{ADMIN_LABEL, APP_PORT_LABEL, SIDECAR_LABEL};
 use crate::limits::{CONNECTIONS_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use crate::policy::overload::Limits;
 use crate::proxy_protocol::Network;
@@ -362,7 +362,7 @@ pub fn check_service_name(name: &str) -> Result<(), String> {
 
 /// A label travels in gossip datagrams, so it is short.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), String> {
-    if [SIDECAR_LABEL, ADMIN_LABEL, SPIFFE_LABEL].contains(&key) {
+    if [SIDECAR_LABEL, ADMIN_LABEL, APP_PORT_LABEL, SPIFFE_LABEL].contains(&key) {
         return Err(format!("label {key} is set by the sidecar itself"));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -30,6 +30,7 @@ use weft_xds_proto::resource::RESOURCE_NAME_BYTES_MAX;
 use weft_xds_proto::resource::labels::Place;
 
 use crate::config_snapshot::{ClusterConfig, ConfigSnapshot};
+use crate::health::takes_bytes_at;
 
 mod driver;
 pub mod merge;
@@ -69,6 +70,7 @@ pub struct Discovery {
     asked: mpsc::Sender<String>,
     flushes: mpsc::Sender<oneshot::Sender<Vec<String>>>,
     shared: Arc<Shared>,
+    gossip: Option<GossipHandle>,
     stop: CancellationToken,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -105,9 +107,10 @@ impl Discovery {
         let (asked, queue) = mpsc::channel(ASKED_WAITING_MAX);
         let (flushes, flush) = mpsc::channel(1);
         let stop = CancellationToken::new();
+        let gossip = config.gossip.clone();
         let driver = Driver::new(config, shared.clone(), publish);
         let task = tokio::spawn(driver.run(queue, flush, stop.clone()));
-        Self { snapshots, asked, flushes, shared, stop, task: Arc::new(Mutex::new(Some(task))) }
+        Self { snapshots, asked, flushes, shared, gossip, stop, task: Arc::new(Mutex::new(Some(task))) }
     }
 
     /// The present snapshot and its successors.
@@ -126,6 +129,15 @@ impl Discovery {
             // Full or stopped: the request's own deadline answers it.
             let _ = self.asked.try_send(service.to_owned());
         }
+    }
+
+    /// The service, used or not, of an instance in the gossip pool that takes bytes on their way to an address. Looks at
+    /// all instances: it is for once a connection.
+    pub fn service_at(&self, to: SocketAddr) -> Option<String> {
+        let catalog = self.gossip.as_ref()?.catalog();
+        let mut records = catalog.all().map(|instance| &instance.record);
+        let record = records.find(|record| takes_bytes_at(record.address, &record.metadata, to));
+        record.map(|record| record.service.clone())
     }
 
     /// Writes the last good state and then writes nothing more: the folder is another process's. Answers the services that

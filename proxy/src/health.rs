@@ -2,6 +2,7 @@
 //!
 //! An instance is critical until its first check passes (P28): peers learn of it, and send it nothing yet.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -22,6 +23,21 @@ pub const SIDECAR_LABEL: &str = "sidecar";
 
 /// Label of an instance that has a sidecar: the address of its admin port.
 pub const ADMIN_LABEL: &str = "sidecar-admin";
+
+/// Label of an instance whose sidecar takes bytes for it: the app's own port. Whoever is on the way to that port of the
+/// instance's address is brought to the sidecar.
+pub const APP_PORT_LABEL: &str = "sidecar-app-port";
+
+/// Whether bytes on their way to `to` are for the instance that is advertised so.
+pub(crate) fn takes_bytes_at(
+    address: SocketAddr,
+    metadata: &BTreeMap<String, String>,
+    to: SocketAddr,
+) -> bool {
+    address == to
+        || address.ip() == to.ip()
+            && metadata.get(APP_PORT_LABEL).is_some_and(|port| port.parse() == Ok(to.port()))
+}
 
 /// Longest part of an instance id that comes from the proxy's name.
 const NAME_PART_MAX: usize = 40;
@@ -116,6 +132,9 @@ impl LocalServices {
             let mut metadata = status.service.labels.clone();
             let own = self.own.iter().find(|(name, _)| *name == status.service.name).map(|(_, addr)| *addr);
             let inbound = own.or(self.inbound);
+            if own.is_some() {
+                metadata.insert(APP_PORT_LABEL.to_owned(), status.service.addr.port().to_string());
+            }
             if inbound.is_some() {
                 metadata.insert(SIDECAR_LABEL.to_owned(), self.name.clone());
             }
@@ -258,10 +277,22 @@ mod tests {
         let records = LocalServices::new("p", NodeId(1), Some(inbound), own.clone(), &services()).records();
         assert_eq!(records[1].address, own[0].1, "its own port");
         assert_eq!(records[0].address, inbound);
+        assert_eq!(records[1].metadata[APP_PORT_LABEL], "8080");
+        assert_eq!(records[0].metadata.get(APP_PORT_LABEL), None, "what takes HTTP takes no bytes");
         assert_eq!(
             (records[0].metadata["sidecar"].as_str(), records[0].metadata["version"].as_str()),
             ("p", "2")
         );
+    }
+
+    #[test]
+    fn bytes_for_an_app_are_taken_at_its_port_and_at_its_sidecars() {
+        let own = vec![("billing".to_owned(), "10.0.0.1:7".parse().unwrap())];
+        let local = LocalServices::new("p", NodeId(1), None, own, &services());
+        let billing = &local.records()[1];
+        let takes = |to: &str| takes_bytes_at(billing.address, &billing.metadata, to.parse().unwrap());
+        assert!(takes("10.0.0.1:7") && takes("10.0.0.1:8080"));
+        assert!(!takes("10.0.0.1:8081") && !takes("10.0.0.2:8080") && !takes("10.0.0.2:7"));
     }
 
     #[test]

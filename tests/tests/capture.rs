@@ -12,6 +12,10 @@ use weft_tests::http_client;
 use weft_tests::mesh::strings;
 use weft_tests::netns::inside;
 use weft_tests::process::{WeftProcess, run};
+use weft_tests::wait::until;
+
+/// Longest wait for something that happens by itself.
+const WAIT: Duration = Duration::from_secs(20);
 
 /// The sidecar's user: its own connections are left alone.
 const SIDECAR_UID: u32 = 1337;
@@ -185,14 +189,17 @@ fn connections_to_services_are_balanced_and_others_go_on_with_iptables() {
 fn a_connection_of_the_sidecar_that_is_captured_in_turn_is_refused() {
     inside("a_connection_of_the_sidecar_that_is_captured_in_turn_is_refused", || async {
         set_up();
-        let orders = FakeUpstream::start("orders").await;
-        let proxy = sidecar(orders.addr(), &[]).await;
+        let orders = teller(at(ELSEWHERE[0], 0)).await;
+        let proxy = sidecar(orders, &[]).await;
         let ended = run(&["proxy", "install-redirect", "--exclude-uid", "4242"]).await;
         assert_eq!(ended.code, 0, "{ended:?}");
         let _listener = TcpListener::bind(at(ELSEWHERE[0], 83)).await.expect("binds");
-        let answer = http_client::raw(at(ELSEWHERE[0], 83), b"hello\r\n", Duration::from_secs(5)).await;
-        assert_eq!(answer, "");
-        assert!(metric(&proxy, r#"weft_proxy_refused_total{kind="capture_loop"} 1"#).await);
+        // To nobody that is known, and to an instance of a service.
+        for (to, times) in [(at(ELSEWHERE[0], 83), 1), (orders, 2)] {
+            assert_eq!(http_client::raw(to, b"hello\r\n", Duration::from_secs(5)).await, "");
+            let line = format!("weft_proxy_refused_total{{kind=\"capture_loop\"}} {times}");
+            assert!(metric(&proxy, &line).await, "{to}");
+        }
         assert_eq!(proxy.stop().await, 0);
     });
 }
@@ -260,6 +267,21 @@ fn tls_goes_by_its_name_and_http2_by_where_it_was_on_its_way() {
         let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).expect("a request");
         let answer = sender.send_request(request).await.expect("an answer");
         assert_eq!(answer.status(), 200, "the endpoint speaks HTTP/1.1 only, so it went by the service");
+
+        // Neither says a service, but it is an instance of one where they were on their way.
+        let mut sent = 0;
+        for bytes in [b"hello".to_vec(), client_hello("example.com")] {
+            let told = said(orders, &bytes).await.expect("an answer");
+            assert_eq!(told, format!("began with {}", bytes[0]));
+            sent += bytes.len();
+        }
+        let labels = r#"direction="outbound",service="orders",way="sent""#;
+        let hello = client_hello("orders.weft").len();
+        let line = format!("weft_proxy_tunnel_bytes_total{{{labels}}} {}", sent + hello);
+        until("both are counted", WAIT, || async {
+            if metric(&proxy, &line).await { Ok(()) } else { Err(line.clone()) }
+        })
+        .await;
         assert_eq!(proxy.stop().await, 0);
     });
 }

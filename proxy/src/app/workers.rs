@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::ProxyConfig;
 use crate::error::StartError;
-use crate::http::context::{Side, Want};
+use crate::http::context::{Find, Side, Want};
 use crate::http::seen::Observers;
 use crate::listener::connection::Timeouts;
 use crate::mesh_view::MeshState;
@@ -27,7 +27,7 @@ use crate::worker::{DoorConfig, Phase, Worker, WorkerConfig};
 pub(super) fn start(
     config: &ProxyConfig,
     sockets: &mut Sockets<'_>,
-    want: Option<&Want>,
+    (want, find): (Option<&Want>, Option<&Find>),
     (outbound, inbound): (&Arc<MeshState>, &Arc<MeshState>),
     tls: &PortsTls,
     (metrics, observers, memory): (&Metrics, Option<Arc<Observers>>, &Arc<AtomicU32>),
@@ -44,7 +44,7 @@ pub(super) fn start(
             socket,
             entry,
             forwarding: Forwarding::App,
-            side: Side::Outbound { want: want.cloned(), to },
+            side: Side::Outbound { want: want.cloned(), find: find.cloned(), to },
             mesh: outbound.clone(),
             tls: upstream.and_then(|number| tls.upstreams[number].clone()),
         },
@@ -52,7 +52,7 @@ pub(super) fn start(
             socket,
             entry,
             forwarding: Forwarding::Boundary(trusted),
-            side: Side::Outbound { want: want.cloned(), to: None },
+            side: Side::Outbound { want: want.cloned(), find: find.cloned(), to: None },
             mesh: outbound.clone(),
             tls: tls.listeners.get(&name).cloned(),
         },

@@ -168,6 +168,15 @@ impl Security {
         }
     }
 
+    /// Whether an endpoint is a server of TLS that is no sidecar.
+    pub(crate) fn is_originated_to(&self, addr: SocketAddr) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Originate(_) => true,
+            Self::Each(hops) => matches!(hops.hop(addr), Some(Hop::Originate(_))),
+        }
+    }
+
     /// What endpoints are spoken to with that are servers of TLS.
     fn originated(&self) -> &[Arc<ClientTls>] {
         match self {

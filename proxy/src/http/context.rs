@@ -2,6 +2,7 @@
 //! or a snapshot.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,12 +21,17 @@ use crate::upstream::pool::Pool;
 /// Tells discovery that a service is in use.
 pub(crate) type Want = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Names a service, used or not, of an instance that takes bytes on their way to an address.
+pub(crate) type Find = Arc<dyn Fn(SocketAddr) -> Option<String> + Send + Sync>;
+
 /// Which way requests go.
 #[derive(Clone)]
 pub(crate) enum Side {
     /// From the local app; `want` if services can become known at run time.
     Outbound {
         want: Option<Want>,
+        /// The same.
+        find: Option<Find>,
         /// The one service that it is for, whatever host requests name.
         to: Option<String>,
     },
@@ -100,7 +106,9 @@ impl Context {
     pub fn toward(&self, service: &str) -> Self {
         let only = Some(service.to_owned());
         let side = match &self.side {
-            Side::Outbound { want, .. } => Side::Outbound { want: want.clone(), to: only },
+            Side::Outbound { want, find, .. } => {
+                Side::Outbound { want: want.clone(), find: find.clone(), to: only }
+            }
             Side::Inbound { .. } => Side::Inbound { only },
         };
         Self {

@@ -127,6 +127,13 @@ fn noted(ctx: &Context, want: Option<&Want>, found: Resolved) -> Resolved {
     found
 }
 
+/// Notes that a cluster is in use that was found otherwise.
+pub(crate) fn used(ctx: &Context, cluster: &Cluster) {
+    if let Side::Outbound { want, .. } = &ctx.side {
+        touch(ctx, want.as_ref(), cluster);
+    }
+}
+
 fn touch(ctx: &Context, want: Option<&Want>, cluster: &Cluster) {
     if let Some(want) = want
         && cluster.shared.touch(millis(ctx.epoch.elapsed()))

@@ -5,16 +5,22 @@
 //! greeting (P43).
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::far_end::FarEnd;
 use super::forward;
 use super::relay::Broken;
 use super::sni::{self, SniError};
+use crate::cluster::endpoint::EndpointState;
+use crate::cluster::state::Cluster;
 use crate::http::context::Context;
 use crate::http::error::RequestError;
 use crate::http::target::Target;
@@ -88,6 +94,75 @@ where
     passed
 }
 
+/// A connection to the very instance that a client was on its way to, before anything has passed.
+pub(crate) struct Begun {
+    far_end: FarEnd,
+    noted: Option<Noted>,
+}
+
+impl Begun {
+    /// Connects; `dial` as in [`forward::open_to`].
+    ///
+    /// # Errors
+    /// If a policy or the circuit breaker is against it, or the instance takes no connection.
+    pub async fn open(
+        ctx: &Rc<Context>,
+        connection: &Connection,
+        cluster: Arc<Cluster>,
+        endpoint: &Arc<EndpointState>,
+        dial: impl AsyncFn(SocketAddr) -> io::Result<TcpStream>,
+    ) -> Result<Self, TcpError> {
+        let mut noted = Noted::begin(ctx, connection.peer, cluster.name());
+        let opened = async {
+            admit(ctx, connection, &cluster)?;
+            forward::open_to(ctx, cluster, endpoint, connection.client(), dial).await
+        };
+        match opened.await {
+            Ok(far_end) => Ok(Self { far_end, noted }),
+            Err(error) => {
+                server::count(ctx, &error);
+                let error = TcpError::from(error);
+                if let Some(noted) = &mut noted {
+                    noted.failed(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Completes when the instance has said something, which is kept, or has ended.
+    pub async fn speaks(&mut self) -> io::Result<()> {
+        // Not whether there is something to read: TLS has messages of its own.
+        let mut piece = [0; 4096];
+        let read = self.far_end.stream.read(&mut piece).await?;
+        self.far_end.seen = Bytes::copy_from_slice(&piece[..read]);
+        Ok(())
+    }
+
+    /// Passes bytes on until both sides have ended; `seen` came from the client already.
+    ///
+    /// # Errors
+    /// If a side breaks off, or the tunnel is cut.
+    pub async fn pass<S>(
+        self,
+        ctx: &Rc<Context>,
+        stream: S,
+        seen: Vec<u8>,
+        connection: &Connection,
+        passing: &Passing,
+    ) -> Result<(), TcpError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { far_end, mut noted } = self;
+        let passed = pass(ctx, far_end, stream, seen, connection, passing, noted.as_ref()).await;
+        if let Some(noted) = &mut noted {
+            noted.ended(&passed);
+        }
+        passed
+    }
+}
+
 /// TLS for the service that its client names.
 ///
 /// # Errors
@@ -134,14 +209,16 @@ where
 async fn open(ctx: &Rc<Context>, connection: &Connection, target: Target) -> Result<FarEnd, RequestError> {
     let opened = async {
         let cluster = resolve::named(ctx, &target).await?;
-        if let Some(gate) = guarded::gate(ctx, &cluster) {
-            guarded::admit_bytes(ctx, connection, &cluster, gate)?;
-        }
+        admit(ctx, connection, &cluster)?;
         forward::open(ctx, cluster, connection.client()).await
     };
     opened.await.inspect_err(|error| {
         server::count(ctx, error);
     })
+}
+
+fn admit(ctx: &Context, connection: &Connection, cluster: &Cluster) -> Result<(), RequestError> {
+    guarded::gate(ctx, cluster).map_or(Ok(()), |gate| guarded::admit_bytes(ctx, connection, cluster, gate))
 }
 
 async fn pass<S>(
@@ -202,12 +279,18 @@ impl Noted {
     }
 
     fn ended(&mut self, how: &Result<(), TcpError>) {
-        self.flags = match how {
-            Ok(()) => Flags::default(),
-            Err(TcpError::NotForwarded(error)) => Flags::default().with(rescue::status(error).1),
-            Err(TcpError::Sni(error)) => Flags::default().with(error.flag()),
-            Err(TcpError::Tunnel(_)) => Flags::default().with(Flag::UpstreamReset),
-        };
+        match how {
+            Ok(()) => self.flags = Flags::default(),
+            Err(why) => self.failed(why),
+        }
+    }
+
+    fn failed(&mut self, why: &TcpError) {
+        self.flags = Flags::default().with(match why {
+            TcpError::NotForwarded(error) => rescue::status(error).1,
+            TcpError::Sni(error) => error.flag(),
+            TcpError::Tunnel(_) => Flag::UpstreamReset,
+        });
     }
 }
 

@@ -70,7 +70,7 @@ fn serve(endpoints: &[SocketAddr], timeouts: Timeouts) -> Served {
         doors: vec![DoorConfig {
             socket: Socket::Tcp(listeners.pop().unwrap()),
             entry: Entry::http(),
-            side: Side::Outbound { want: None, to: None },
+            side: Side::Outbound { want: None, find: None, to: None },
             forwarding: Forwarding::App,
             mesh: mesh.clone(),
             tls: None,

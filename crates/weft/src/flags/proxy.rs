@@ -90,7 +90,8 @@ pub(crate) struct ProxyFlags {
     #[arg(long, env = "WEFT_OUTBOUND", value_name = "IP:PORT")]
     pub(crate) outbound: Option<Listen>,
     /// Where connections arrive that the kernel redirects by the rules of `weft proxy install-redirect`, usually
-    /// port 15002 of 127.0.0.1 and of ::1: those to known services are balanced, others go on to where they were on their way;
+    /// port 15002 of 127.0.0.1 and of ::1: those to known services are balanced, those to an instance go to it as its service's
+    /// do, others go on to where they were on their way;
     /// repeat it or separate by commas; Linux only; default: none
     #[arg(long, env = "WEFT_CAPTURE", value_name = "IP:PORT", value_delimiter = ',')]
     pub(crate) capture: Option<Vec<SocketAddr>>,

@@ -3,7 +3,8 @@
 //! ```text
 //! HTTP/1 whose Host, TLS whose SNI is a service      to that service, as through other listeners
 //! HTTP/2 on its way to an endpoint of a service      to that service
-//! everything else, and a server that speaks first    to where it was on its way, byte for byte
+//! everything else, and a server that speaks first    to where it was on its way, byte for byte: if that is an instance of a
+//!                                                    service, as connections to it are made (`instance`)
 //! ```
 //! It is decided once a connection, by its first bytes. Where nobody speaks, both sides are listened to.
 
@@ -30,8 +31,10 @@ use crate::listener::sniff::{Sniffed, sniff};
 use crate::listener::stream::Stream;
 use crate::route::host;
 use crate::tcp::relay::relay;
-use crate::tcp::serve::{self, Passing};
+use crate::tcp::serve::{self, Begun, Passing};
 use crate::tcp::sni;
+
+mod instance;
 
 /// Ports of connections that this process has made to where captured ones were on their way. One of them that comes
 /// back was captured in turn. Bounded by the connections at once.
@@ -51,6 +54,24 @@ pub(crate) enum CaptureError {
     Slow(SocketAddr),
     #[error("no connection to {0}: {1}")]
     Connect(SocketAddr, io::Error),
+}
+
+/// What a captured connection leads to.
+enum Far<'a> {
+    /// Where it was on its way.
+    There(TcpStream, Port<'a>),
+    /// That is an instance of a service.
+    Instance(Box<Begun>, Option<Port<'a>>),
+}
+
+impl Far<'_> {
+    /// Completes when it has said something.
+    async fn speaks(&mut self) -> io::Result<()> {
+        match self {
+            Self::There(stream, _) => stream.readable().await,
+            Self::Instance(begun, _) => begun.speaks().await,
+        }
+    }
 }
 
 /// Held by the connection.
@@ -105,6 +126,7 @@ impl Door {
         }
         connection.connected_to(to);
         connection.becomes_tunnel(self.ctx.timeouts.tunnel);
+        let aim = self.aim(to);
         let mut seen = Vec::new();
         let mut far = None;
         match timeout(CAPTURED_CLIENT_FIRST, more(&mut stream, &mut seen)).await {
@@ -114,17 +136,17 @@ impl Door {
                 }
             }
             Err(_) => {
-                let (connected, port) = self.connect(outgoing, to).await?;
+                let mut reached = self.reach(&aim, connection, outgoing).await?;
                 let client_speaks = tokio::select! {
                     biased;
                     read = more(&mut stream, &mut seen) => read? > 0,
-                    ready = connected.readable() => { ready?; false }
+                    spoken = reached.speaks() => { spoken?; false }
                     () = cut(connection) => return Err(Ended::Cut),
                 };
-                far = Some((connected, port));
                 if !client_speaks {
-                    return self.pass(stream, seen, far, to, connection, outgoing).await;
+                    return self.pass(stream, seen, reached, to, connection).await;
                 }
+                far = Some(reached);
             }
         }
         let sniffing = async {
@@ -175,7 +197,14 @@ impl Door {
             }
             Sniffed::Other => {}
         }
-        self.pass(stream, seen, far, to, connection, outgoing).await
+        let far = match far {
+            Some(far) => far,
+            None => {
+                self.settle(&aim).await;
+                self.reach(&aim, connection, outgoing).await?
+            }
+        };
+        self.pass(stream, seen, far, to, connection).await
     }
 
     pub(super) fn refused(&self, kind: &'static str, why: CaptureError) -> Ended {
@@ -183,6 +212,7 @@ impl Door {
         Ended::Captured(why)
     }
 
+    /// Waits until it is known whether there is such a service, for a moment.
     async fn is_service(&self, name: &str) -> bool {
         // Not worth a question: everybody has it.
         if name == "localhost" {
@@ -215,19 +245,21 @@ impl Door {
         connected.map_err(Ended::Captured)
     }
 
-    /// To where it was on its way.
+    /// Until both have ended.
     async fn pass(
         &self,
         mut stream: Stream,
         seen: Vec<u8>,
-        far: Option<(TcpStream, Port<'_>)>,
+        far: Far<'_>,
         to: SocketAddr,
         connection: &Connection,
-        outgoing: &Outgoing,
     ) -> Result<(), Ended> {
         let (mut far, _port) = match far {
-            Some(connected) => connected,
-            None => self.connect(outgoing, to).await?,
+            Far::There(far, port) => (far, port),
+            Far::Instance(begun, _port) => {
+                let passing = Passing { local: to, send_proxy: None };
+                return begun.pass(&self.ctx, stream, seen, connection, &passing).await.map_err(Ended::Tcp);
+            }
         };
         let metrics = self.ctx.metrics.passed_through();
         let _open = super::Counted::new(&metrics.open);
