@@ -107,7 +107,21 @@ fn bytes_on_their_way_to_an_instance_go_to_that_one_by_its_sidecar() {
 
         let outbound = |metric: &str| format!("weft_proxy_{metric}{{direction=\"outbound\",service=\"db\"");
         let connects = outbound("upstream_connects_total") + "}";
-        // The first ones may be sooner than what gossip tells.
+        until("gossip tells of both", WAIT, || async {
+            let told = counted(&web, "weft_gossip_instances").await;
+            if told == 2 { Ok(()) } else { Err(format!("{told} instances")) }
+        })
+        .await;
+        // Nobody has asked for the service yet; whoever speaks first waits until it is there.
+        let mut first = TcpStream::connect(apps[0]).await.expect("connects");
+        first.write_all(b"hello").await.expect("writes");
+        let mut seen = [0; 6];
+        first.read_exact(&mut seen).await.expect("an answer");
+        assert_eq!(&seen, b"ahello");
+        assert_eq!(counted(&web, &connects).await, 1, "the very first one went by the sidecar");
+        drop(first);
+
+        // A first one to a server that speaks first may be sooner than what is known of the service.
         until("both instances are known", WAIT, || async {
             let both = [greeted(apps[0]).await.1, greeted(apps[1]).await.1];
             assert_eq!(both, ["a", "b"], "never another one");
