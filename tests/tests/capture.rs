@@ -44,7 +44,8 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 
 /// A sidecar that knows `orders` alone, and runs as a user of its own.
 async fn sidecar(orders: SocketAddr, more: &[&str]) -> WeftProcess {
-    let file = std::env::temp_dir().join(format!("weft-capture-{}.yaml", std::process::id()));
+    // In a namespace of its own each test has the same process id.
+    let file = std::env::temp_dir().join(format!("weft-capture-{:x}.yaml", fastrand::u64(..)));
     let text = format!("clusters:\n  - name: orders\n    endpoints: [\"{orders}\"]\n");
     std::fs::write(&file, text).expect("writes");
     let uid = SIDECAR_UID.to_string();

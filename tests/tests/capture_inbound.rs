@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use weft_tests::http_client;
 use weft_tests::mesh::strings;
 use weft_tests::netns::inside;
@@ -78,19 +78,21 @@ impl Drop for Other {
     }
 }
 
+async fn head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(head)
+}
+
 /// Answers whether requests have come by a proxy.
 async fn app(at: &str) {
     let listener = TcpListener::bind(at).await.expect("binds");
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => return,
-                    }
-                }
+                let Ok(head) = head(&mut stream).await else { return };
                 let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
                 let body = if head.contains("\r\nvia:") { "guarded" } else { "direct" };
                 let head =
@@ -112,7 +114,8 @@ async fn database(at: &str) {
 }
 
 async fn sidecar(policy: &str, more: &[&str]) -> WeftProcess {
-    let file = std::env::temp_dir().join(format!("weft-capture-inbound-{}.yaml", std::process::id()));
+    // In a namespace of its own each test has the same process id.
+    let file = std::env::temp_dir().join(format!("weft-capture-inbound-{:x}.yaml", fastrand::u64(..)));
     std::fs::write(&file, format!("name: orders\n{policy}")).expect("writes");
     let mut args = strings(&["proxy", "--config", &file.display().to_string(), "--admin", "127.0.0.1:0"]);
     args.extend(strings(&["--outbound", "127.0.0.1:0", "--inbound", "10.98.0.1:15006"]));
@@ -250,13 +253,7 @@ async fn teller(at: &str) {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => return,
-                    }
-                }
+                let Ok(head) = head(&mut stream).await else { return };
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", head.len());
                 let _ = stream.write_all(&[answer.as_bytes(), &head].concat()).await;
             });
