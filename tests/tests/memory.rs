@@ -12,13 +12,6 @@ const GIB: usize = 1024 * 1024 * 1024;
 /// More than the process may grow by while it carries as much as a thousand times of it.
 const GROWTH_MAX: u64 = 24 * 1024 * 1024;
 
-fn resident(process: &WeftProcess) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
-    kib * 1024
-}
-
 /// Takes each body to its end, and then says how long it was.
 async fn sink() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -74,13 +67,13 @@ async fn an_upload_of_a_gibibyte_passes_whole_and_memory_stays_flat() {
     for _ in 0..16 {
         stream.write_all(&piece).await.expect("writes");
     }
-    let before = resident(&proxy);
+    let before = proxy.resident();
     let mut most = before;
     let whole = async {
         for sent in 16..GIB / piece.len() {
             stream.write_all(&piece).await.expect("writes");
             if sent % 32 == 0 {
-                most = most.max(resident(&proxy));
+                most = most.max(proxy.resident());
             }
         }
         let mut answer = [0; 1024];

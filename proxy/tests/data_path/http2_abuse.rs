@@ -3,20 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
 use crate::support::*;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+use crate::wire::*;
 
 /// What one stream, or the whole connection, came to.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -38,23 +26,11 @@ impl End {
     }
 }
 
-struct Wire(TcpStream);
+fn get_orders() -> Vec<u8> {
+    fields(&[(":method", b"GET"), (":scheme", b"http"), (":path", b"/"), (":authority", b"orders")])
+}
 
 impl Wire {
-    async fn open(addr: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        let mut wire = Self(stream);
-        wire.send(&frame(SETTINGS, 0, 0, &[])).await;
-        wire
-    }
-
-    /// The peer may have closed.
-    async fn send(&mut self, bytes: &[u8]) -> bool {
-        self.0.write_all(bytes).await.is_ok()
-    }
-
     /// Until a stream ends, or the connection does.
     async fn end(&mut self) -> End {
         let read = async {
@@ -70,52 +46,6 @@ impl Wire {
         };
         tokio::time::timeout(Duration::from_secs(10), read).await.expect("an answer or an end")
     }
-
-    async fn frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
-        let mut head = [0; 9];
-        self.0.read_exact(&mut head).await.ok()?;
-        let mut payload = vec![0; number(&head[..3]) as usize];
-        self.0.read_exact(&mut payload).await.ok()?;
-        Some((head[3], number(&head[5..9]), payload))
-    }
-}
-
-fn number(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap();
-    [&len.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A field without Huffman coding or indexing.
-fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
-    let text = |bytes: &[u8]| {
-        let mut out = Vec::new();
-        if bytes.len() < 127 {
-            out.push(bytes.len() as u8);
-        } else {
-            out.push(127);
-            let mut rest = bytes.len() - 127;
-            while rest >= 128 {
-                out.push((rest % 128) as u8 | 128);
-                rest /= 128;
-            }
-            out.push(rest as u8);
-        }
-        out.extend(bytes);
-        out
-    };
-    [vec![0], text(name), text(value)].concat()
-}
-
-fn get_orders() -> Vec<u8> {
-    fields(&[(":method", b"GET"), (":scheme", b"http"), (":path", b"/"), (":authority", b"orders")])
-}
-
-fn fields(all: &[(&str, &[u8])]) -> Vec<u8> {
-    all.iter().flat_map(|(name, value)| field(name.as_bytes(), value)).collect()
 }
 
 /// The first field of an answer, in the forms that servers use for it.
@@ -368,23 +298,12 @@ async fn requests_that_are_reset_as_soon_as_they_are_made_end_the_connection() {
     .await;
 }
 
-const PRIORITY: u8 = 2;
-const PUSH_PROMISE: u8 = 5;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const PADDED: u8 = 8;
-
 /// Sends frames on a connection of their own, and then a request. Answers what the connection came to before that.
 async fn refused(proxy: &Proxy, what: &str, frames: &[u8]) {
     let mut wire = Wire::open(proxy.outbound).await;
     wire.send(frames).await;
     let end = wire.end().await;
     assert!(end.is_refused(), "{what}: {end:?}");
-}
-
-fn setting(name: u16, value: u32) -> Vec<u8> {
-    let payload = [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
-    frame(SETTINGS, 0, 0, &payload)
 }
 
 /// RFC 9113 §6.5.2, §6.9: a window has a size, and no client may make it more, or have it opened by nothing.

@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "the tests of discovery use all of it")]
 #[path = "../shared/ads.rs"]
 mod ads;
+#[path = "../shared/wire.rs"]
+mod wire;
 
 mod access_log;
 mod admission;
