@@ -141,6 +141,21 @@ async fn a_proxy_takes_policies_from_its_file_and_names_all_mistakes_in_them() {
     ] {
         assert!(refused.stderr.contains(part), "{part:?} not in {}", refused.stderr);
     }
+    let check = ["check", "-f", &file.display().to_string()];
+    let checked = run(&check).await;
+    assert_eq!((checked.code, &checked.stderr), (1, &refused.stderr));
+    assert_eq!(
+        checked.stderr.lines().count(),
+        4,
+        "the three, and that a document is for the same: {checked:?}"
+    );
+    std::fs::write(&file, text("", "  panic: {policy: fail}\n")).expect("ours");
+    assert_eq!(run(&check).await.stdout, "1 proxy's file, 1 document: no mistakes\n");
+    let applied = run(&["apply", "-f", &file.display().to_string()]).await;
+    assert!(
+        applied.stderr.contains("edge.yaml:1:1: kind is missing"),
+        "a proxy's file is none of a mesh: {applied:?}"
+    );
 
     std::fs::write(&file, text("    load-balancing: random\n", "  panic: {policy: fail}\n")).expect("ours");
     let refused = run(&["proxy", "--config", &file.display().to_string()]).await;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use address::{Listen, ServiceSpec};
 pub(crate) use dev::DevFlags;
-pub(crate) use proxy::{ADMIN, OUTBOUND, ProxyFlags};
+pub(crate) use proxy::{ADMIN, OUTBOUND, ProxyFlags, file as proxy_file};
 pub(crate) use server::ServerFlags;
 
 use crate::failure::Failure;

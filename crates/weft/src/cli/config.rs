@@ -1,7 +1,7 @@
 //! `weft check`, `weft apply`, `weft get`, `weft delete`, `weft schema`: routes and policies, as documents.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+mod files;
+
 use std::process::ExitCode;
 
 use bytes::Bytes;
@@ -9,22 +9,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 use weft_client::proto::weft as pb;
-use weft_meshconfig::document::{File, given_twice, located};
-use weft_meshconfig::yaml::Node;
-use weft_meshconfig::{Document, Kind, Problem, schema};
+use weft_meshconfig::document::located;
+use weft_meshconfig::{Kind, Problem, schema};
 
+pub(crate) use self::files::Check;
+use self::files::{Files, Found};
 use super::{Connection, Output};
 use crate::failure::Failure;
 use crate::output::{self, Format};
-
-/// Find every mistake in files with routes and policies, without a server
-///
-/// Each mistake is one line with file, line and column.
-#[derive(Debug, Args)]
-pub(crate) struct Check {
-    #[command(flatten)]
-    files: Files,
-}
 
 /// Create or replace routes and policies; all or none
 ///
@@ -80,14 +72,6 @@ pub(crate) struct Schema {
     /// Of one kind alone; default: all
     #[arg(value_enum)]
     kind: Option<KindName>,
-}
-
-#[derive(Debug, Args)]
-struct Files {
-    /// YAML file with HTTPRoutes, GRPCRoutes, HTTPRouteFilters and TrafficPolicies, one or more, or - for standard input;
-    /// repeat it
-    #[arg(long = "file", short = 'f', value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
 }
 
 /// What to show or take out.
@@ -147,70 +131,6 @@ impl Resource {
 }
 
 /// A document with where it stands.
-struct Found {
-    file: String,
-    document: Document,
-    node: Node,
-}
-
-impl Files {
-    /// All documents of all files.
-    ///
-    /// # Errors
-    /// All that is wrong within them, one a line.
-    fn read(&self) -> Result<Vec<Found>, Failure> {
-        let (mut found, mut lines): (Vec<Found>, Vec<String>) = (Vec::new(), Vec::new());
-        for path in &self.files {
-            let name = path.display().to_string();
-            let file = File::read(&text(path)?, |_| false);
-            lines.extend(file.problems.iter().map(|problem| format!("{name}:{problem}")));
-            for (document, node) in file.documents {
-                let same = |f: &&Found| f.document.kind == document.kind && f.document.name == document.name;
-                if !document.name.is_empty()
-                    && let Some(first) = found.iter().find(same)
-                {
-                    let twice = given_twice(&document, &node, (&first.file, &first.node));
-                    lines.push(format!("{name}:{twice}"));
-                }
-                found.push(Found { file: name.clone(), document, node });
-            }
-        }
-        if !lines.is_empty() {
-            return Err(Failure::new(lines.join("\n")));
-        }
-        if found.is_empty() {
-            return Err(Failure::new("no document in the files; see `weft schema` for what they may hold"));
-        }
-        Ok(found)
-    }
-}
-
-fn text(path: &Path) -> Result<String, Failure> {
-    if path != Path::new("-") {
-        return Ok(weft_core::config::read_text(path)?);
-    }
-    let limit = weft_core::limits::CONFIG_FILE_BYTES_MAX;
-    let mut text = String::new();
-    let read = std::io::stdin().take(limit + 1).read_to_string(&mut text);
-    read.map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
-    if text.len() as u64 > limit {
-        return Err(Failure::new(format!("standard input is larger than {limit} bytes")));
-    }
-    Ok(text)
-}
-
-impl Check {
-    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let found = self.files.read()?;
-        let count = found.len();
-        output::print(format!(
-            "{count} {}: no mistakes\n",
-            if count == 1 { "document" } else { "documents" }
-        ));
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
 #[derive(Debug, Serialize)]
 struct Applied {
     dry_run: bool,

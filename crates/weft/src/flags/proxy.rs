@@ -1,6 +1,6 @@
 //! Flags of `weft proxy`.
 
-mod file;
+pub(crate) mod file;
 mod several;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -243,15 +243,15 @@ fn meaning(config: &StaticConfig, documents: &MeshConfig, problems: &mut Vec<Pro
     let policies = documents.lowered().policies;
     for (i, cluster) in config.clusters.iter().enumerate() {
         endpoints(cluster, &format!("clusters[{i}].endpoints"), problems);
-        if let Some(policy) = policies.get(&cluster.name) {
-            problems.extend(cluster.policy.keys().map(|key| Problem {
-                at: format!("clusters[{i}]"),
-                key: Some(key.clone()),
-                message: format!(
-                    "given here, and TrafficPolicy {} is for the same service; allowed is one of the two",
-                    policy.document
-                ),
-            }));
+        let Some(policy) = policies.get(&cluster.name) else { continue };
+        let why = "is for the same service; allowed is one of the two";
+        for key in cluster.policy.keys() {
+            let message = format!("given here, and TrafficPolicy {} {why}", policy.document);
+            let problem = Problem { at: format!("clusters[{i}]"), key: Some(key.clone()), message };
+            // What is no key at all was told already.
+            if !problems.iter().any(|told| told.at == problem.at && told.key == problem.key) {
+                problems.push(problem);
+            }
         }
     }
 }

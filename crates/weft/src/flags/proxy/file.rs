@@ -22,11 +22,9 @@ const FLAGS_ONLY: [&str; 2] = ["config", "take-over"];
 /// All that is wrong with it, each with its place.
 pub(super) fn read(path: &Path) -> Result<ProxyFlags, Failure> {
     let text = weft_core::config::read_text(path)?;
-    let name = path.display().to_string();
     let (rest, file) = divide(&text);
-    let problems = problems(&name, &rest, &file);
-    if !problems.is_empty() {
-        let lines: Vec<_> = problems.iter().map(|problem| format!("{name}:{problem}")).collect();
+    let lines = mistakes(&path.display().to_string(), (&rest, &file));
+    if !lines.is_empty() {
         return Err(Failure::new(lines.join("\n")));
     }
     // Blank texts are no YAML.
@@ -34,6 +32,18 @@ pub(super) fn read(path: &Path) -> Result<ProxyFlags, Failure> {
     let documents: Vec<_> = file.documents.into_iter().map(|(document, _)| document).collect();
     flags.documents = (!documents.is_empty()).then_some(documents);
     Ok(flags)
+}
+
+/// Whether the first part of a divided file is that of a proxy, and no document that lacks its kind.
+pub(crate) fn is_of_proxy(rest: &str) -> bool {
+    let keys = keys();
+    let has_one = |json: Value| json.as_object().is_some_and(|all| all.keys().any(|key| keys.contains(key)));
+    yaml::documents(rest).into_iter().any(|parsed| parsed.node.is_ok_and(|node| has_one(node.to_json())))
+}
+
+/// All that is wrong with a divided file of this name, a line each.
+pub(crate) fn mistakes(name: &str, (rest, file): (&str, &File)) -> Vec<String> {
+    problems(name, rest, file).iter().map(|problem| format!("{name}:{problem}")).collect()
 }
 
 /// Everything that is wrong with a file of this name, in the order of its lines.
