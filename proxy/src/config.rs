@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use weft_xds_proto::resource::cluster::tls::{CipherSuite, TlsVersion};
 use weft_xds_proto::resource::labels::{self, Place};
 
 use crate::health::{ADMIN_LABEL, APP_PORT_LABEL, SIDECAR_LABEL};
-use crate::limits::{CONNECTIONS_MAX, LABEL_BYTES_MAX, LABELS_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, DOWNSTREAM_IDLE_TIMEOUT, HEAD_TIMEOUT, LABEL_BYTES_MAX, LABELS_MAX, STALL_TIMEOUT,
+};
 use crate::policy::overload::Limits;
 use crate::proxy_protocol::Network;
 use crate::telemetry::access_log::AccessLogConfig;
@@ -77,6 +80,8 @@ pub struct ProxyConfig {
     pub workers: usize,
     /// Connections of clients at once, divided among the workers; more wait. At least as many as there are workers.
     pub connections_max: usize,
+    /// How long clients may take.
+    pub client_timeouts: ClientTimeouts,
     /// Listeners, routes and clusters from a file.
     pub static_config: Option<Arc<StaticConfig>>,
     /// How long requests in flight may take to finish once the proxy stops.
@@ -89,6 +94,29 @@ pub struct ProxyConfig {
     pub server_timing: bool,
     /// Beyond these a part of the requests is refused.
     pub overload: Limits,
+}
+
+/// How long clients of all ports may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientTimeouts {
+    /// For the head of a request, from its first byte on, and for what else a connection has to say in its beginning.
+    pub head: Duration,
+    /// Without a request, before the connection is closed. Shorter than their own time, and their next request meets a connection
+    /// that is closing.
+    pub idle: Duration,
+    /// Without taking anything of an answer, or sending anything of a body.
+    pub stall: Duration,
+}
+
+impl ClientTimeouts {
+    /// Those that can be chosen.
+    pub const RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+}
+
+impl Default for ClientTimeouts {
+    fn default() -> Self {
+        Self { head: HEAD_TIMEOUT, idle: DOWNSTREAM_IDLE_TIMEOUT, stall: STALL_TIMEOUT }
+    }
 }
 
 /// Default of [`ProxyConfig::workers`]: a sidecar shares its machine with the app, and two survive one being busy.
@@ -173,6 +201,7 @@ impl ProxyConfig {
             services: Vec::new(),
             workers: WORKERS_DEFAULT,
             connections_max: CONNECTIONS_MAX,
+            client_timeouts: ClientTimeouts::default(),
             static_config: None,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             access_log: None,
@@ -209,6 +238,12 @@ impl ProxyConfig {
                 "max-connections and workers: {} is not enough for {}, each of which takes its share",
                 self.connections_max, self.workers
             ));
+        }
+        let times = self.client_timeouts;
+        for (key, time) in [("head", times.head), ("idle", times.idle), ("stall", times.stall)] {
+            if !ClientTimeouts::RANGE.contains(&time) {
+                problems.push(format!("client-{key}-timeout: {time:?} is not between 1s and 1h"));
+            }
         }
         for (key, value) in [(labels::REGION, &self.place.region), (labels::ZONE, &self.place.zone)] {
             if let Err(why) = check_label(key, value) {

@@ -55,6 +55,17 @@ pub const CAPTURED_RESOLVE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Time to connect to the place that a captured connection was on its way to.
 pub const CAPTURED_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A TCP connection that is silent for so long is probed by the kernel, and again after each interval. Below the 350 s after which
+/// load balancers of clouds forget connections.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// See [`TCP_KEEPALIVE_IDLE`].
+pub const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// A TCP connection ends when its other side has acknowledged neither data nor probes for so long (RFC 5482). Without it,
+/// data to a machine that is gone is sent again for a quarter of an hour.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// What one turn of a tunnel reads at once, in bytes. The room for it is a worker's, not a tunnel's.
 pub const TUNNEL_READ_BYTES: usize = 64 * 1024;
 

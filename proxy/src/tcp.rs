@@ -2,6 +2,7 @@
 
 pub(crate) mod far_end;
 pub(crate) mod forward;
+pub(crate) mod keepalive;
 pub(crate) mod relay;
 pub(crate) mod serve;
 pub(crate) mod sni;

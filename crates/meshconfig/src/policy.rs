@@ -128,7 +128,7 @@ spec!(
 spec!(
     /// Times of requests whose route says none.
     #[derive(Eq)]
-    TimeoutsSpec { request: Option<String>, backend_request: Option<String>, }
+    TimeoutsSpec { request: Option<String>, backend_request: Option<String>, stream_idle: Option<String>, tunnel_idle: Option<String>, }
 );
 
 /// The policy of one service, and where it stands.
@@ -280,6 +280,8 @@ impl PolicySpec {
             cluster.timeouts = Timeouts {
                 request: time(&times.request).or(cluster.timeouts.request),
                 one_try: time(&times.backend_request).or(cluster.timeouts.one_try),
+                stream_idle: time(&times.stream_idle).or(cluster.timeouts.stream_idle),
+                tunnel_idle: time(&times.tunnel_idle).or(cluster.timeouts.tunnel_idle),
             };
         }
         if let Some(limits) = &self.circuit_breaker {

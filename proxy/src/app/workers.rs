@@ -10,7 +10,6 @@ use crate::config::ProxyConfig;
 use crate::error::StartError;
 use crate::http::context::{Find, Side, Want};
 use crate::http::seen::Observers;
-use crate::listener::connection::Timeouts;
 use crate::mesh_view::MeshState;
 use crate::policy::cache::Changes;
 use crate::policy::forwarding::Forwarding;
@@ -84,7 +83,7 @@ pub(super) fn start(
             epoch,
             cached_changes: cached_changes.clone(),
             connections_max: config.connections_max.div_ceil(config.workers),
-            timeouts: Timeouts::default(),
+            timeouts: config.client_timeouts.into(),
             phase: phase.clone(),
             overload: (config.overload, memory.clone()),
         });

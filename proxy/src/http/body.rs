@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
@@ -36,11 +37,43 @@ pub(crate) enum ResponseBody {
     Observed(Box<Observed>),
 }
 
-/// The end of the time that an answer has.
+/// The time that an answer has.
 pub(crate) struct Until {
+    /// For all of it.
+    end: Option<Instant>,
+    /// For the next piece of it, from when it is asked for: a client that takes nothing says nothing of the endpoint.
+    idle: Option<Duration>,
+    asked: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
     /// Its caller takes the end of the time for an answer, if it is said in words of gRPC.
     grpc: bool,
+}
+
+impl Until {
+    fn new(end: Option<Instant>, idle: Option<Duration>, grpc: bool) -> Self {
+        let first = end.into_iter().chain(idle.map(|idle| Instant::now() + idle)).min();
+        let sleep = Box::pin(tokio::time::sleep_until(first.unwrap_or_else(Instant::now)));
+        Self { end, idle, asked: None, sleep, grpc }
+    }
+
+    /// Ready, with the reason, when nothing more is waited for. Its timer is not set anew for each piece: it goes off early,
+    /// and then for what is left.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let asked = *self.asked.get_or_insert_with(Instant::now);
+        let idle = self.idle.map(|idle| asked + idle);
+        let Some(over) = idle.into_iter().chain(self.end).min() else { return Poll::Pending };
+        if self.sleep.deadline() > over {
+            self.sleep.as_mut().reset(over);
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if Instant::now() >= over {
+                let idle = self.idle.filter(|_| idle == Some(over));
+                return Poll::Ready(idle.map_or(BodyError::Late, BodyError::Idle));
+            }
+            self.sleep.as_mut().reset(over);
+        }
+    }
 }
 
 /// Why an answer broke off.
@@ -50,6 +83,8 @@ pub(crate) enum BodyError {
     Upstream(#[from] UpstreamError),
     #[error("the answer was not complete within the time of its route")]
     Late,
+    #[error("nothing more of the answer came for {0:?}")]
+    Idle(Duration),
 }
 
 impl BodyError {
@@ -58,6 +93,7 @@ impl BodyError {
         match self {
             Self::Upstream(_) => Flag::UpstreamReset,
             Self::Late => Flag::BodyLate,
+            Self::Idle(_) => Flag::StreamIdle,
         }
     }
 }
@@ -101,18 +137,25 @@ impl ResponseBody {
         Self::Observed(Box::new(Observed::new(self, seen)))
     }
 
-    /// Cuts an endpoint's answer off if it takes longer; one of gRPC gets a status for its end.
-    pub fn limit(&mut self, at: Instant, grpc: bool) {
-        if let Self::Upstream { exchange: Some(_), until, .. } = self {
-            *until = Some(Box::new(Until { sleep: Box::pin(tokio::time::sleep_until(at)), grpc }));
+    /// Cuts an endpoint's answer off at its end, or when nothing of it comes for so long; one of gRPC gets a status for it.
+    pub fn limit(&mut self, end: Option<Instant>, idle: Option<Duration>, grpc: bool) {
+        if let Self::Upstream { exchange: Some(_), until, .. } = self
+            && (end.is_some() || idle.is_some())
+        {
+            *until = Some(Box::new(Until::new(end, idle, grpc)));
         }
     }
 }
 
-fn late() -> HeaderMap {
+/// The trailers of an answer of gRPC that is cut off.
+fn cut_off(why: &BodyError) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    grpc_status::set(&mut trailers, grpc_status::DEADLINE_EXCEEDED, &BodyError::Late.to_string());
-    trailers.insert(X_WEFT_ERROR, HeaderValue::from_static(Flag::BodyLate.word()));
+    let code = match why {
+        BodyError::Late => grpc_status::DEADLINE_EXCEEDED,
+        BodyError::Idle(_) | BodyError::Upstream(_) => grpc_status::UNAVAILABLE,
+    };
+    grpc_status::set(&mut trailers, code, &why.to_string());
+    trailers.insert(X_WEFT_ERROR, HeaderValue::from_static(why.flag().word()));
     trailers
 }
 
@@ -133,19 +176,22 @@ impl Body for ResponseBody {
             Self::Observed(observed) => observed.poll_frame(cx),
             Self::Upstream { incoming, exchange, until } => {
                 let Poll::Ready(mut frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
-                    let Some(end) = until else { return Poll::Pending };
-                    ready!(end.sleep.as_mut().poll(cx));
-                    let grpc = end.grpc;
+                    let Some(limits) = until else { return Poll::Pending };
+                    let why = ready!(limits.poll_over(cx));
+                    let grpc = limits.grpc;
                     *until = None;
                     if let Some(exchange) = exchange.take() {
-                        exchange.broke_off(Flag::BodyLate);
+                        exchange.broke_off(why.flag());
                     }
                     if grpc {
                         *this = Self::Own(None);
-                        return Poll::Ready(Some(Ok(Frame::trailers(late()))));
+                        return Poll::Ready(Some(Ok(Frame::trailers(cut_off(&why)))));
                     }
-                    return Poll::Ready(Some(Err(BodyError::Late)));
+                    return Poll::Ready(Some(Err(why)));
                 };
+                if let Some(limits) = until {
+                    limits.asked = None;
+                }
                 if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
                     headers::strip_trailers(trailers);
                 }

@@ -38,20 +38,26 @@ impl Plan {
         started: Instant,
         default: Duration,
     ) -> Option<Self> {
-        if deadline.is_none() && times == Timeouts::default() {
+        let times = (times.request, times.one_try);
+        if deadline.is_none() && times == (None, None) {
             return None;
         }
         Some(Self::of(times, deadline, started, default))
     }
 
-    fn of(times: Timeouts, deadline: Option<Duration>, started: Instant, default: Duration) -> Self {
-        let by_caller = deadline.is_some_and(|d| times.request.is_none_or(|t| d <= t));
-        let until = times.request.into_iter().chain(deadline).min();
+    fn of(
+        (request, one_try): (Option<Duration>, Option<Duration>),
+        deadline: Option<Duration>,
+        started: Instant,
+        default: Duration,
+    ) -> Self {
+        let by_caller = deadline.is_some_and(|d| request.is_none_or(|t| d <= t));
+        let until = request.into_iter().chain(deadline).min();
         Self {
-            head: if times == Timeouts::default() { default } else { FOR_EVER },
+            head: if request.or(one_try).is_none() { default } else { FOR_EVER },
             until: until.map(|t| (tokio::time::Instant::from_std(started + t), t)),
             by_caller,
-            one_try: times.one_try,
+            one_try,
             tries_left: 0,
             codes: Vec::new(),
             grpc_codes: Vec::new(),
@@ -73,10 +79,7 @@ impl Plan {
         default: Duration,
     ) -> Self {
         let limit = |t: Option<Duration>| t.filter(|t| !t.is_zero());
-        let times = Timeouts {
-            request: limit(route.timeout.or(service.request)),
-            one_try: limit(route.try_timeout.or(service.one_try)),
-        };
+        let times = (limit(route.timeout.or(service.request)), limit(route.try_timeout.or(service.one_try)));
         let says = route.timeout.is_some() || route.try_timeout.is_some();
         let retry = route.retry.as_ref();
         let plan = Self::of(times, deadline, started, default);

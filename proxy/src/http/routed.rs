@@ -227,9 +227,7 @@ async fn send(
     };
     metrics.shared.metrics.answered(status, started.elapsed());
     let mut response = forwarded?;
-    if let Some((at, _)) = plan.until {
-        response.body_mut().limit(at, grpc);
-    }
+    response.body_mut().limit(plan.until.map(|(at, _)| at), times.stream_idle, grpc);
     backend.response_headers.apply(response.headers_mut());
     Ok(response)
 }

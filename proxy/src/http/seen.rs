@@ -252,8 +252,12 @@ impl Observed {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.seen.bytes.set(self.seen.bytes.get() + length);
-                if frame.trailers_ref().is_some_and(|t| t.contains_key(&X_WEFT_ERROR)) {
-                    self.seen.flag(Flag::BodyLate);
+                if let Some(word) = frame.trailers_ref().and_then(|t| t.get(&X_WEFT_ERROR)) {
+                    let flags = [Flag::BodyLate, Flag::StreamIdle];
+                    flags
+                        .into_iter()
+                        .filter(|flag| word == flag.word())
+                        .for_each(|flag| self.seen.flag(flag));
                 }
                 self.ended = self.body.is_end_stream();
             }

@@ -151,9 +151,7 @@ async fn respond(
     };
     metrics.shared.metrics.answered(status, started.elapsed());
     let mut response = forwarded?;
-    if let Some((at, _)) = plan.and_then(|p| p.until) {
-        response.body_mut().limit(at, grpc);
-    }
+    response.body_mut().limit(plan.and_then(|p| p.until).map(|(at, _)| at), times.stream_idle, grpc);
     Ok(response)
 }
 

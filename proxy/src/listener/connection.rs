@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::http1::head;
 use super::refusal::Refusal;
 use super::scanner::Position;
+use crate::config::ClientTimeouts;
 use crate::limits::{self, H2_PING_TIMEOUT, H2_RESETS_MIN, INTERIM_BYTES_MAX};
 use crate::proxy_protocol::Client;
 use crate::tcp::far_end::FarEnd;
@@ -25,7 +26,10 @@ use crate::tls::door::Peer;
 /// Between two sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 
-/// How long clients and endpoints may take; the limits of the same names, but in tests.
+/// Who looks after something else in the first place has this much more time for it.
+const STALL_TICKS_AFTER: u64 = 2;
+
+/// How long clients and endpoints may take; other times in tests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
     pub head: Duration,
@@ -38,13 +42,14 @@ pub(crate) struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            head: limits::HEAD_TIMEOUT,
-            idle: limits::DOWNSTREAM_IDLE_TIMEOUT,
-            stall: limits::STALL_TIMEOUT,
-            request: limits::REQUEST_TIMEOUT,
-            tunnel: limits::TUNNEL_IDLE_TIMEOUT,
-        }
+        ClientTimeouts::default().into()
+    }
+}
+
+impl From<ClientTimeouts> for Timeouts {
+    fn from(ClientTimeouts { head, idle, stall }: ClientTimeouts) -> Self {
+        let (request, tunnel) = (limits::REQUEST_TIMEOUT, limits::TUNNEL_IDLE_TIMEOUT);
+        Self { head, idle, stall, request, tunnel }
     }
 }
 
@@ -322,8 +327,10 @@ impl Connection {
         if self.http2.get() {
             return self.closing.get() && self.in_flight.get() == 0 && quiet > ticks(H2_PING_TIMEOUT);
         }
-        // Before the answer's head the request path looks after the body.
-        self.position.get() == Position::Body && quiet > ticks(limits.idle)
+        // Before the answer's head the request path looks after the body, and says what is wrong: in the second of two times at
+        // the latest, as something may have moved in the first.
+        let after = ticks(limits.idle.max(limits.stall * 2)) + STALL_TICKS_AFTER;
+        self.position.get() == Position::Body && quiet > after
     }
 }
 

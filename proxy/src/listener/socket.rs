@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::StartError;
+use crate::tcp::keepalive;
 
 /// Connections that wait in the kernel; the kernel lowers it to its own limit.
 pub(crate) const BACKLOG: i32 = 4096;
@@ -38,6 +39,7 @@ fn shared(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    keepalive::probe(&socket);
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -24,7 +24,8 @@ pub(crate) struct FarEnd {
 }
 
 impl FarEnd {
-    /// Carries bytes between a connection and this end of it, until both have ended. `ahead` was read from it already;
+    /// Carries bytes between a connection and this end of it, until both have ended, or nothing moves for `idle`, where the
+    /// service says no other time. `ahead` was read from it already;
     /// `to_near` says how many bytes have gone back.
     ///
     /// # Errors
@@ -41,6 +42,7 @@ impl FarEnd {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let Self { stream: mut far, seen, counted } = self;
+        let idle = counted.cluster().config.cluster.timeouts.tunnel_idle.unwrap_or(idle);
         let metrics = &counted.cluster().shared.metrics.tunnels;
         let ends = ((&mut near, ahead), (&mut far, seen.to_vec()));
         let ended = relay(ends.0, ends.1, connection, idle, metrics, to_near).await;

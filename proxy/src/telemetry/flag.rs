@@ -72,6 +72,8 @@ pub enum Flag {
     UpstreamReset,
     /// The answer was not complete within the time of its route.
     BodyLate,
+    /// Nothing more of the answer came for as long as its service says.
+    StreamIdle,
     /// The client was gone before its answer was complete.
     ClientGone,
     /// A repetition was due, and the retry budget was used up.
@@ -96,7 +98,7 @@ pub enum Flag {
 
 impl Flag {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::Refused,
         Self::Connect,
         Self::ConnectTarget,
@@ -129,6 +131,7 @@ impl Flag {
         Self::FaultDelay,
         Self::UpstreamReset,
         Self::BodyLate,
+        Self::StreamIdle,
         Self::ClientGone,
         Self::RetryBudget,
         Self::TlsMalformed,
@@ -176,6 +179,7 @@ impl Flag {
             Self::FaultDelay => "fault-delay",
             Self::UpstreamReset => "upstream-reset",
             Self::BodyLate => "body-late",
+            Self::StreamIdle => "stream-idle",
             Self::ClientGone => "client-gone",
             Self::RetryBudget => "retry-budget",
             Self::TlsMalformed => "tls-malformed",

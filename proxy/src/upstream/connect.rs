@@ -11,6 +11,7 @@ use super::http1::{Conn, Shared};
 use super::http2;
 use super::stream::UpstreamStream;
 use crate::proxy_protocol::Announced;
+use crate::tcp::keepalive;
 use crate::tls::secure::{Secure, Speaks};
 
 /// Why there is no connection.
@@ -73,6 +74,7 @@ pub(crate) async fn open(
     let connecting = async {
         let mut stream = TcpStream::connect(to.addr).await?;
         stream.set_nodelay(true)?;
+        keepalive::probe(&stream);
         if let Some(announced) = &to.announced {
             stream.write_all(&announced.header()).await?;
         }

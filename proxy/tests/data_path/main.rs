@@ -43,6 +43,7 @@ mod shortage;
 mod sni;
 mod socket_match;
 mod spared;
+mod standstill;
 mod support;
 mod trace;
 mod upgrade;

@@ -166,6 +166,12 @@ const SUBSETS: Shape = Shape::Object(&[
 const TIMEOUTS: Shape = Shape::Object(&[
     optional("request", &TIME, "for the whole request, all tries together, where its route says nothing"),
     optional("backendRequest", &TIME, "for each try, where the route says nothing"),
+    optional(
+        "streamIdle",
+        &TIME,
+        "an answer of which nothing comes for so long is cut off; no limit if missing",
+    ),
+    optional("tunnelIdle", &LONG_TIME, "a tunnel in which nothing moves for so long is ended; 1h if missing"),
 ]);
 
 /// What may be said of a service.

@@ -34,7 +34,7 @@ fn everything() -> Value {
         "retryBudget": {"percent": 10},
         "rateLimit": {"requests": 100, "per": "10s"},
         "adaptiveConcurrency": {"minRequests": 7},
-        "timeouts": {"request": "9s", "backendRequest": "3s"},
+        "timeouts": {"request": "9s", "backendRequest": "3s", "streamIdle": "30s", "tunnelIdle": "60s"},
         "zoneAware": {"minEndpoints": 2, "spillAbove": 50},
         "subsets": {"fallback": "default", "default": {"version": "stable"}},
         "sendProxy": "v2",
@@ -90,7 +90,15 @@ fn every_key_reaches_the_cluster_and_survives_the_wire() {
     let adaptive = AdaptiveConcurrency { min: 7, ..AdaptiveConcurrency::default() };
     assert_eq!(cluster.adaptive, Some(adaptive));
     let seconds = |n| Some(Duration::from_secs(n));
-    assert_eq!(cluster.timeouts, Timeouts { request: seconds(9), one_try: seconds(3) });
+    assert_eq!(
+        cluster.timeouts,
+        Timeouts {
+            request: seconds(9),
+            one_try: seconds(3),
+            stream_idle: seconds(30),
+            tunnel_idle: seconds(60)
+        }
+    );
     assert_eq!(cluster.zone_aware, Some(ZoneAware { min_endpoints: 2, spill_above: 50 }));
     assert_eq!(cluster.send_proxy, Some(ProxyVersion::V2));
     assert_eq!(Cluster::try_from(pb::Cluster::from(&cluster)), Ok(cluster));

@@ -14,8 +14,8 @@ use weft_core::config::parse_duration;
 use weft_core::tls::{Identity, Trust};
 use weft_meshconfig::Document;
 use weft_proxy::config::{
-    self, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry, StaticCluster,
-    StaticConfig,
+    self, ClientTimeouts, Declared, DeclaredTcp, ListenerEntry, LocalService, ProxyConfig, RouteEntry,
+    StaticCluster, StaticConfig,
 };
 use weft_proxy::limits::CONNECTIONS_MAX;
 use weft_xds_proto::resource::labels::{self, Place};
@@ -189,6 +189,19 @@ pub(crate) struct ProxyFlags {
     /// Connections of clients at once; more wait, in the kernel's queue; default: 20000
     #[arg(long, env = "WEFT_MAX_CONNECTIONS", value_name = "N")]
     pub(crate) max_connections: Option<usize>,
+    /// How long a client may take for the head of a request, from its first byte on (408), 1s to 1h; default: 15s
+    #[arg(long, env = "WEFT_CLIENT_HEAD_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) client_head_timeout: Option<Duration>,
+    /// How long a client's connection may be without a request before it is closed, 1s to 1h: longer than clients keep
+    /// theirs, so that no request meets a closing one; default: 300s
+    #[arg(long, env = "WEFT_CLIENT_IDLE_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) client_idle_timeout: Option<Duration>,
+    /// How long a client may take nothing of its answer, or send nothing of its request's body (408), 1s to 1h; default: 60s
+    #[arg(long, env = "WEFT_CLIENT_STALL_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(with = "weft_core::config::duration::option")]
+    pub(crate) client_stall_timeout: Option<Duration>,
     /// How long requests in flight may take to finish at the end, such as 20s; default: 20s
     #[arg(long, env = "WEFT_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(with = "weft_core::config::duration::option")]
@@ -276,7 +289,7 @@ impl ProxyFlags {
             inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, inbound_client_ca,
             inbound_client_crl, inbound_client_certificates, inbound_min_version, inbound_cipher_suites, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
-            advertise, service, workers, max_connections, drain_timeout, log_level, log_format, access_log, access_log_format,
+            advertise, service, workers, max_connections, client_head_timeout, client_idle_timeout, client_stall_timeout, drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
             documents,
         );
@@ -324,6 +337,12 @@ impl ProxyFlags {
         let access_log = access_log(self.access_log, self.access_log_format.as_deref())?;
         let trace = trace(self.trace_endpoint, self.trace_sample_percent)?;
         let overload = overload(self.max_memory_mib, self.max_queue_time)?;
+        let default = ClientTimeouts::default();
+        let client_timeouts = ClientTimeouts {
+            head: self.client_head_timeout.unwrap_or(default.head),
+            idle: self.client_idle_timeout.unwrap_or(default.idle),
+            stall: self.client_stall_timeout.unwrap_or(default.stall),
+        };
         let gossips = !join.is_empty() || self.gossip_port.is_some();
         let gossip_ip = gossip_ip(inbound, self.advertise);
         let gossip = gossips.then(|| SocketAddr::new(gossip_ip, self.gossip_port.unwrap_or(0)));
@@ -375,6 +394,7 @@ impl ProxyFlags {
             place,
             workers: self.workers.unwrap_or(config::WORKERS_DEFAULT),
             connections_max: self.max_connections.unwrap_or(CONNECTIONS_MAX),
+            client_timeouts,
             static_config: static_config.map(Arc::new),
             access_log,
             trace,

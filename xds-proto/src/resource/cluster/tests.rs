@@ -129,7 +129,7 @@ prop_compose! {
         panic in panic_policy(),
         limit in prop::option::of((1u32.., 1u64..=3_600_000, 1u32..)),
         adaptive in prop::option::of((1u32..1000, 1000u32.., 100u32..=1000)),
-        times in (prop::option::of(1u64..=3_600_000), prop::option::of(1u64..=3_600_000)),
+        times in prop::array::uniform4(prop::option::of(1u64..=3_600_000)),
         subsets in (prop::collection::btree_set(prop::collection::btree_set("[a-z]{1,6}", 1..3), 0..3), subset_fallback()),
         zone in prop::option::of((1u32.., any::<u32>())),
         send_proxy in prop::option::of(prop_oneof![Just(ProxyVersion::V1), Just(ProxyVersion::V2)]),
@@ -140,8 +140,8 @@ prop_compose! {
         let rate_limit = limit.map(|(requests, per, burst)| RateLimit { requests, per: Duration::from_millis(per), burst });
         let adaptive = adaptive.map(|(min, max, tolerance_percent)| AdaptiveConcurrency { min, max, tolerance_percent });
         let zone_aware = zone.map(|(min_endpoints, spill_above)| ZoneAware { min_endpoints, spill_above });
-        let millis = |t: Option<u64>| t.map(Duration::from_millis);
-        let timeouts = Timeouts { request: millis(times.0), one_try: millis(times.1) };
+        let [request, one_try, stream_idle, tunnel_idle] = times.map(|t| t.map(Duration::from_millis));
+        let timeouts = Timeouts { request, one_try, stream_idle, tunnel_idle };
         let subsets = Subsets { selectors: subsets.0, fallback: subsets.1 };
         Cluster { subsets, timeouts, zone_aware, adaptive, rate_limit, slow_start, name, lb_policy, connect_timeout, health_check, outlier_detection, protocol, tls: None, send_proxy, guard: None, breaker, panic }
     }
