@@ -135,7 +135,8 @@ $(others "$1" "$2" | while read -r name at; do echo "    upstream $name { server
 $(others "$1" "$2" | head -20 | while read -r name at; do echo "    server { listen $address; server_name $name; location / { proxy_pass http://$name; } }"; done)
     server {
         listen $address$([ "$client" = h2 ] && echo " http2") default_server;
-        location / { proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_max_temp_file_size 0; }
+        location / { $(if [ "$server_speaks" = h2 ]; then echo 'grpc_pass grpc://upstream;'; else
+            echo 'proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_max_temp_file_size 0;'; fi) }
     }
 }
 CFG
@@ -245,20 +246,30 @@ start_tls() {
     [ "$target" != nginx ] || peer=$started,$(pgrep -P "$started" | head -1)
 }
 
-# start_chain TARGET SERVER: two of them, both on CPU 0: HTTP/1.1 → the first → HTTP/2 over mTLS → the second → HTTP/1.1 at SERVER. Sets
-# what start_peer does.
+# start_chain TARGET SERVER BETWEEN: two of them, both on CPU 0: HTTP/1.1 → the first → BETWEEN (h1, h2) over mTLS → the second →
+# HTTP/1.1 at SERVER. Sets what start_peer does.
 start_chain() {
-    local target=$1 to=$2 dir near far bin i
+    local target=$1 to=$2 between=$3 dir near far bin i alpn
     near=$(free_port) far=$(free_port) dir=$(mktemp -d "$work/$target.XXXX")
     bin=$(program_of "$target")
     address=127.0.0.1:$near host=upstream
+    alpn=$([ "$between" = h2 ] && echo h2 || echo http/1.1)
     case $target in
     weft)
-        local mesh=(--mesh-cert "$certs/mesh.crt" --mesh-key "$certs/tls.key" --mesh-ca "$certs/ca.crt" --mesh-mode strict --workers 1
-            --admin 127.0.0.1:0 --gossip-port 0 --advertise 127.0.0.1)
-        start "$dir/far" taskset -c 0 "$bin" proxy --name far --data-dir "$dir/f" --inbound "127.0.0.1:$far" --service "upstream=$to" "${mesh[@]}"
+        local one=(--workers 1 --admin 127.0.0.1:0 --gossip-port 0 --advertise 127.0.0.1)
+        local mesh=(--mesh-cert "$certs/mesh.crt" --mesh-key "$certs/tls.key" --mesh-ca "$certs/ca.crt" --mesh-mode strict)
+        # Sidecars speak HTTP/2 with each other; HTTP/1 is what a cluster says that is called over TLS as any server is.
+        if [ "$between" = h1 ]; then mesh=(--inbound-cert "$certs/named.crt" --inbound-key "$certs/tls.key" --inbound-client-ca "$certs/ca.crt"); fi
+        start "$dir/far" taskset -c 0 "$bin" proxy --name far --data-dir "$dir/f" --inbound "127.0.0.1:$far" --service "upstream=$to" "${mesh[@]}" "${one[@]}"
         peer=$started; wait_for "$dir/far" '^ready '
-        start "$dir/near" taskset -c 0 "$bin" proxy --name near --data-dir "$dir/n" --outbound "$address" --join "$(ready gossip "$dir/far")" "${mesh[@]}" ;;
+        if [ "$between" = h1 ]; then
+            printf 'clusters:\n  - name: upstream\n    endpoints: ["127.0.0.1:%s"]\n    tls: {hostname: upstream, ca-file: %s, certificate-file: %s, key-file: %s}\n' \
+                "$far" "$certs/ca.crt" "$certs/named.crt" "$certs/tls.key" >"$dir/near.yaml"
+            mesh=(--config "$dir/near.yaml")
+        else
+            mesh+=(--join "$(ready gossip "$dir/far")")
+        fi
+        start "$dir/near" taskset -c 0 "$bin" proxy --name near --data-dir "$dir/n" --outbound "$address" "${mesh[@]}" "${one[@]}" ;;
     haproxy)
         local common='global
     nbthread 1
@@ -267,21 +278,36 @@ defaults
     timeout connect 5s
     timeout client 60s
     timeout server 60s'
-        printf '%s\nfrontend f\n    bind 127.0.0.1:%s ssl crt %s ca-file %s verify required alpn h2\n    default_backend b\nbackend b\n    server one %s\n' \
-            "$common" "$far" "$certs/named.pem" "$certs/ca.crt" "$to" >"$dir/far.cfg"
-        printf '%s\nfrontend f\n    bind %s\n    default_backend b\nbackend b\n    server one 127.0.0.1:%s ssl crt %s ca-file %s verify required verifyhost upstream sni str(upstream) alpn h2\n' \
-            "$common" "$address" "$far" "$certs/named.pem" "$certs/ca.crt" >"$dir/near.cfg"
+        printf '%s\nfrontend f\n    bind 127.0.0.1:%s ssl crt %s ca-file %s verify required alpn %s\n    default_backend b\nbackend b\n    server one %s\n' \
+            "$common" "$far" "$certs/named.pem" "$certs/ca.crt" "$alpn" "$to" >"$dir/far.cfg"
+        printf '%s\nfrontend f\n    bind %s\n    default_backend b\nbackend b\n    server one 127.0.0.1:%s ssl crt %s ca-file %s verify required verifyhost upstream sni str(upstream) alpn %s\n' \
+            "$common" "$address" "$far" "$certs/named.pem" "$certs/ca.crt" "$alpn" >"$dir/near.cfg"
         start "$dir/far" taskset -c 0 "$bin" -db -f "$dir/far.cfg"; peer=$started
         start "$dir/near" taskset -c 0 "$bin" -db -f "$dir/near.cfg" ;;
+    nginx)
+        local client=h1 server_speaks=h1 tls end
+        mkdir "$dir/f" "$dir/n"
+        tls="ssl_certificate $certs/named.crt; ssl_certificate_key $certs/tls.key; ssl_client_certificate $certs/ca.crt; ssl_verify_client on; ssl_protocols TLSv1.3;"
+        nginx_config "$to" 0 "$dir/f" | sed "s|^        listen .* default_server;|        listen 127.0.0.1:$far ssl default_server; $tls|" >"$dir/f/nginx.conf"
+        tls="proxy_ssl_certificate $certs/named.crt; proxy_ssl_certificate_key $certs/tls.key; proxy_ssl_trusted_certificate $certs/ca.crt; proxy_ssl_verify on; proxy_ssl_name upstream; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3;"
+        nginx_config "127.0.0.1:$far" 0 "$dir/n" | sed "s|proxy_pass http://upstream;|proxy_pass https://upstream; $tls|" >"$dir/n/nginx.conf"
+        for end in f n; do
+            start "$dir/$([ $end = f ] && echo far || echo near)" taskset -c 0 "$bin" -c "$dir/$end/nginx.conf" -e "$dir/$end/error.log"
+            if [ $end = f ]; then peer=$started; fi
+        done ;;
     envoy)
-        envoy_end far "127.0.0.1:$far" "$to" >"$dir/far.yaml"
-        envoy_end near "$address" "127.0.0.1:$far" >"$dir/near.yaml"
+        envoy_end far "127.0.0.1:$far" "$to" "$between" >"$dir/far.yaml"
+        envoy_end near "$address" "127.0.0.1:$far" "$between" >"$dir/near.yaml"
         start "$dir/far" taskset -c 0 "$bin" --config-path "$dir/far.yaml" --concurrency 1 --disable-hot-restart --log-level error; peer=$started
         start "$dir/near" taskset -c 0 "$bin" --config-path "$dir/near.yaml" --concurrency 1 --disable-hot-restart --log-level error ;;
     esac
     peer+=,$started
     for i in $(seq 300); do
-        if curl -sf -o /dev/null -H "Host: $host" "http://$address/"; then return; fi
+        if curl -sf -o /dev/null -H "Host: $host" "http://$address/"; then
+            # Its workers do the work.
+            [ "$target" != nginx ] || peer+=$(for i in ${peer//,/ }; do pgrep -P "$i" | sed 's/^/,/' | tr -d '\n'; done)
+            return
+        fi
         sleep 0.1
     done
     say "no answer through two of $target:"; curl -s -H "Host: $host" "http://$address/" >&2 || true; tail -n 5 "$dir/far" "$dir/near" >&2; exit 1
@@ -289,17 +315,17 @@ defaults
 
 stop_chain() { kill ${peer//,/ } 2>/dev/null || true; wait ${peer//,/ } 2>/dev/null || true; }
 
-# envoy_end near|far LISTEN TO: one end of a chain.
+# envoy_end near|far LISTEN TO BETWEEN: one end of a chain.
 envoy_end() {
     local client=h1 server_speaks=h1 address=$2 tls
-    tls="{alpn_protocols: [h2], tls_certificates: [{certificate_chain: {filename: $certs/named.crt}, private_key: {filename: $certs/tls.key}}], validation_context: {trusted_ca: {filename: $certs/ca.crt}}}"
+    tls="{alpn_protocols: [$([ "$4" = h2 ] && echo h2 || echo http/1.1)], tls_certificates: [{certificate_chain: {filename: $certs/named.crt}, private_key: {filename: $certs/tls.key}}], validation_context: {trusted_ca: {filename: $certs/ca.crt}}}"
     local type=type.googleapis.com/envoy.extensions.transport_sockets.tls.v3
     if [ "$1" = far ]; then
-        client=h2
+        client=$4
         tls="{name: envoy.transport_sockets.tls, typed_config: {\"@type\": $type.DownstreamTlsContext, require_client_certificate: true, common_tls_context: $tls}}"
         envoy_config "$3" 0 | sed "s|^    - filters:|    - transport_socket: $tls\n      filters:|"
     else
-        server_speaks=h2
+        server_speaks=$4
         envoy_config "$3" 0
         echo "    transport_socket: {name: envoy.transport_sockets.tls, typed_config: {\"@type\": $type.UpstreamTlsContext, sni: upstream, common_tls_context: $tls}}"
     fi
