@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -20,7 +19,6 @@ use captured_inbound::Local;
 use super::connection::{Connection, Connections, Room};
 use super::detect::{Detected, detect};
 use super::guard::Guard;
-use super::http1::body::ClientBody;
 use super::http1::{self, End};
 use super::http2;
 use super::socket::BACKLOG;
@@ -305,10 +303,7 @@ impl Door {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = async |request: Request<ClientBody>, stream: &http2::stream::Stream| {
-            server::handle(self.ctx.clone(), connection.clone(), stream, request).await
-        };
-        Ok(http2::serve(io, &self.ctx, connection, service).await?)
+        Ok(http2::serve(io, &self.ctx, connection).await?)
     }
 }
 

@@ -4,7 +4,7 @@
 //! write, and an answer wakes nobody. All tasks of a worker take turns on one thread anyway.
 //!
 //! ```text
-//!   accept streams ─▶ run them: service ─▶ head and body of the answer, or a tunnel in a task of its own ─┐
+//!   accept streams ─▶ run them: request ─▶ head and body of the answer, or a tunnel in a task of its own ─┐
 //!         ▲                                                                                               ▼
 //!         └──────────────────────────────────────────────────────────────────────── write what they said ─┘
 //! ```
@@ -20,16 +20,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::alive::Alive;
-use self::stream::Stream;
 use self::turn::Turn;
 use super::connection::Connection;
 use super::guard::Guard;
-use super::http1::body::ClientBody;
-use crate::http::body::ResponseBody;
 use crate::http::context::Context as Worker;
 use crate::limits;
 
@@ -52,7 +48,6 @@ pub(crate) async fn serve<S>(
     io: Guard<S>,
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    service: impl AsyncFn(Request<ClientBody>, &Stream) -> Response<ResponseBody>,
 ) -> Result<(), Broken>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -88,7 +83,7 @@ where
             while let Poll::Ready(accepted) = h2.poll_accept(cx) {
                 let Some(accepted) = accepted else { return Poll::Ready(Ok(())) };
                 let (request, respond) = accepted?;
-                streams.push(stream::serve(worker, connection, &service, request, respond));
+                streams.push(stream::serve(worker, connection, request, respond));
             }
             while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
             Poll::Pending

@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::http::body::ResponseBody;
 use crate::http::context::Context as Worker;
+use crate::http::server;
 use crate::http2::{Incoming, SendError, Sending, Tunnel, interim};
 use crate::limits::INTERIM_BYTES_MAX;
 use crate::listener::connection::{Connection, Downstream};
@@ -113,8 +114,7 @@ impl Stream {
 /// Serves one request to the end of its answer. It is dropped with its connection.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
-    connection: &Connection,
-    service: &impl AsyncFn(Request<ClientBody>, &Stream) -> Response<ResponseBody>,
+    connection: &Rc<Connection>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
@@ -135,8 +135,9 @@ pub(super) async fn serve(
         }
     };
     let answered = {
-        // On the heap for as long as it takes, so that an answer that streams for long has no room for it.
-        let mut serving = Box::pin(service(Request::from_parts(head, body), &stream));
+        // On the heap at once, as it is large, and for as long as it takes: an answer that streams for long has no room for it.
+        let request = Request::from_parts(head, body);
+        let mut serving = Box::pin(server::handle(worker.clone(), connection.clone(), &stream, request));
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             Poll::Pending => stream.poll_left(cx).map(|()| None),
