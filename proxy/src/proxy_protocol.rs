@@ -283,11 +283,19 @@ impl std::str::FromStr for Network {
         };
         let ip: IpAddr = ip.parse().map_err(|_| expected())?;
         let most = if ip.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
+        let bits: u8 = match bits {
             None => most,
+            // Numbers are read with a sign, too.
+            Some(bits) if bits.starts_with('+') => return Err(expected()),
             Some(bits) => bits.parse().ok().filter(|b| *b <= most).ok_or_else(expected)?,
         };
-        Ok(Self { ip, bits })
+        // What comes is compared in its own form.
+        match (ip.to_canonical(), bits.checked_sub(96)) {
+            (IpAddr::V4(_), _) if ip.is_ipv4() => Ok(Self { ip, bits }),
+            (IpAddr::V4(ip), Some(bits)) => Ok(Self { ip: ip.into(), bits }),
+            (IpAddr::V4(_), None) => Err(expected()),
+            (IpAddr::V6(_), _) => Ok(Self { ip, bits }),
+        }
     }
 }
 

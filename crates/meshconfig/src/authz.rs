@@ -95,11 +95,18 @@ const FIELD_NAME: Shape = Shape::Text(Rule {
     },
 });
 
+/// As sidecars read it. An IPv4 address in IPv6 form is the IPv4 address, so such a network has nothing beside it.
 fn is_network(text: &str) -> bool {
     let (ip, bits) = text.split_once('/').map_or((text, None), |(ip, bits)| (ip, Some(bits)));
     let Ok(ip) = ip.parse::<IpAddr>() else { return false };
-    let max = if ip.is_ipv4() { 32 } else { 128 };
-    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= max))
+    let allowed = match ip {
+        IpAddr::V4(_) => 0..=32,
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => 96..=128,
+        IpAddr::V6(_) => 0..=128,
+    };
+    bits.is_none_or(|bits| {
+        !bits.starts_with('+') && bits.parse().is_ok_and(|bits: u8| allowed.contains(&bits))
+    })
 }
 
 const PATTERNS: Shape = Shape::List(&PATTERN, LIST_MAX);

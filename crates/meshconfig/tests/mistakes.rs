@@ -157,3 +157,21 @@ proptest::proptest! {
         }
     }
 }
+
+/// Networks are those that sidecars take: what one could not read there would be a policy that nobody obeys.
+#[test]
+fn a_network_that_no_sidecar_reads_is_a_mistake() {
+    let policy = |network: &str| {
+        format!(
+            "apiVersion: weft.dev/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p}}\nspec:\n  \
+             targetRef: {{kind: Service, name: orders}}\n  action: DENY\n  rules: [{{from: [{{ipBlocks: ['{network}']}}]}}]\n"
+        )
+    };
+    for good in ["10.0.0.7", "10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::ffff:10.0.0.0/104"] {
+        assert_eq!(problems(&policy(good)), [""; 0], "{good}");
+    }
+    for bad in ["10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/", "localnet", "::/129", "::ffff:10.0.0.0/95"] {
+        let found = problems(&policy(bad));
+        assert!(found.len() == 1 && found[0].contains("an address or a network"), "{bad}: {found:?}");
+    }
+}

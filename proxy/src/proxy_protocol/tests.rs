@@ -128,7 +128,10 @@ fn networks_contain_their_addresses() {
     assert!(within("0.0.0.0/0", "1.2.3.4") && !within("0.0.0.0/0", "::1"));
     assert!(within("10.0.0.0/8", "::ffff:10.1.1.1"));
     assert!(within("fd00::/8", "fd12::1") && !within("fd00::/8", "fe80::1") && within("::/0", "::1"));
-    for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "10.0.0.0/x", "a/8"] {
+    assert!(within("::ffff:10.0.0.0/104", "10.9.9.9") && !within("::ffff:10.0.0.0/104", "11.0.0.1"));
+    for bad in
+        ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "10.0.0.0/+8", "a/8", "::ffff:10.0.0.0/95"]
+    {
         assert!(bad.parse::<Network>().unwrap_err().contains("IP/BITS"), "{bad}");
     }
 }
