@@ -9,8 +9,8 @@ use serde::Deserialize;
 use weft_corpus::{feed, feed_text};
 
 use crate::config::{format_duration, parse_bytes, parse_duration, parse_yaml};
-use crate::tls::Names;
 use crate::tls::spiffe::SpiffeId;
+use crate::tls::{self, Names, TlsError};
 
 macro_rules! corpus {
     ($parser:literal) => {
@@ -43,6 +43,50 @@ fn names_of_a_certificate_are_plain_text() {
             assert_eq!(names.uris, [id.as_str()]);
         }
         true
+    });
+}
+
+/// Files are read before it is known what they hold. What is refused may be a key, of which nothing is to be told.
+#[test]
+fn sections_of_pem_are_read_in_order_and_errors_tell_nothing_of_them() {
+    let path = Path::new("some.pem");
+    let near = "([a-z-]{0,6}\n)?(-----BEGIN (CERTIFICATE|PRIVATE KEY|EC PRIVATE KEY|X509 CRL)-----\n([A-Za-z0-9+/]{4}){0,5}\
+                [A-Za-z0-9=]{0,3}\n-----END (CERTIFICATE|PRIVATE KEY|X509 CRL)-----\n){0,3}";
+    feed(corpus!("pem"), near, |pem| {
+        let told = |error: TlsError| {
+            let said = error.to_string();
+            assert!(said.contains("some.pem") && said.len() < 300, "{said:?}");
+            assert!(!said.contains(char::is_control), "{said:?}");
+            let text = String::from_utf8_lossy(pem).into_owned();
+            let secret = text.lines().filter(|line| line.len() > 15 && !line.contains("--"));
+            assert_eq!(secret.filter(|line| said.contains(line)).count(), 0, "{said:?}");
+        };
+        let certificates = tls::certificates_in(path, pem).map_err(told);
+        let key = tls::private_key_in(path, pem).map_err(told);
+        let crls = tls::crls_in(path, pem).map_err(told);
+        let roots = tls::roots_in(path, pem).map_err(told);
+        let words = [b"Some words\n", pem].concat();
+        let again = [pem, b"\n", pem].concat();
+        let lines: Vec<_> = pem.split(|byte| *byte == b'\n').collect();
+        let other_ends = lines.join(&b"\r\n"[..]);
+        if let Ok(all) = &certificates {
+            assert!(!all.is_empty());
+            assert_eq!(tls::certificates_in(path, &words).ok().as_ref(), Some(all));
+            assert_eq!(tls::certificates_in(path, &again).ok(), Some([all.as_slice(), all].concat()));
+            assert_eq!(tls::certificates_in(path, &other_ends).ok().as_ref(), Some(all));
+            // Of a chain as often as it is given.
+            assert!(roots.is_err() || roots.is_ok_and(|roots| roots.len() == all.len()));
+        }
+        if let Ok(all) = &crls {
+            assert!(!all.is_empty());
+            assert_eq!(tls::crls_in(path, &again).ok(), Some([all.as_slice(), all].concat()));
+        }
+        if let Ok(key) = &key {
+            for other in [&words, &again, &other_ends] {
+                assert_eq!(tls::private_key_in(path, other).ok().as_ref(), Some(key));
+            }
+        }
+        certificates.is_ok() || key.is_ok() || crls.is_ok()
     });
 }
 

@@ -298,7 +298,17 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn bad_pem(path: &Path, error: &pem::Error) -> TlsError {
-    TlsError::Pem { path: path.to_path_buf(), reason: error.to_string() }
+    let reason = match error {
+        pem::Error::MissingSectionEnd { end_marker } => format!("no line {:?} follows", shown(end_marker)),
+        pem::Error::IllegalSectionStart { line } => format!("{:?} begins no section", shown(line)),
+        error => error.to_string(),
+    };
+    TlsError::Pem { path: path.to_path_buf(), reason }
+}
+
+/// The beginning of a line, which may be of any length.
+fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(line.get(..64).unwrap_or(line)).trim_end().to_owned()
 }
 
 #[cfg(test)]
