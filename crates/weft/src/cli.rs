@@ -16,7 +16,7 @@ mod lock;
 mod members;
 mod proxy;
 mod quota;
-mod redirect;
+pub(crate) mod redirect;
 mod run;
 mod semaphore;
 pub(crate) mod server;
@@ -26,7 +26,7 @@ mod snapshot;
 mod status;
 mod tap;
 mod token;
-mod txn_format;
+pub(crate) mod txn_format;
 mod wal;
 
 use std::future::Future;

@@ -9,6 +9,8 @@
 //! - [`signals`]: a graceful end at the first signal, an immediate one at the second.
 //! - [`dev`]: the demo mesh of `weft dev`.
 
+#[cfg(test)]
+mod any_input;
 mod cli;
 mod descriptors;
 mod dev;

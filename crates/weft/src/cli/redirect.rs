@@ -115,7 +115,7 @@ enum Backend {
 
 /// To which ports of this machine connections of others are redirected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InboundPort {
+pub(crate) enum InboundPort {
     All,
     One(u16),
 }
@@ -126,7 +126,8 @@ impl std::str::FromStr for InboundPort {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.parse()) {
             ("*", _) => Ok(Self::All),
-            (_, Ok(port @ 1..)) => Ok(Self::One(port)),
+            // Numbers are read with a sign, too.
+            (_, Ok(port @ 1..)) if !text.starts_with('+') => Ok(Self::One(port)),
             _ => Err(format!("{text:?} is no port from 1 to 65535, nor * for all")),
         }
     }

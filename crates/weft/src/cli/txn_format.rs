@@ -233,7 +233,7 @@ impl Arguments {
                 Some((flag, given)) => (flag, Some(given)),
                 None => (&text[..], None),
             };
-            take(flag, given).map_err(|why| format!("{text}: {why}"))?;
+            take(flag, given).map_err(|why| format!("{}: {why}", text.escape_debug()))?;
         }
         Ok(())
     }
@@ -289,11 +289,14 @@ fn unquote(text: &str) -> Result<(Bytes, &str), String> {
                 Some(letter @ ('"' | '\\')) => bytes.push(letter as u8),
                 Some('x') => {
                     let digits: String = letters.by_ref().take(2).map(|(_, letter)| letter).collect();
-                    let byte = u8::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 2);
-                    bytes.push(byte.ok_or_else(|| format!("\\x{digits} is no byte; write two hex digits"))?);
+                    // Numbers are read with a sign, too.
+                    let is_byte = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                    let byte = u8::from_str_radix(&digits, 16).ok().filter(|_| is_byte);
+                    let seen = digits.escape_debug();
+                    bytes.push(byte.ok_or_else(|| format!("\\x{seen} is no byte; write two hex digits"))?);
                 }
                 other => {
-                    let seen = other.map(String::from).unwrap_or_default();
+                    let seen = other.map(|letter| letter.escape_debug().to_string()).unwrap_or_default();
                     return Err(format!("\\{seen} is unknown; known are \\\" \\\\ \\n \\t \\xNN"));
                 }
             },

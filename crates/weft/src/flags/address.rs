@@ -79,7 +79,7 @@ impl FromStr for ServiceSpec {
                 _ => labels.insert(key.to_owned(), value.to_owned()),
             };
             if earlier.is_some() {
-                return Err(format!("{key} is given twice; {shape}"));
+                return Err(format!("{key:?} is given twice; {shape}"));
             }
         }
         if name.is_empty() {
@@ -157,7 +157,7 @@ mod tests {
             ("orders=127.0.0.1", "no address"),
             ("orders=127.0.0.1:1,check=health", "begin with /"),
             ("orders=127.0.0.1:1,version", "no ="),
-            ("orders=127.0.0.1:1,version=1,version=2", "version is given twice"),
+            ("orders=127.0.0.1:1,version=1,version=2", "\"version\" is given twice"),
         ] {
             let error = text.parse::<ServiceSpec>().unwrap_err();
             assert!(error.contains(part) && error.contains("NAME=IP:PORT"), "{text}: {error}");
