@@ -83,6 +83,10 @@ pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// (CVE-2023-44487): each has cost an endpoint a connection.
 pub const H2_RESETS_MIN: u32 = 200;
 
+/// A stream of HTTP/2 whose client makes no room for what waits is reset after this many times [`STALL_TIMEOUT`], twice that at
+/// the latest: its connection may move for others, and a slow client has [`H2_SEND_BUFFER_BYTES`] to take in that time.
+pub const H2_STALL_FACTOR: u32 = 5;
+
 /// What one HTTP/2 stream may have waiting to be sent, in bytes, beyond what its reader takes.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 

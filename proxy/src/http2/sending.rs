@@ -30,11 +30,12 @@ pub(crate) struct Sending<B> {
     stream: SendStream<Bytes>,
     /// What it gave last and there is no room for yet, and whether its end is behind it.
     waits: Option<(Bytes, bool)>,
+    pieces: u64,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     pub fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, waits: None }
+        Self { body, stream, waits: None, pieces: 0 }
     }
 
     /// Sends what can be sent now.
@@ -63,6 +64,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 }
                 // All of it: what the windows do not take yet is one piece, and h2 keeps it.
                 self.stream.send_data(data, last)?;
+                self.pieces += 1;
                 if last {
                     return Poll::Ready(Ok(()));
                 }
@@ -98,6 +100,11 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             };
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// How many pieces have been sent, if another one waits for room: it is the other side that is waited for.
+    pub fn held_up_at(&self) -> Option<u64> {
+        self.waits.is_some().then_some(self.pieces)
     }
 
     /// Tells the other side that this is not the whole.

@@ -130,3 +130,37 @@ async fn times_of_clients_that_cannot_be_meant_are_refused() {
         assert!(why.contains(part), "{why}");
     }
 }
+
+/// Its connection is alive, and other streams of it move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_client_makes_no_room_is_reset_and_the_others_go_on() {
+    let upstream = Upstream::start("a").await;
+    let mut config = config(&orders(&[upstream.addr], ""));
+    config.client_timeouts.stall = Duration::from_secs(1);
+    let proxy = start(config).await;
+    let stream = tokio::net::TcpStream::connect(proxy.outbound).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut ask = |path: &str| {
+        let request = http::Request::get(format!("http://orders{path}")).body(()).unwrap();
+        client.send_request(request, true).unwrap().0
+    };
+    // More than its window and what the sidecar holds.
+    let stuck = ask("/bytes/1000000").await.unwrap().into_body();
+    let (mut stuck, started) = (stuck, Instant::now());
+    let reset = async {
+        loop {
+            // Nothing is given back of what was taken.
+            match stuck.data().await {
+                Some(Ok(_)) => {}
+                other => return other.expect("it does not end").unwrap_err(),
+            }
+        }
+    };
+    let error = tokio::time::timeout(LONG * 2, reset).await.expect("in time");
+    assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+    assert!(started.elapsed() >= Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(ask("/").await.unwrap().status(), 200);
+    let metrics = get(proxy.admin, "admin", "/metrics").await.body;
+    assert!(metrics.contains("weft_proxy_refused_total{kind=\"stalled\"} 1"), "{metrics}");
+}

@@ -17,7 +17,7 @@ use crate::http::body::ResponseBody;
 use crate::http::context::Context as Worker;
 use crate::http::server;
 use crate::http2::{Incoming, SendError, Sending, Tunnel, interim};
-use crate::limits::INTERIM_BYTES_MAX;
+use crate::limits::{H2_STALL_FACTOR, INTERIM_BYTES_MAX};
 use crate::listener::connection::{Connection, Downstream};
 use crate::listener::http1::body::ClientBody;
 use crate::tcp::far_end::FarEnd;
@@ -186,9 +186,22 @@ async fn answer(
             }
         });
     } else if !ends {
-        let mut sending = Sending::new(body, send);
-        if let Err(SendError::Body(_)) = poll_fn(|cx| sending.poll(cx)).await {
-            sending.break_off(Reason::INTERNAL_ERROR);
+        send_body(worker, Sending::new(body, send)).await;
+    }
+}
+
+async fn send_body(worker: &Worker, mut sending: Sending<ResponseBody>) {
+    let patience = worker.timeouts.stall * H2_STALL_FACTOR;
+    let mut held_up_at = None;
+    loop {
+        match worker.timer.limit(patience, poll_fn(|cx| sending.poll(cx))).await {
+            Ok(Err(SendError::Body(_))) => return sending.break_off(Reason::INTERNAL_ERROR),
+            Ok(Ok(()) | Err(SendError::Stream(_))) => return,
+            Err(_) if held_up_at.is_some() && held_up_at == sending.held_up_at() => {
+                worker.metrics.refused("stalled");
+                return sending.break_off(Reason::CANCEL);
+            }
+            Err(_) => held_up_at = sending.held_up_at(),
         }
     }
 }
