@@ -273,8 +273,8 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its answer; interim ones are told. Its head is there to be sent again
-    /// afterwards, and so is a body of which nothing was read.
+    /// Sends a request and waits for the head of its answer; interim ones are told. One without a body, or with one that is
+    /// kept, is there to be sent again afterwards, and so is one of which nothing was sent.
     pub async fn send(
         self,
         request: &mut Request<RequestBody>,

@@ -122,8 +122,8 @@ pub(crate) struct Failed {
     pub unsent: bool,
 }
 
-/// Sends a request and waits for the head of its answer. The head of the request stays whole, so that it can be sent
-/// again; its body is used up as far as it was read. Interim answers (RFC 9110 §15.2) are told: but for 100, which nobody is
+/// Sends a request and waits for the head of its answer. The head of a request that can be sent again stays whole; its body is
+/// used up as far as it was read. Interim answers (RFC 9110 §15.2) are told: but for 100, which nobody is
 /// asked for, and those beyond [`INTERIM_ANSWERS_MAX`].
 ///
 /// # Errors
@@ -137,9 +137,9 @@ pub(crate) async fn send(
     ready.map_err(|error| Failed { why: error.into(), unsent: true })?;
     let tunnels = request.method() == Method::CONNECT;
     let ends = !tunnels && !request.body().streams();
-    let sent = conn.send_request(head_of(request), ends);
-    let (mut answer, stream) = sent.map_err(|error| Failed { why: error.into(), unsent: true })?;
     let whole = matches!(request.body(), RequestBody::Empty);
+    let sent = conn.send_request(head_of(request), ends);
+    let (mut answer, stream) = sent.map_err(|error| Failed { why: error.into(), unsent: whole })?;
     let (mut upload, stream) = if ends || tunnels {
         (None, Some(stream))
     } else {
@@ -169,8 +169,13 @@ pub(crate) async fn send(
     Ok(Response::from_parts(head, Answer { incoming, tunnel, rest: upload.map(Rest::new) }))
 }
 
-/// The same head once more, as h2 takes it away.
-fn head_of(request: &Request<RequestBody>) -> Request<()> {
+/// A head for h2, which takes it away: the same once more if the request may be sent again, else its own.
+fn head_of(request: &mut Request<RequestBody>) -> Request<()> {
+    if request.body().is_sent_once() {
+        let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
+        let (head, _) = std::mem::replace(request, Request::new(body)).into_parts();
+        return Request::from_parts(head, ());
+    }
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();

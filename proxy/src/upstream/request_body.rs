@@ -114,6 +114,11 @@ impl RequestBody {
         }
     }
 
+    /// Whether nothing of it is kept.
+    pub fn is_sent_once(&self) -> bool {
+        matches!(self, Self::Streaming(..) | Self::Copying(_) | Self::Copied(_))
+    }
+
     /// Whether it comes piece by piece.
     pub fn streams(&self) -> bool {
         !matches!(self, Self::Empty)
