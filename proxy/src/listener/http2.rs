@@ -1,7 +1,7 @@
 //! HTTP/2 with clients (RFC 9113), of which h2 makes and reads the frames.
 //!
 //! The requests of one connection run inside the connection's own task: what arrived together is answered together, in one
-//! write, and an answer wakes nobody. All tasks of a worker take turns on one thread anyway.
+//! write, and an answer wakes no other task. All tasks of a worker take turns on one thread anyway.
 //!
 //! ```text
 //!   accept streams ─▶ run them: request ─▶ head and body of the answer, or a tunnel in a task of its own ─┐
@@ -11,7 +11,6 @@
 
 mod alive;
 pub(crate) mod stream;
-mod turn;
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -23,7 +22,6 @@ use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::alive::Alive;
-use self::turn::Turn;
 use super::connection::Connection;
 use super::guard::Guard;
 use crate::http::context::Context as Worker;
@@ -68,26 +66,24 @@ where
     .await?;
     let mut client = Alive::new(h2.ping_pong());
     let mut streams = FuturesUnordered::new();
-    let turn = Turn::new();
     let mut told = false;
     poll_fn(|cx| {
         alive(connection, cx)?;
         if connection.is_closing() && !std::mem::replace(&mut told, true) {
             h2.graceful_shutdown();
         }
-        turn.take(cx, |cx| {
-            if client.poll_gone(cx).is_ready() {
-                h2.abrupt_shutdown(h2::Reason::NO_ERROR);
-            }
-            // This also writes what the streams have said.
-            while let Poll::Ready(accepted) = h2.poll_accept(cx) {
-                let Some(accepted) = accepted else { return Poll::Ready(Ok(())) };
-                let (request, respond) = accepted?;
-                streams.push(stream::serve(worker, connection, request, respond));
-            }
-            while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
-            Poll::Pending
-        })
+        if client.poll_gone(cx).is_ready() {
+            h2.abrupt_shutdown(h2::Reason::NO_ERROR);
+        }
+        // This also writes what the streams have said.
+        while let Poll::Ready(accepted) = h2.poll_accept(cx) {
+            let Some(accepted) = accepted else { return Poll::Ready(Ok(())) };
+            let (request, respond) = accepted?;
+            streams.push(Box::pin(stream::serve(worker, connection, request, respond)));
+        }
+        // What they say wakes this task, which comes back when others have had their turn: what is written then is more.
+        while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+        Poll::Pending
     })
     .await
 }
