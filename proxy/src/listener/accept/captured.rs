@@ -30,6 +30,7 @@ use crate::listener::guard::Guard;
 use crate::listener::sniff::{Sniffed, sniff};
 use crate::listener::stream::Stream;
 use crate::route::host;
+use crate::tcp::keepalive;
 use crate::tcp::relay::relay;
 use crate::tcp::serve::{self, Begun, Passing};
 use crate::tcp::sni;
@@ -92,6 +93,7 @@ impl Outgoing {
         self.0.lock().insert(port.at);
         let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
+        keepalive::probe(&stream);
         Ok((stream, port))
     }
 
