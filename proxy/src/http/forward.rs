@@ -4,11 +4,12 @@
 //! - no connection: another endpoint, up to [`crate::limits::CONNECT_RETRIES_MAX`]; nothing was sent.
 //! - the connection closed before it took the request: a fresh one; nothing was sent.
 //! - a *reused* connection closed before any byte of an answer (P42): once more on a fresh one, if the method is
-//!   idempotent and there is no body; the server closed it as idle while the request was on its way.
+//!   idempotent and there is no body, or one that is kept ([`replay`]); the server closed it as idle while the request was on
+//!   its way.
 //! - a sidecar says that its app is down: another endpoint, under the same conditions.
 //! - what the route says: an answer of some status, a broken exchange or a try that takes too long, as long as the cluster's retry
 //!   budget lasts (P41). The method is idempotent, or a call of gRPC of which the route says that it may be repeated; of a body
-//!   what was read is kept for that ([`replay`]). The others are outside the budget: they reach no endpoint that has work
+//!   what was read is kept for that. The others are outside the budget: they reach no endpoint that has work
 //!   to do, and are few.
 
 use std::net::SocketAddr;

@@ -289,7 +289,8 @@ impl ProxyFlags {
             inbound_accept_proxy, trusted_proxies, inbound_tcp, capture_inbound, inbound_cert, inbound_key, inbound_client_ca,
             inbound_client_crl, inbound_client_certificates, inbound_min_version, inbound_cipher_suites, mesh_cert, mesh_key,
             mesh_ca, mesh_crl, mesh_mode, admin, gossip_port,
-            advertise, service, workers, max_connections, client_head_timeout, client_idle_timeout, client_stall_timeout, drain_timeout, log_level, log_format, access_log, access_log_format,
+            advertise, service, workers, max_connections, client_head_timeout, client_idle_timeout, client_stall_timeout,
+            drain_timeout, log_level, log_format, access_log, access_log_format,
             trace_endpoint, trace_sample_percent, server_timing, max_memory_mib, max_queue_time, listeners, routes, clusters,
             documents,
         );
