@@ -13,14 +13,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Conn;
 use crate::http1::body::{Framing, Left, Piece};
 use crate::http1::{LARGE_READ_BYTES, READ_BYTES};
-use crate::listener::http2::stream::StreamBody;
+use crate::http2::Incoming;
+use crate::listener::http2::stream::Expectation;
 
 /// The body of a client's request, whatever it speaks.
 #[derive(Debug)]
 pub(crate) enum ClientBody {
     Empty,
     Http1(RequestStream),
-    Http2(StreamBody),
+    /// Its client may wait until it is asked for.
+    Http2(Incoming, Option<Rc<Expectation>>),
 }
 
 /// Why a client's body broke off.
@@ -143,7 +145,12 @@ impl Body for ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(ClientBodyError::Http2),
+            Self::Http2(body, expects) => {
+                if let Some(expects) = expects.take() {
+                    expects.want();
+                }
+                Pin::new(body).poll_frame(cx).map_err(ClientBodyError::Http2)
+            }
             Self::Http1(stream) => Poll::Ready(match ready!(stream.poll_piece(cx)) {
                 Ok(Piece::Data(data)) => Some(Ok(Frame::data(data))),
                 Ok(Piece::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
@@ -160,7 +167,7 @@ impl Body for ClientBody {
         match self {
             Self::Empty => true,
             Self::Http1(stream) => stream.left.is_end(),
-            Self::Http2(body) => body.is_end_stream(),
+            Self::Http2(body, _) => body.is_end_stream(),
         }
     }
 
@@ -169,7 +176,7 @@ impl Body for ClientBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Http1(RequestStream { left: Left::Length(left), .. }) => SizeHint::with_exact(*left),
             Self::Http1(_) => SizeHint::default(),
-            Self::Http2(body) => body.size_hint(),
+            Self::Http2(body, _) => body.size_hint(),
         }
     }
 }

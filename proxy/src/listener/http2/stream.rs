@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -11,7 +10,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE, EXPECT, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 
 use crate::http::body::ResponseBody;
 use crate::http::context::Context as Worker;
@@ -48,41 +47,18 @@ impl Downstream for Stream {
 
 /// Its client waits with the body for "100 Continue" (RFC 9110 §10.1.1), which it gets once somebody wants the body.
 #[derive(Debug, Default)]
-struct Expectation {
+pub(crate) struct Expectation {
     wanted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// The body of a request.
-#[derive(Debug)]
-pub(crate) struct StreamBody {
-    incoming: Incoming,
-    expects: Option<Rc<Expectation>>,
-}
-
-impl Body for StreamBody {
-    type Data = Bytes;
-    type Error = h2::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if let Some(expects) = self.expects.take() {
-            expects.wanted.set(true);
-            if let Some(waker) = expects.waker.take() {
-                waker.wake();
-            }
+impl Expectation {
+    /// Somebody wants it.
+    pub fn want(&self) {
+        self.wanted.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
-        Pin::new(&mut self.incoming).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 
@@ -129,10 +105,7 @@ pub(super) async fn serve(
         }
         Method::CONNECT => (ClientBody::Empty, Some(received)),
         _ if received.is_end_stream() => (ClientBody::Empty, None),
-        _ => {
-            let incoming = Incoming::new(received, &head.headers);
-            (ClientBody::Http2(StreamBody { incoming, expects: stream.expects.clone() }), None)
-        }
+        _ => (ClientBody::Http2(Incoming::new(received, &head.headers), stream.expects.clone()), None),
     };
     let answered = {
         // On the heap at once, as it is large, and for as long as it takes: an answer that streams for long has no room for it.
