@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::far_end::{Counted, FarEnd};
@@ -86,14 +85,7 @@ pub(crate) async fn open_to(
     let cluster = admitted.cluster();
     let limit = cluster.config.cluster.connect_timeout;
     let opened = attempt(ctx, cluster, endpoint, client, async |to: &Place| {
-        let connecting = async {
-            let mut stream = dial(to.addr).await?;
-            if let Some(announced) = &to.announced {
-                stream.write_all(&announced.header()).await?;
-            }
-            let Some(secure) = &to.secure else { return Ok(UpstreamStream::Left(stream)) };
-            io::Result::Ok(UpstreamStream::Right(Box::new(secure.over(stream, Speaks::Raw).await?)))
-        };
+        let connecting = async { connect::begin(dial(to.addr).await?, to, Speaks::Raw).await };
         Ok(tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))??)
     });
     match opened.await? {

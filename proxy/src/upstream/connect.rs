@@ -72,18 +72,23 @@ pub(crate) async fn open(
     limit: Duration,
 ) -> Result<UpstreamStream, ConnectError> {
     let connecting = async {
-        let mut stream = TcpStream::connect(to.addr).await?;
+        let stream = TcpStream::connect(to.addr).await?;
         stream.set_nodelay(true)?;
         keepalive::probe(&stream);
-        if let Some(announced) = &to.announced {
-            stream.write_all(&announced.header()).await?;
-        }
-        let Some(secure) = &to.secure else { return Ok(UpstreamStream::Left(stream)) };
-        // On the heap, so that connections without TLS have no room for it.
-        let stream = Box::pin(secure.over(stream, speaks)).await?;
-        io::Result::Ok(UpstreamStream::Right(Box::new(stream)))
+        begin(stream, to, speaks).await
     };
     Ok(tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::Timeout(limit))??)
+}
+
+/// What a connection begins with: the client's address where it is told, then TLS where there is any.
+pub(crate) async fn begin(mut stream: TcpStream, to: &Place, speaks: Speaks) -> io::Result<UpstreamStream> {
+    if let Some(announced) = &to.announced {
+        stream.write_all(&announced.header()).await?;
+    }
+    let Some(secure) = &to.secure else { return Ok(UpstreamStream::Left(stream)) };
+    // On the heap, so that connections without TLS have no room for it.
+    let stream = Box::pin(secure.over(stream, speaks)).await?;
+    Ok(UpstreamStream::Right(Box::new(stream)))
 }
 
 /// An endpoint, how a connection to it is protected, and what it begins with.
